@@ -1,0 +1,88 @@
+"""hft: hybrid fine-tuning of pre-trained encoders and decoders.
+
+Importing this package loads pluggy and the standard library only; what needs more is loaded when it is first named.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from hft_core.errors import DataError, HftError, ModelError, PluginError, RecipeError, RunError, UsageError
+from hft_core.hooks import hookimpl
+from hft_core.specs import BackboneSpec, CombinerSpec, HeadSpec, RecipeSpec, StrategySpec, load
+
+if TYPE_CHECKING:
+    from hft_core.plugins import Catalogue
+    from hft_core.recipe import Recipe
+    from hft_core.results import RunResult
+    from hft_core.run import run
+
+    __version__: str
+
+__all__ = [
+    "BackboneSpec",
+    "Catalogue",
+    "CombinerSpec",
+    "DataError",
+    "HeadSpec",
+    "HftError",
+    "ModelError",
+    "PluginError",
+    "Recipe",
+    "RecipeError",
+    "RecipeSpec",
+    "RunError",
+    "RunResult",
+    "StrategySpec",
+    "UsageError",
+    "__version__",
+    "hookimpl",
+    "run",
+]
+
+_LAZY = {
+    "Catalogue": "hft_core.plugins:Catalogue",
+    "Recipe": "hft_core.recipe:Recipe",
+    "RunResult": "hft_core.results:RunResult",
+}
+
+
+class _Package(ModuleType):
+    """This package, in which `run` is the function even after the submodule of that name was imported."""
+
+    @property
+    def run(self) -> Any:
+        return load("hft_core.run:run")
+
+    @run.setter
+    def run(self, module: ModuleType) -> None:
+        """Python binds an imported submodule to its package; here that would hide the function."""
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _LAZY:
+        value = load(_LAZY[name])
+    else:
+        raise AttributeError(f"module 'hft_core' has no attribute '{name}'")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("hft-core")
+    except PackageNotFoundError:
+        return "0.0.0+uninstalled"

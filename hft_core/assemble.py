@@ -1,0 +1,152 @@
+"""From a resolved recipe to what a run works with: checked rows, heads that know their labels, and the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hft_core import data
+from hft_core.backbone import Backbone
+from hft_core.combiner import Combiner
+from hft_core.errors import DataError, PluginError, RecipeError
+from hft_core.examples import Examples, encode
+from hft_core.head import Column, Head
+from hft_core.model import HybridModel
+from hft_core.resolve import Resolved, ResolvedStage
+from hft_core.rows import Rows, check, check_each
+from hft_core.strategy import Strategy
+
+Splits = dict[str, Rows]
+"""A task's rows by split: `train`, `dev`, `test`."""
+
+HostData = Mapping[str, Any]
+"""Rows that a host passes in Python, by task: a data set (to be split), or data sets by split."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that a recipe's stages need, built and checked."""
+
+    resolved: Resolved
+    rows: dict[str, Splits]
+    model: HybridModel
+    examples: dict[str, dict[str, Examples]]
+    """Tokenised rows by split, then by task."""
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        return {task: self.model.head(task) for task in self.resolved.heads}
+
+
+def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool) -> Material:
+    """Load and check the data, open the backbone, build the heads, tokenise.
+
+    Raises `DataError`, `PluginError`, `RecipeError` or `ModelError`: whatever is wrong is found before training.
+    """
+    heads = build_heads(resolved)
+    rows = load_rows(resolved, heads, host_data)
+    backbone = open_backbone(resolved, trust_remote_code=trust_remote_code)
+    model = attach(backbone, heads)
+    return Material(resolved, rows, model, tokenise(resolved, rows, model))
+
+
+def build_heads(resolved: Resolved) -> dict[str, Head]:
+    """The heads of all tasks, not yet attached to a trunk."""
+    return {task: chosen.build(task=task) for task, chosen in resolved.heads.items()}
+
+
+def load_rows(resolved: Resolved, heads: Mapping[str, Head], host_data: HostData) -> dict[str, Splits]:
+    """Each task's rows by split, every row checked; the heads learn their facts from the training rows."""
+    found: dict[str, Splits] = {}
+    for name, task in resolved.recipe.tasks.items():
+        head = heads[name]
+        columns = head.columns()
+        found[name] = _load(name, resolved, columns, host_data)
+        learn(name, head, found[name]["train"], columns)
+        for split, rows in found[name].items():
+            check_labels(name, head, rows, split)
+    return found
+
+
+def _load(name: str, resolved: Resolved, columns: Sequence[Column], host_data: HostData) -> Splits:
+    task, seed = resolved.recipe.tasks[name], resolved.recipe.seed
+    labels_from = next((column.name for column in columns if column.target and column.kind == "label"), None)
+    if name in host_data:
+        return data.of_host(name, host_data[name], columns, seed=seed, labels_from=labels_from)
+    if task.data is None:
+        raise RecipeError(f"tasks.{name}: 'data' is missing: give files, or pass the rows when the run is started in Python")
+    return data.load(name, task.data, columns, seed=seed, labels_from=labels_from)
+
+
+def learn(name: str, head: Head, rows: Rows, columns: Sequence[Column]) -> None:
+    """Let the head find its facts (label names) in the training rows. Raises `DataError`."""
+    try:
+        head.learn({column.name: rows[column.name] for column in columns if column.target})
+    except ValueError as error:
+        raise DataError(f"task '{name}', train: {error}") from error
+
+
+def check_labels(name: str, head: Head, rows: Rows, split: str) -> None:
+    """Check what only the head knows (labels unknown to training), row by row. Raises `DataError`."""
+    targets = [column.name for column in head.columns() if column.target]
+    if targets:
+        check_each(rows, head.check, targets, task=name, split=split)
+
+
+def check_rows(name: str, head: Head, rows: Rows, split: str, *, need_targets: bool) -> None:
+    """All checks of rows that are not the recipe's own. Raises `DataError`."""
+    check(rows, head.columns(), task=name, split=split, need_targets=need_targets)
+    if need_targets:
+        check_labels(name, head, rows, split)
+
+
+def open_backbone(resolved: Resolved, *, trust_remote_code: bool) -> Backbone:
+    """The trunk. Raises `ModelError` when it cannot be opened."""
+    backbone: Backbone = resolved.backbone.build(trust_remote_code=trust_remote_code)
+    return backbone
+
+
+def attach(backbone: Backbone, heads: Mapping[str, Head]) -> HybridModel:
+    """The model of all tasks. Raises `PluginError` when a head and the backbone do not go together."""
+    for task, head in heads.items():
+        try:
+            head.attach(backbone)
+        except ValueError as error:
+            raise PluginError(f"task '{task}': {error}") from error
+    return HybridModel(backbone, heads)
+
+
+def tokenise(resolved: Resolved, rows: Mapping[str, Splits], model: HybridModel) -> dict[str, dict[str, Examples]]:
+    """All rows as token ids, by split and task."""
+    made: dict[str, dict[str, Examples]] = {"train": {}, "dev": {}, "test": {}}
+    for name, splits in rows.items():
+        for split, part in splits.items():
+            made[split][name] = encode(part, model.head(name), model.backbone.tokenizer, max_length(resolved, name, model))
+    return made
+
+
+def max_length(resolved: Resolved, task: str, model: HybridModel) -> int:
+    """The task's longest sequence in tokens: its own limit, or the backbone's. Raises `RecipeError` above the latter."""
+    wanted = resolved.recipe.tasks[task].max_length
+    limit = model.backbone.max_length
+    if wanted is not None and wanted > limit:
+        raise RecipeError(f"tasks.{task}.max_length is {wanted}, but the backbone takes at most {limit} tokens")
+    return wanted or limit
+
+
+def strategy_of(stage: ResolvedStage) -> Strategy:
+    """The stage's strategy; without one, every trunk parameter trains."""
+    if stage.strategy is None:
+        return Strategy()
+    strategy: Strategy = stage.strategy.build()
+    return strategy
+
+
+def combiner_of(stage: ResolvedStage) -> Combiner:
+    """The stage's combiner; without one, the losses are added up."""
+    tasks = tuple(stage.stage.tasks)
+    if stage.combiner is None:
+        return Combiner(tasks)
+    combiner: Combiner = stage.combiner.build(tasks=tasks)
+    return combiner

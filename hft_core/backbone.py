@@ -1,0 +1,115 @@
+"""The contract of the backbone seam: a trunk that turns token ids into hidden states."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Features:
+    """One padded batch and what the trunk made of it."""
+
+    hidden: Tensor
+    """`[batch, seq, hidden]`: the trunk's last hidden states."""
+    input_ids: Tensor
+    """`[batch, seq]`"""
+    attention_mask: Tensor
+    """`[batch, seq]`, 1 for real tokens; padding is on the right."""
+
+
+class FamilyModule(nn.Module):
+    """What a backbone's family puts on its trunk; its weights go by the names of the family's own class."""
+
+    plain_class: str
+    """The class of transformers that opens trunk and module together (`AutoModelForSequenceClassification`)."""
+
+    def plain_state(self, *, tied: bool = False) -> dict[str, Tensor]:
+        """The module's weights in the names of the plain class; with `tied` also those it shares with the trunk."""
+        raise NotImplementedError
+
+    def load_plain_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `plain_state`; tied weights are ignored. Raises `ValueError` when a name is missing or not known."""
+        raise NotImplementedError
+
+
+class LanguageModel(FamilyModule):
+    """A trunk's own LM head: `[n, hidden]` → `[n, vocabulary]`. Its parameters may be tied to the trunk's embeddings."""
+
+    pretrained: bool
+    """False when the checkpoint had no weights for it, so that they are fresh."""
+
+
+class SequenceModule(FamilyModule):
+    """What the family has for one kind of task: `Features` → logits `[batch, labels]` or `[batch, seq, labels]`."""
+
+
+class Backbone(ABC):
+    """A trunk with its tokenizer.
+
+    `trunk` is what strategies change and what is saved; everything else belongs to heads.
+    """
+
+    trunk: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    hidden_size: int
+    max_length: int
+    """Longest sequence the trunk takes, in tokens."""
+    causal: bool
+    """Each position sees only those before it."""
+    source: str
+    """The folder or hub id that the weights came from, as an adapter names its base model; empty where no plain library
+    opens it by such a name."""
+
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Hidden states `[batch, seq, hidden]` of `inputs` (`input_ids`, `attention_mask` and further inputs of the
+        tokenizer, each `[batch, seq]`)."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> Sequence[nn.Module]:
+        """The trunk's layers, from the one next to the embeddings upwards."""
+
+    @property
+    def language_model(self) -> LanguageModel | None:
+        """The trunk's own LM head; None where its family has none."""
+        return None
+
+    def sequence_module(self, plain_class: str, **config: Any) -> SequenceModule | None:
+        """What transformers' `plain_class` puts on this trunk, configured with `config` (for instance `num_labels`);
+        None where the family has no such class, so that the head brings its own module."""
+        return None
+
+    @abstractmethod
+    def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+        """Write the trunk with the weights `state` (named as in the trunk when it was built) and the tokenizer into
+        `folder`, so that the library of its family, and this backbone, open it."""
+
+    @abstractmethod
+    def save_task(
+        self, folder: Path, trunk_folder: Path, module: FamilyModule, state: Mapping[str, Tensor], config: Mapping[str, Any]
+    ) -> None:
+        """Write `folder` such that the family's own class opens the trunk saved in `trunk_folder` with one head on it.
+
+        `module` is one that this backbone made, `state` its weights in the names of the family (`plain_state`), `config`
+        settings of the family's configuration (for instance `id2label`).
+        """
+
+    @abstractmethod
+    def load_task(self, folder: Path) -> dict[str, Tensor]:
+        """The head's weights that `save_task` wrote, in the names of the family."""
+
+    @property
+    @abstractmethod
+    def trunk_prefix(self) -> str:
+        """The trunk's attribute name in the family's own classes with a head (`bert`, `model`)."""
+

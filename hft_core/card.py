@@ -1,0 +1,93 @@
+"""The model card of a run: `README.md` with the front matter that model hubs read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from hft_core import recipe_file
+from hft_core.assemble import Material
+from hft_core.results import RunResult, Scores, StageResult
+
+
+def card(result: RunResult, material: Material, *, adapter: bool) -> str:
+    """What was trained from what, how it scores, and how it is opened; `adapter`: the tasks' folders hold adapters."""
+    recipe = material.resolved.recipe
+    base = str(recipe.backbone.options.get("model", ""))
+    sections = [
+        _front_matter(base, adapter),
+        f"# {Path(base).name} adapted by hybrid fine-tuning\n",
+        f"Base model: `{base}`. Tasks: {', '.join(f'`{task}`' for task in recipe.tasks)}.\n",
+        "## Scores\n",
+        _scores(result),
+        "## Stages\n",
+        _stages(result.stages),
+        *(["## Warnings\n", *(f"- {_plain(warning)}" for warning in result.warnings), ""] if result.warnings else []),
+        "## Use\n",
+        _use(material, adapter),
+        "## Recipe\n",
+        f"<details><summary>recipe.yaml</summary>\n\n```yaml\n{recipe_file.dump(recipe)}```\n\n</details>\n",
+        "## Framework versions\n",
+        *(f"- {name} {version}" for name, version in result.versions.items()),
+        f"- Python plugins: {', '.join(sorted({str(plugin['distribution']) for plugin in result.plugins}))}",
+    ]
+    return "\n".join(sections) + "\n"
+
+
+def _front_matter(base: str, adapter: bool) -> str:
+    facts = {"library_name": "peft" if adapter else "transformers", "base_model": base, "tags": ["hybrid-fine-tuning"]}
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---\n"
+
+
+def _scores(result: RunResult) -> str:
+    lines = ["| task | metric | dev | test |", "| --- | --- | --- | --- |"]
+    for task, metric in result.main_metrics.items():
+        dev, test = (_value(result.final.get(split, {}), task, metric) for split in ("dev", "test"))
+        lines.append(f"| {_plain(task)} | {_plain(metric)} | {dev} | {test} |")
+    return "\n".join(lines) + "\n"
+
+
+def _value(scores: Scores, task: str, metric: str) -> str:
+    return f"{scores[task][metric]:.4f}" if metric in scores.get(task, {}) else "–"
+
+
+def _stages(stages: tuple[StageResult, ...]) -> str:
+    lines = [
+        "| stage | tasks | strategy | combiner | steps | trunk parameters trained | learning rate (trunk, heads) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for s in stages:
+        share = f"{s.trainable:,} of {s.trunk:,}"
+        lines.append(
+            f"| {s.name} | {', '.join(s.tasks)} | {s.strategy or '–'} | {s.combiner or '–'} | {s.steps} | {share} | "
+            f"{s.learning_rate:g}, {s.head_learning_rate:g} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _use(material: Material, adapter: bool) -> str:
+    """How plain libraries open each task's folder."""
+    lines = []
+    for task, head in material.heads.items():
+        if head.family is None:
+            lines.append(f"# {task}: `hft predict RUN --task {task}`")
+            continue
+        plain_class, labels = head.family.plain_class, head.config().get("id2label", {})
+        if adapter:
+            extra = f", num_labels={len(labels)}" if labels else ""
+            lines += [
+                f"# {task}: the base model is named in model/{task}/adapter_config.json",
+                f"base = transformers.{plain_class}.from_pretrained(BASE{extra})",
+                f'model = peft.PeftModel.from_pretrained(base, "model/{task}")',
+            ]
+        else:
+            lines.append(f'model = transformers.{plain_class}.from_pretrained("model/{task}")')
+    imports = "import transformers\n" + ("import peft\n" if adapter else "")
+    return f"```python\n{imports}" + "\n".join(lines) + "\n```\n"
+
+
+def _plain(text: str) -> str:
+    """Text from data or plugins as Markdown shows it, and nothing else."""
+    escaped = "".join(f"\\{c}" if c in "\\`*_[]|<>#" else c for c in text)
+    return escaped.replace("\n", " ")

@@ -1,0 +1,71 @@
+"""What holds for a whole call of `hft`, whatever the command: the options that may stand anywhere on its line."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from hft_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from hft_core.plugins import Catalogue
+
+_FLAGS = ("--debug", "--version")
+_WITH_VALUE = {"--block": "the name of a distribution", "--plugin": "a .py file"}
+
+
+@dataclass
+class Invocation:
+    """The options of every command. Commands get it as `typer.Context.obj`."""
+
+    debug: bool = False
+    version: bool = False
+    block: list[str] = field(default_factory=list)
+    plugins: list[str] = field(default_factory=list)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The plugins of this call. Raises `PluginError` when a file given by `--plugin` cannot be used."""
+        from hft_core.plugins import Catalogue
+
+        # What a plugin prints while it is imported must not end up in output that another program reads.
+        with contextlib.redirect_stdout(sys.stderr):
+            return Catalogue.discover(block=self.block, inline=self.plugins)
+
+
+def split(arguments: Sequence[str]) -> tuple[Invocation, list[str]]:
+    """The options that may stand anywhere before a `--`, and the arguments without them.
+
+    They are taken out before anything is parsed, because blocking has to come before anything is loaded.
+    Raises `UsageError` for an option without its value.
+    """
+    invocation = Invocation()
+    rest: list[str] = []
+    pending = iter(arguments)
+    for argument in pending:
+        option, equals, value = argument.partition("=")
+        if argument == "--":
+            rest += [argument, *pending]
+        elif argument in _FLAGS:
+            setattr(invocation, argument.removeprefix("--"), True)
+        elif option in _WITH_VALUE:
+            value = value if equals else next(pending, "")
+            if not value or value.startswith("-"):
+                raise UsageError(f"{option} needs {_WITH_VALUE[option]}")
+            _add(invocation, option, value)
+        else:
+            rest.append(argument)
+    return invocation, rest
+
+
+def _add(invocation: Invocation, option: str, value: str) -> None:
+    from hft_core.plugins import block_list
+
+    if option == "--block":
+        invocation.block += block_list(value)
+    else:
+        invocation.plugins.append(value)

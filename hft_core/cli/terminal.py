@@ -1,0 +1,58 @@
+"""Writing to the terminal: text that came from elsewhere is made harmless, tables stay readable in a pipe; light."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+WIDE = 10_000
+"""The width of a table that no terminal shows: nothing is cut or wrapped."""
+
+
+def plain(text: object) -> str:
+    """`text` on one line, with control and direction characters written as escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(text).splitlines()))
+
+
+def say(text: object = "") -> None:
+    """Print one line on standard output."""
+    print(plain(text))
+
+
+def say_error(text: object) -> None:
+    """Print one line on standard error."""
+    print(plain(text), file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as JSON; what JSON does not know is written as text."""
+    ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
+    text = json.dumps(value, indent=2, ensure_ascii=ascii_only, default=str)
+    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: Sequence[str] = ()) -> None:
+    """Print aligned columns, under `headings` unless all are empty.
+
+    On a narrow terminal the columns `wrap` give way; in a pipe nothing is cut.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    on_terminal = sys.stdout.isatty()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(headings))
+    for heading in headings:
+        table.add_column(Text(heading), no_wrap=heading not in wrap, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))  # Text, since a str would be read as markup
+    if on_terminal:
+        Console(highlight=False).print(table)
+        return
+    buffer = io.StringIO()
+    Console(file=buffer, width=WIDE, color_system=None, highlight=False).print(table)
+    for line in buffer.getvalue().splitlines():
+        print(line.rstrip())

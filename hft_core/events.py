@@ -1,0 +1,109 @@
+"""The facts that a run tells its observers, one frozen dataclass an event (order: `hft_core.hooks.LifecycleHooks`).
+
+Light (standard library only): an observer plugin may import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hft_core.recipe import Recipe
+    from hft_core.results import RunResult, StageResult
+
+Scores = Mapping[str, Mapping[str, float]]
+"""Metric values by task, then by metric name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted:
+    recipe: Recipe
+    folder: Path | None
+    device: str
+    precision: str
+    precision_reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageStarted:
+    index: int
+    """0 for the first stage."""
+    name: str
+    stages: int
+    tasks: tuple[str, ...]
+    strategy: str
+    combiner: str
+    steps: int
+    trainable: int
+    """Trunk parameters that train."""
+    trunk: int
+    """Trunk parameters in all, without what the strategy added."""
+    heads: int
+    """Head parameters that train."""
+    before: Scores
+    """Dev scores of all tasks that can be measured, before the first step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFinished:
+    stage: str
+    step: int
+    """1 for the first step of the stage."""
+    steps: int
+    epoch: float
+    losses: Mapping[str, float]
+    """Mean loss by task over the step's targets; a task absent from the step is absent here."""
+    weights: Mapping[str, float]
+    """The weight that the combiner gave to each task's loss or gradient."""
+    learning_rate: float
+    gradient_norm: float
+    """Before clipping."""
+    rows: int
+    tokens: int
+    """Real tokens, without padding."""
+    seconds: float
+    skipped: str = ""
+    """Why the optimizer did not move; empty when it did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationStarted:
+    stage: str
+    split: str
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationFinished:
+    stage: str
+    split: str
+    step: int
+    scores: Scores
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved:
+    stage: str
+    step: int
+    path: Path
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFinished:
+    result: StageResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished:
+    result: RunResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFailed:
+    stage: str
+    error: BaseException

@@ -1,0 +1,148 @@
+"""The hooks of hft: what a plugin package may implement; light (pluggy and the standard library only).
+
+A plugin package registers a *module* under the entry-point group `hft`; the module holds functions marked with
+`@hookimpl` and imports nothing heavy, because listing plugins imports it. Two kinds of hook:
+
+- **Seam hooks** return light specs. They are called when plugins are listed or a recipe is resolved, never in the loop.
+- **Lifecycle hooks** observe a run. They return nothing and change nothing; one that raises is reported once and then
+  left out for the rest of the run. An implementation may leave out arguments it does not need.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from hft_core import events
+    from hft_core.specs import BackboneSpec, CombinerSpec, HeadSpec, RecipeSpec, StrategySpec
+
+GROUP = "hft"
+"""The entry-point group, and pluggy's project name."""
+
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+class SeamHooks:
+    """One hook a seam; each returns a list of specs."""
+
+    @hookspec
+    def hft_backbones(self) -> list[BackboneSpec]:  # type: ignore[empty-body]
+        """Trunks. Factory: `(options, *, trust_remote_code: bool) -> hft_core.backbone.Backbone`.
+
+        Example::
+
+            @hookimpl
+            def hft_backbones():
+                return [BackboneSpec(name="tiny", summary="A small trunk from scratch",
+                                     factory="hft_tiny.trunk:build", options="hft_tiny.trunk:Options")]
+        """
+
+    @hookspec
+    def hft_heads(self) -> list[HeadSpec]:  # type: ignore[empty-body]
+        """Task heads. Factory: `(options, *, task: str) -> hft_core.head.Head`.
+
+        Example::
+
+            @hookimpl
+            def hft_heads():
+                return [HeadSpec(name="span-pair", summary="Scores a pair of spans",
+                                 factory="hft_spans.pair:build", options="hft_spans.pair:Options")]
+        """
+
+    @hookspec
+    def hft_strategies(self) -> list[StrategySpec]:  # type: ignore[empty-body]
+        """Parameter-sharing strategies. Factory: `(options) -> hft_core.strategy.Strategy`.
+
+        Example::
+
+            @hookimpl
+            def hft_strategies():
+                return [StrategySpec(name="galore", summary="Full training with low-rank gradients",
+                                     factory="hft_galore.strategy:build", options="hft_galore.strategy:Options")]
+        """
+
+    @hookspec
+    def hft_combiners(self) -> list[CombinerSpec]:  # type: ignore[empty-body]
+        """Loss combiners. Factory: `(options, *, tasks: Sequence[str]) -> hft_core.combiner.Combiner`.
+
+        Example::
+
+            @hookimpl
+            def hft_combiners():
+                return [CombinerSpec(name="align", summary="Rewards tasks whose gradients agree",
+                                     factory="hft_align.combiner:build", options="hft_align.combiner:Options")]
+        """
+
+    @hookspec
+    def hft_recipes(self) -> list[RecipeSpec]:  # type: ignore[empty-body]
+        """Ready-made recipes. Factory: `(options, *, folder: pathlib.Path) -> dict` (the recipe as YAML would hold it);
+        data files that the recipe needs and that no package can point at are written under `folder`.
+
+        Example::
+
+            @hookimpl
+            def hft_recipes():
+                return [RecipeSpec(name="reviews", summary="Sentiment with a domain language model",
+                                   factory="hft_reviews.recipe:build", options="hft_reviews.recipe:Options")]
+        """
+
+
+class LifecycleHooks:
+    """What a run tells its observers, in this order::
+
+        run_started
+        for stage in stages:
+            stage_started                      # scores of all known tasks before it
+            for step in plan:
+                step_finished                  # losses and weights by task, rows, tokens, seconds
+                if evaluation is due:
+                    evaluation_started
+                    evaluation_finished        # scores by task
+                    checkpoint_saved           # only when it is the best so far
+            stage_finished                     # scores of all known tasks after it, best step, warnings
+        run_finished                           # the whole result
+        run_failed                             # instead of run_finished, whatever the moment
+
+    Evaluations before the first and after the last step of a stage are announced in the same way. Within one event the
+    observers are called in the order in which they were registered: installed plugins by distribution name first, then
+    the host's own. Each event is a frozen dataclass of `hft_core.events`; fields are only ever added.
+    """
+
+    @hookspec
+    def hft_run_started(self, event: events.RunStarted) -> None:
+        """The recipe is resolved, the data checked and the model built; nothing has been trained."""
+
+    @hookspec
+    def hft_stage_started(self, event: events.StageStarted) -> None:
+        """The stage's strategy is applied and its plan is known."""
+
+    @hookspec
+    def hft_step_finished(self, event: events.StepFinished) -> None:
+        """The optimizer has moved (or the step was skipped, and the event says why)."""
+
+    @hookspec
+    def hft_evaluation_started(self, event: events.EvaluationStarted) -> None:
+        """Scores are about to be computed; nothing trains until `evaluation_finished`."""
+
+    @hookspec
+    def hft_evaluation_finished(self, event: events.EvaluationFinished) -> None:
+        """Scores by task on one split."""
+
+    @hookspec
+    def hft_checkpoint_saved(self, event: events.CheckpointSaved) -> None:
+        """A file that holds the best weights so far is in place, whole."""
+
+    @hookspec
+    def hft_stage_finished(self, event: events.StageFinished) -> None:
+        """The stage is over and its best weights are in the model."""
+
+    @hookspec
+    def hft_run_finished(self, event: events.RunFinished) -> None:
+        """Everything is written."""
+
+    @hookspec
+    def hft_run_failed(self, event: events.RunFailed) -> None:
+        """The run ends with an error, which is raised to the caller after this."""

@@ -1,0 +1,253 @@
+"""The loop: one stage, from its first step to its best weights.
+
+    for step in plan:
+        parts = plan(seed, stage, step)             which examples of which tasks
+        batches = batches_of(parts)                 padded with rows of like length, tasks mixed
+        gradients.fill(model, combiner, batches)    each loss over the step's targets, combined
+        finite?                                     before anything moves
+        clip, optimizer, schedule                   only what this step touched moves
+        evaluate, keep the best, stop early         on the dev splits
+
+Everything that a stage needs is assembled by `hft_core.run`; this module only runs it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from hft_core import checkpoint, events, gradients
+from hft_core.batching import Batch, batches_of
+from hft_core.combiner import Combiner
+from hft_core.errors import RunError
+from hft_core.evaluate import Selection, score
+from hft_core.examples import Examples
+from hft_core.machine import Machine
+from hft_core.model import HybridModel
+from hft_core.observers import Observers
+from hft_core.optimizer import Rates
+from hft_core.plan import Part, Plan
+from hft_core.recipe import Stage
+from hft_core.results import Evaluation
+
+SKIPS_IN_A_ROW = 5
+"""So many steps in a row without a finite gradient end the run."""
+
+
+@dataclass
+class Progress:
+    """What has happened in the stage so far."""
+
+    step: int = 0
+    history: list[Evaluation] = field(default_factory=list)
+    best_step: int = 0
+    best_score: float = -math.inf
+    evaluations_since_best: int = 0
+    stopped_early: bool = False
+    rows: int = 0
+    tokens: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageLoop:
+    """One stage, ready to run."""
+
+    stage: Stage
+    index: int
+    """0 for the first stage."""
+    seed: int
+    model: HybridModel
+    combiner: Combiner
+    plan: Plan
+    examples_an_epoch: int
+    head_steps: int
+    """Steps at the start in which the trunk stands still."""
+    rates: Rates
+    optimizer: AdamW
+    schedule: LambdaLR
+    train: Mapping[str, Examples]
+    dev: Mapping[str, Examples]
+    machine: Machine
+    selection: Selection
+    observers: Observers
+    best_file: Path
+    """Where the best weights so far are kept."""
+
+    def run(self) -> Progress:
+        """Train; the model ends with the best weights. Raises `RunError` when the losses stay non-finite."""
+        progress = Progress()
+        # One seed a stage, so that a stage's dropout does not depend on what came before it.
+        torch.manual_seed(self.seed * 1_000_003 + self.index)
+        trunk = self.model.trunk_parameters()
+        if self.head_steps:
+            self._hold(trunk, still=True)
+        self.model.train()
+        due = self._evaluation_steps()
+        while progress.step < self.plan.steps and not progress.stopped_early:
+            if progress.step == self.head_steps > 0:
+                self._hold(trunk, still=False)
+            self._step(progress)
+            if progress.step in due:
+                self._evaluate(progress)
+        self._hold(trunk, still=False)
+        if self.stage.load_best_model_at_end and 0 < progress.best_step < progress.step:
+            checkpoint.load(self.best_file, checkpoint.trained_state(self.model, self.combiner))
+        elif progress.best_step < progress.step or not self.stage.load_best_model_at_end:
+            progress.best_step = progress.step
+            self._save(progress, math.nan)
+        return progress
+
+    def _hold(self, trunk: list[torch.nn.Parameter], *, still: bool) -> None:
+        """Let the trunk stand still while fresh heads warm up, or move again."""
+        for parameter in trunk:
+            parameter.requires_grad_(not still)
+        self.model.train()
+
+    def _step(self, progress: Progress) -> None:
+        started = time.perf_counter()
+        parts = self.plan.step(progress.step)
+        batches = self._batches(parts)
+        computing = time.perf_counter()
+        combined = gradients.fill(
+            self.model, self.combiner, batches, self.machine, self.seed * 7919 + self.index * 104_729 + progress.step
+        )
+        moving = time.perf_counter()
+        norm, skipped = self._move(combined, parts, progress)
+        done = time.perf_counter()
+        rows, tokens = sum(batch.rows for batch in batches), sum(batch.tokens for batch in batches)
+        progress.step += 1
+        progress.rows += rows
+        progress.tokens += tokens
+        for part, seconds in (("data", computing - started), ("compute", moving - computing), ("optimizer", done - moving)):
+            progress.seconds[part] += seconds
+        self.observers.emit(
+            "step_finished",
+            events.StepFinished(
+                stage=self.stage.name,
+                step=progress.step,
+                steps=self.plan.steps,
+                epoch=self._epoch(progress.step),
+                losses=dict(zip(combined.tasks, combined.losses.tolist(), strict=True)),
+                weights=dict(zip(combined.tasks, combined.weights.tolist(), strict=True)),
+                learning_rate=self.schedule.get_last_lr()[0],
+                gradient_norm=norm,
+                rows=rows,
+                tokens=tokens,
+                seconds=done - started,
+                skipped=skipped,
+            ),
+        )
+
+    def _batches(self, parts: list[Part]) -> list[Batch]:
+        batches = batches_of(
+            parts,
+            self.train,
+            {task: self.model.head(task) for task in self.stage.tasks},
+            seed=self.seed,
+            pad=self.model.backbone.tokenizer.pad_token_id,
+            max_rows=self.stage.per_device_train_batch_size,
+            max_tokens=self.stage.max_tokens_per_batch,
+            apart=self.combiner.per_task_gradients,
+        )
+        return [batch.to(self.machine.device) for batch in batches]
+
+    def _move(self, combined: gradients.Combined, parts: list[Part], progress: Progress) -> tuple[float, str]:
+        """Take the optimizer's step, unless a loss or gradient is not finite; return the norm and why it was skipped."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        limit = self.stage.max_grad_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit)) if parameters else 0.0
+        skipped = ""
+        if math.isfinite(norm) and bool(torch.isfinite(combined.losses).all()):
+            self.optimizer.step()
+            self.combiner.step_finished(combined.losses, torch.tensor([self.combiner.tasks.index(t) for t in combined.tasks]))
+            progress.skipped_in_a_row = 0
+        else:
+            skipped = self._not_finite(combined, parts)
+            progress.skipped += 1
+            progress.skipped_in_a_row += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        if progress.skipped_in_a_row >= SKIPS_IN_A_ROW:
+            raise RunError(
+                f"stage '{self.stage.name}', step {progress.step + 1}: {SKIPS_IN_A_ROW} steps in a row had losses or "
+                f"gradients that are not finite ({skipped}); a lower learning_rate is the usual cure"
+            )
+        return norm, skipped
+
+    def _not_finite(self, combined: gradients.Combined, parts: list[Part]) -> str:
+        """Which tasks' losses were not finite, on which rows."""
+        finite = torch.isfinite(combined.losses).tolist()
+        tasks = [task for task, good in zip(combined.tasks, finite, strict=True) if not good]
+        rows = [
+            f"{part.task} rows {self.train[part.task].rows[part.examples][:5].tolist()}…"
+            for part in parts
+            if part.task in tasks or not tasks
+        ]
+        what = f"the loss of {', '.join(tasks)}" if tasks else "the gradient"
+        return f"{what} was not finite on {'; '.join(rows)}"
+
+    def _evaluate(self, progress: Progress) -> None:
+        started = time.perf_counter()
+        tasks = tuple(task for task in self.stage.tasks if task in self.dev)
+        self.observers.emit(
+            "evaluation_started", events.EvaluationStarted(stage=self.stage.name, split="dev", tasks=tasks)
+        )
+        scores = score(self.model, tasks, self.dev, self.machine, seed=self.seed)
+        value = self.selection(scores)
+        epoch = self._epoch(progress.step)
+        progress.history.append(Evaluation(step=progress.step, epoch=epoch, scores=scores, score=value))
+        seconds = time.perf_counter() - started
+        progress.seconds["evaluation"] += seconds
+        self.observers.emit(
+            "evaluation_finished",
+            events.EvaluationFinished(
+                stage=self.stage.name, split="dev", step=progress.step, scores=scores, seconds=seconds
+            ),
+        )
+        if value is not None:
+            self._keep_best(progress, value)
+
+    def _keep_best(self, progress: Progress, value: float) -> None:
+        if value > progress.best_score:
+            progress.best_score, progress.best_step, progress.evaluations_since_best = value, progress.step, 0
+            if self.stage.load_best_model_at_end:
+                self._save(progress, value)
+            return
+        progress.evaluations_since_best += 1
+        patience = self.stage.early_stopping_patience
+        progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience
+
+    def _save(self, progress: Progress, value: float) -> None:
+        started = time.perf_counter()
+        checkpoint.save(self.best_file, checkpoint.trained_state(self.model, self.combiner))
+        progress.seconds["saving"] += time.perf_counter() - started
+        self.observers.emit(
+            "checkpoint_saved",
+            events.CheckpointSaved(stage=self.stage.name, step=progress.step, path=self.best_file, score=value),
+        )
+
+    def _evaluation_steps(self) -> frozenset[int]:
+        """The steps after which the stage is evaluated; the last one always is, unless nothing is."""
+        last = self.plan.steps
+        if self.stage.eval_strategy == "no" or not any(task in self.dev for task in self.stage.tasks):
+            return frozenset()
+        if self.stage.eval_steps and self.stage.eval_strategy == "steps":
+            return frozenset(range(self.stage.eval_steps, last, self.stage.eval_steps)) | {last}
+        a_step = self.stage.per_device_train_batch_size * self.stage.gradient_accumulation_steps
+        epochs = range(1, math.ceil(last * a_step / self.examples_an_epoch) + 1)
+        return frozenset(min(last, math.ceil(epoch * self.examples_an_epoch / a_step)) for epoch in epochs) | {last}
+
+    def _epoch(self, step: int) -> float:
+        a_step = self.stage.per_device_train_batch_size * self.stage.gradient_accumulation_steps
+        return step * a_step / self.examples_an_epoch

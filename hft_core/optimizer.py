@@ -1,0 +1,82 @@
+"""The optimizer of a stage: AdamW over trunk, heads and combiner, each with its own learning rate, and their schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
+
+from hft_core.combiner import Combiner
+from hft_core.model import HybridModel
+from hft_core.recipe import Stage
+
+HEAD_LEARNING_RATE = 1e-3
+"""Heads are small and mostly fresh: the trunk's rate would leave them behind."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates of a stage."""
+
+    trunk: float
+    head: float
+
+
+def rates(stage: Stage, strategy_default: float) -> Rates:
+    """Those of the stage, or the strategy's for the trunk and at least `HEAD_LEARNING_RATE` for the heads."""
+    trunk = stage.learning_rate or strategy_default
+    return Rates(trunk, stage.head_learning_rate or max(HEAD_LEARNING_RATE, trunk))
+
+
+def make(
+    model: HybridModel, combiner: Combiner, stage: Stage, rate: Rates, *, steps: int, head_steps: int
+) -> tuple[AdamW, LambdaLR]:
+    """The optimizer and its schedule. During the first `head_steps` steps the trunk's rate is 0; its own warm-up follows.
+
+    Biases, norms and what the combiner learns are not decayed.
+    """
+    warm = stage.warmup_steps if stage.warmup_steps is not None else round(stage.warmup_ratio * steps)
+    head_factor = _schedule(stage.lr_scheduler_type, warm, steps)
+    later = _schedule(stage.lr_scheduler_type, warm, max(1, steps - head_steps))
+
+    def trunk_factor(step: int) -> float:
+        return 0.0 if step < head_steps else later(step - head_steps)
+
+    groups, factors = [], []
+    of_trunk = [task for task in stage.tasks if model.head(task).part_of_trunk]
+    of_heads = [task for task in stage.tasks if not model.head(task).part_of_trunk]
+    for parameters, learning_rate, factor in (
+        ([*model.trunk_parameters(), *model.head_parameters(of_trunk)], rate.trunk, trunk_factor),
+        (model.head_parameters(of_heads), rate.head, head_factor),
+    ):
+        for group, decay in _by_decay(parameters, stage.weight_decay):
+            groups.append({"params": group, "lr": learning_rate, "weight_decay": decay})
+            factors.append(factor)
+    learned = [parameter for parameter in combiner.parameters() if parameter.requires_grad]
+    if learned:
+        groups.append({"params": learned, "lr": rate.head, "weight_decay": 0.0})
+        factors.append(head_factor)
+    betas = (stage.adam_beta1, stage.adam_beta2)
+    optimizer = AdamW(groups, betas=betas, eps=stage.adam_epsilon, fused=True)
+    return optimizer, LambdaLR(optimizer, factors)
+
+
+def _by_decay(parameters: Sequence[nn.Parameter], decay: float) -> list[tuple[list[nn.Parameter], float]]:
+    """Matrices are decayed, vectors (biases, norms) are not."""
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+    return [(group, rate) for group, rate in ((matrices, decay), (vectors, 0.0)) if group]
+
+
+def _schedule(name: str, warmup: int, steps: int) -> Callable[[int], float]:
+    """transformers' schedule as a factor of the learning rate."""
+    stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = get_scheduler(name, stand_in, num_warmup_steps=warmup, num_training_steps=steps)
+    if isinstance(schedule, LambdaLR):
+        return schedule.lr_lambdas[0]
+    return lambda step: 1.0

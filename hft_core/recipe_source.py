@@ -1,0 +1,262 @@
+"""Plain data that remembers where it was written; the strict YAML that recipes are read from.
+
+Scalars are those of YAML 1.2's core schema (only true and false are booleans, `1e-4` is a number, `no` and `12:30` are
+text). Refused are duplicate keys, anchors, aliases, merge keys, tags, and files that are too large or too deep.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml  # type: ignore[import-untyped]
+
+from hft_core.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 32
+
+KeyPath = tuple[str | int, ...]
+
+SCALARS = {
+    "null": re.compile(r"(~|null|Null|NULL|)\Z"),
+    "bool": re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"),
+    "int": re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z"),
+    "float": re.compile(
+        r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
+    ),
+}
+"""Plain scalars by kind, first match wins; everything else is text."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Plain data, and the place of each of its keys."""
+
+    data: dict[str, Any]
+    name: str
+    """What messages call it: a file name, or `recipe`."""
+    folder: Path
+    """What relative paths in it start from."""
+    places: Mapping[KeyPath, str] = field(default_factory=dict)
+    """For each key path that was written: `line 12`, `--set a.b=c`, or an empty string."""
+
+    @classmethod
+    def of(cls, data: dict[str, Any], name: str = "recipe", folder: Path | None = None) -> Source:
+        """Data that was not read from a file. Paths start from `folder`, or from the working directory."""
+        return cls(data, name, folder or Path.cwd(), dict.fromkeys(_paths(data, ()), ""))
+
+    def where(self, key_path: KeyPath) -> str:
+        """The place of a key (`recipe.yaml, line 12, stages.0.learning_rate`), or of its nearest parent."""
+        written, _ = self.written(key_path)
+        place = self.places.get(written, "")
+        if place.startswith("--set"):
+            return place
+        dotted = " ".join(".".join(map(str, written)).split())  # a quoted key may hold line breaks
+        return ", ".join(part for part in (self.name, place, dotted) if part)
+
+    def written(self, key_path: KeyPath) -> tuple[KeyPath, KeyPath]:
+        """How the source spells a key path of the recipe's models, as far as it holds it, and the keys it lacks."""
+        at: KeyPath = ()
+        for i, key in enumerate(key_path):
+            found = next((path for path in _spellings(at, key) if path in self.places), None)
+            if found is not None:
+                at = found
+            elif not _is_implied(at, key, self.places):
+                return at, key_path[i:]
+        return at, ()
+
+
+def _spellings(at: KeyPath, key: str | int) -> Iterator[KeyPath]:
+    """The ways to write a key below `at`: short forms included."""
+    yield (*at, key)
+    yield (*at, "options", key)
+    if key in ("num_train_epochs", "epochs"):
+        yield (*at, "epochs" if key == "num_train_epochs" else "num_train_epochs")
+    if len(at) == 3 and at[0] == "tasks" and at[2] == "head":
+        yield (*at[:2], key)
+    if len(at) == 2 and at[0] == "tasks":
+        yield (*at, "head", key)
+        yield (*at, "head", "options", key)
+
+
+def _is_implied(at: KeyPath, key: str | int, places: Mapping[KeyPath, str]) -> bool:
+    """Whether an unwritten key stands for its parent: options beside the type, one stage or files without a key."""
+    return key == "options" or (at, key) == (("stages",), 0) or (key == "files" and (*at, 0) in places)
+
+
+def read(path: str | Path) -> Source:
+    """The data of a recipe file. Raises `RecipeError` with file and line."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        near = (p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else ()
+        raise RecipeError(f"{path}: there is no such recipe file.{did_you_mean(path.name, near)}") from None
+    except IsADirectoryError:
+        raise RecipeError(f"{path}: expected a recipe file (YAML), not a folder") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        if len(content) <= MAX_BYTES:
+            raise RecipeError(f"{path}, line {line}: not valid UTF-8; save the file as UTF-8") from None
+        text = content.decode("utf-8-sig", errors="replace")  # cut in the middle of a character; refused by its size
+    return parse(text, str(path), path.absolute().parent)
+
+
+def parse(text: str, name: str, folder: Path | None = None) -> Source:
+    """The data of a recipe's YAML text; `name` is what messages call it. Raises `RecipeError` with name and line."""
+    places: dict[KeyPath, str] = {}
+    data = _compose(text, name, places)
+    if data is None:
+        raise RecipeError(f"{name}: is empty; a recipe has 'backbone', 'tasks' and 'stages'")
+    if not isinstance(data, dict):
+        raise RecipeError(
+            f"{name}, line 1: expected a mapping with 'backbone', 'tasks' and 'stages', not {type(data).__name__}"
+        )
+    return Source(data, name, folder or Path.cwd(), places)
+
+
+def parse_value(text: str, name: str) -> Any:
+    """One value as YAML would read it (`3e-4`, `[a, b]`). Raises `RecipeError` that starts with `name`."""
+    try:
+        return _compose(text, name, {})
+    except RecipeError as error:
+        raise RecipeError(str(error).replace(f"{name}, line 1: ", f"{name}: ")) from None
+
+
+def absolute(path: str, folder: Path) -> str:
+    """`path` from `folder`. Where it holds wildcards, those that happen to stand in the folder's name are escaped."""
+    if "://" in path:
+        return path
+    expanded = os.path.expanduser(path)  # noqa: PTH111 (pathlib's raises for an unknown user)
+    return str(Path(glob.escape(str(folder)) if glob.has_magic(path) else folder, expanded))
+
+
+def existing(path: str, folder: Path) -> str:
+    """`path` from `folder` where something is there; otherwise as it is (it may be a hub id)."""
+    found = Path(folder, os.path.expanduser(path))  # noqa: PTH111
+    return str(found) if path and os.path.exists(found) else path  # noqa: PTH110 (pathlib's raises for a long name)
+
+
+def _paths(value: Any, at: KeyPath) -> Iterator[KeyPath]:
+    yield at
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, inner in items:
+        yield from _paths(inner, (*at, key))
+
+
+class _RefusedError(Exception):
+    """Valid YAML that a recipe may not hold."""
+
+    def __init__(self, mark: yaml.Mark, problem: str) -> None:
+        super().__init__(problem)
+        self.line = mark.line + 1
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Composes nodes, refusing anchors, aliases, tags and depth before anything is built from them."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        if event.anchor is not None:
+            raise _RefusedError(
+                event.start_mark, "anchors and aliases (& and *) are not allowed; quote text that starts so"
+            )
+        if event.tag is not None:
+            raise _RefusedError(
+                event.start_mark, f"tags ({event.tag}) are not allowed; quote text that starts with '!'"
+            )
+        if self.depth >= MAX_DEPTH:
+            raise _RefusedError(event.start_mark, f"nested more than {MAX_DEPTH} levels deep")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+def _compose(text: str, name: str, places: dict[KeyPath, str]) -> Any:
+    if len(text.encode("utf-8", errors="replace")) > MAX_BYTES:
+        raise RecipeError(f"{name}: larger than {MAX_BYTES >> 20} MiB, which no recipe is")
+    try:
+        node = _Loader(text).get_single_node()
+        return None if node is None else _build(node, (), places)
+    except _RefusedError as error:
+        raise RecipeError(f"{name}, line {error.line}: {' '.join(str(error).split())}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise RecipeError(
+            f"{name}, line {line}: the character U+{ord(text[error.position]):04X} is not allowed"
+        ) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise RecipeError(f"{name}, line {line}: not valid YAML: {_plain(error)}") from None
+
+
+def _plain(error: yaml.MarkedYAMLError) -> str:
+    problem = " ".join(str(error.problem or error.context).split())
+    if "'\\t'" in problem:
+        return "a tab where YAML wants blanks"
+    if "mapping values are not allowed" in problem:
+        return "a second ': ' in one line, or a wrong indentation; quote text that holds ': '"
+    if problem == "but found another document":
+        return "a second document ('---'); a recipe is one document"
+    return f"{error.context}, {problem}" if error.context and error.problem else problem
+
+
+def _build(node: yaml.Node, at: KeyPath, places: dict[KeyPath, str]) -> Any:
+    """Plain data from a node; the line of every key and list entry goes into `places`."""
+    places.setdefault(at, f"line {node.start_mark.line + 1}" if at else "")
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(inner, (*at, i), places) for i, inner in enumerate(node.value)]
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(node)
+    data: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for key_node, inner in node.value:
+        key, line = _key(key_node), key_node.start_mark.line + 1
+        if key in lines:
+            raise _RefusedError(key_node.start_mark, f"the key '{key}' is given twice (first in line {lines[key]})")
+        lines[key] = line
+        places[*at, key] = f"line {line}"
+        data[key] = _build(inner, (*at, key), places)
+    return data
+
+
+def _key(node: yaml.Node) -> str:
+    """A key by its text, so that `on`, `no` and `1` are keys like all others."""
+    if not isinstance(node, yaml.ScalarNode) or not node.value:
+        raise _RefusedError(node.start_mark, "expected a key that is one word of text")
+    if node.value == "<<" and node.style is None:
+        raise _RefusedError(node.start_mark, "merge keys (<<) are not allowed; write the keys out")
+    return str(node.value)
+
+
+def _scalar(node: yaml.ScalarNode) -> Any:
+    text = str(node.value)
+    kind = next((kind for kind, form in SCALARS.items() if form.match(text)), "text")
+    if node.style is not None or kind == "text":
+        return text
+    if kind == "null":
+        return None
+    if kind == "bool":
+        return text.lower() == "true"
+    if kind == "float":
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    if len(text) > 100:
+        raise _RefusedError(node.start_mark, "a number of more than 100 digits")
+    return int(text, 0 if text[:2] in ("0o", "0x") else 10)

@@ -1,0 +1,91 @@
+"""Reading one plugin object's hooks with pluggy, alone, so that its faults are its own; light."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+
+import pluggy
+
+from hft_core.errors import did_you_mean
+from hft_core.hooks import GROUP, LifecycleHooks, SeamHooks
+
+SEAM_OF_HOOK = {
+    "hft_backbones": "backbone",
+    "hft_heads": "head",
+    "hft_strategies": "strategy",
+    "hft_combiners": "combiner",
+    "hft_recipes": "recipe",
+}
+"""The seam that each seam hook fills."""
+
+LIFECYCLE_HOOKS = tuple(name for name in vars(LifecycleHooks) if name.startswith("hft_"))
+"""Names of the hooks that observe a run."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """The hooks that one plugin object implements."""
+
+    manager: pluggy.PluginManager
+    implemented: tuple[str, ...]
+    problems: tuple[str, ...]
+    """One line for each implementation that can never be called as it is written."""
+
+    @property
+    def observes(self) -> bool:
+        """Whether a lifecycle hook is implemented."""
+        return any(name in LIFECYCLE_HOOKS for name in self.implemented)
+
+    def implementations(self, hook: str) -> list[pluggy.HookImpl]:
+        """The plugin's own functions for `hook`: one, or several that name it by `specname`."""
+        caller: pluggy.HookCaller = getattr(self.manager.hook, hook)
+        return caller.get_hookimpls()
+
+
+def register(plugin: object) -> Registration:
+    """Register `plugin` in a plugin manager of its own and look at what it implements.
+
+    Raises `pluggy.PluginValidationError` for a hook that takes unknown arguments.
+    """
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(SeamHooks)
+    manager.add_hookspecs(LifecycleHooks)
+    manager.register(plugin)
+    callers = manager.get_hookcallers(plugin) or []
+    problems = [problem for caller in callers for problem in _problems(caller)]
+    implemented = tuple(caller.name for caller in callers if not _problems(caller) and caller.has_spec())
+    problems += [f"'{name}' is not marked with @hookimpl" for name in _known() if _is_unmarked(plugin, name)]
+    if not implemented and not problems:
+        problems.append("implements no hook (functions named hft_… and marked with @hookimpl)")
+    return Registration(manager, implemented, tuple(problems))
+
+
+def _problems(caller: pluggy.HookCaller) -> list[str]:
+    """Why the plugin's implementations of one hook can never be called."""
+    problems = []
+    for implementation in caller.get_hookimpls():
+        if not caller.has_spec():
+            if not implementation.optionalhook:
+                problems.append(f"unknown hook '{caller.name}'.{did_you_mean(caller.name, _known())}")
+        elif implementation.wrapper or implementation.hookwrapper or _is_deferred(caller.name, implementation):
+            problems.append(f"hook '{caller.name}' must be a plain function, not a wrapper, generator or coroutine")
+    return problems
+
+
+def _known() -> tuple[str, ...]:
+    return (*SEAM_OF_HOOK, *LIFECYCLE_HOOKS)
+
+
+def _is_deferred(hook: str, implementation: pluggy.HookImpl) -> bool:
+    """Whether calling the function would only make a generator or coroutine, which nobody would ever run."""
+    function = implementation.function
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return True
+    return hook in LIFECYCLE_HOOKS and inspect.isgeneratorfunction(function)
+
+
+def _is_unmarked(plugin: object, hook: str) -> bool:
+    """Whether `plugin` has a function of that name which pluggy does not see; inherited specifications are none."""
+    function = getattr(plugin, hook, None)
+    return function is not None and not hasattr(function, f"{GROUP}_impl") and not hasattr(function, f"{GROUP}_spec")

@@ -1,0 +1,208 @@
+"""A recipe checked against the plugins: which ones it means, with which options. Imports no torch by itself.
+
+Nothing is built here: `Chosen.build` does that when a run begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from hft_core import specs
+from hft_core.discovery import one_line
+from hft_core.errors import PluginError, RecipeError, did_you_mean
+from hft_core.plugins import Catalogue, Entry, State
+from hft_core.recipe import DEFAULT_EPOCHS, BackboneChoice, PluginChoice, Recipe, Stage, Task
+from hft_core.recipe_errors import KeyPath, in_one_line, model_at, problems
+from hft_core.recipe_source import Source
+
+Where = Callable[[KeyPath], str]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A plugin that a recipe means, and its checked options."""
+
+    entry: Entry
+    options: BaseModel
+    catalogue: Catalogue = field(repr=False, compare=False)
+
+    def build(self, **arguments: Any) -> Any:
+        """The plugin itself; `arguments` are its seam's own (see `hft_core.hooks`). Raises `PluginError` when its
+        module cannot be imported, and whatever the factory raises."""
+        return self.catalogue.load_factory(self.entry)(self.options, **arguments)
+
+
+@dataclass(frozen=True)
+class ResolvedStage:
+    """A stage with its plugins; None where the recipe leaves one out."""
+
+    stage: Stage
+    strategy: Chosen | None
+    combiner: Chosen | None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe with all of its plugins; `recipe` says everything in full, so that saving it pins the defaults."""
+
+    recipe: Recipe
+    backbone: Chosen
+    heads: dict[str, Chosen]
+    stages: tuple[ResolvedStage, ...]
+
+    def providers(self) -> list[dict[str, str]]:
+        """Where each plugin in use comes from: seam, name, distribution and version, and the hash of a single file."""
+        used = {(c.entry.seam, c.entry.name, c.entry.provider.distribution): c.entry for c in self._chosen()}
+        return [_provenance(used[key]) for key in sorted(used)]
+
+    def _chosen(self) -> Iterator[Chosen]:
+        yield self.backbone
+        yield from self.heads.values()
+        for stage in self.stages:
+            yield from (chosen for chosen in (stage.strategy, stage.combiner) if chosen is not None)
+
+
+def resolve(recipe: Recipe, catalogue: Catalogue, where: Where | None = None) -> Resolved:
+    """The plugins that `recipe` means, with their options; `where` names the place of a key (`Source.where`).
+
+    Raises `PluginError` for a plugin that is unknown, unusable or refuses its options, and `RecipeError` for stages
+    that do not fit together.
+    """
+    resolver = _Resolver(catalogue, where or Source.of(recipe.model_dump(mode="json")).where)
+    backbone = resolver.backbone(recipe.backbone)
+    heads = {name: resolver.chosen("head", task.head, ("tasks", name, "head")) for name, task in recipe.tasks.items()}
+    stages = tuple(
+        _stage(
+            stage,
+            resolver.optional("strategy", stage.strategy, ("stages", i, "strategy")),
+            resolver.optional("combiner", stage.combiner, ("stages", i, "combiner")),
+        )
+        for i, stage in enumerate(recipe.stages)
+    )
+    resolver.check_order(stages)
+    pinned = {
+        "backbone": _pinned(recipe.backbone, backbone),
+        "tasks": {
+            name: task.model_copy(update={"head": _pinned(task.head, heads[name])})
+            for name, task in recipe.tasks.items()
+        },
+        "stages": tuple(stage.stage for stage in stages),
+    }
+    return Resolved(recipe.model_copy(update=pinned), backbone, heads, stages)
+
+
+class _Resolver:
+    """Looks plugins up, and words what is wrong by the place of the key that asked for them."""
+
+    def __init__(self, catalogue: Catalogue, where: Where) -> None:
+        self.catalogue = catalogue
+        self.where = where
+
+    def optional(self, seam: str, choice: PluginChoice | None, path: KeyPath) -> Chosen | None:
+        return None if choice is None else self.chosen(seam, choice, path)
+
+    def chosen(self, seam: str, choice: PluginChoice, path: KeyPath) -> Chosen:
+        try:
+            entry = self.catalogue.get(seam, choice.type)
+            model = self.catalogue.load_options(entry)
+        except PluginError as error:
+            raise PluginError(f"{self.where(path)}: {' '.join(str(error).split())}") from error
+        return Chosen(entry, self.options(entry, model, choice, path), self.catalogue)
+
+    def options(self, entry: Entry, model: type[BaseModel], choice: PluginChoice, path: KeyPath) -> BaseModel:
+        """The options as the plugin's model reads them; unknown ones are errors unless the model takes any."""
+        extra: Literal["forbid"] | None = None if model.model_config.get("extra") == "allow" else "forbid"
+        try:
+            return model.model_validate(choice.options, extra=extra)
+        except ValidationError as error:
+            raise PluginError(self.refused(entry, model, error, path)) from None
+        except Exception as error:
+            title = f"{entry.seam} '{entry.name}' of {entry.provider.label}"
+            raise PluginError(f"{self.where(path)}: {title} failed to read its options: {one_line(error)}") from error
+
+    def refused(self, entry: Entry, model: type[BaseModel], error: ValidationError, path: KeyPath) -> str:
+        title = f"{entry.seam} '{entry.name}'"
+        lines = []
+        for problem in problems(error, model):
+            key = (*path, "options", *problem.path)
+            if problem.kind == "unknown":
+                owner = model_at(model, problem.path[:-1])
+                known = set(owner.model_fields) if owner else set()
+                known |= set(Task.model_fields) if entry.seam == "head" and len(problem.path) == 1 else set()
+                name = str(problem.path[-1])
+                lines.append((self.where(key), f"{title} has no option '{name}'.{did_you_mean(name, known)}"))
+            elif problem.kind == "missing":
+                lines.append((self.where(key[:-1]), f"{title} needs the option '{problem.path[-1]}'"))
+            else:
+                lines.append((self.where(key), f"{title}: {problem.text}"))
+        return in_one_line(lines)
+
+    def backbone(self, choice: BackboneChoice) -> Chosen:
+        if choice.type:
+            return self.chosen("backbone", choice, ("backbone",))
+        model = choice.options.get("model")
+        if not isinstance(model, str) or not model:
+            raise RecipeError(f"{self.where(('backbone',))}: 'model' is missing (a local folder or file, or a hub id)")
+        return self.chosen("backbone", choice.model_copy(update={"type": self.opener(model)}), ("backbone",))
+
+    def opener(self, model: str) -> str:
+        """The name of the one usable backbone that says it opens `model`."""
+        able: list[str] = []
+        failed: list[str] = []
+        for entry in self.catalogue.seam("backbone"):
+            if entry.state is not State.OK or not isinstance(entry.spec, specs.BackboneSpec) or not entry.spec.opens:
+                continue
+            try:
+                opens = specs.load(entry.spec.opens)(model)
+            except Exception as error:  # noqa: BLE001 (another backbone may open it; told below when none does)
+                failed.append(f"; {entry.name} of {entry.provider.label} could not be asked: {one_line(error)}")
+                continue
+            if opens:
+                able.append(entry.name)
+        place = self.where(("backbone", "options", "model"))
+        model = " ".join(model.split())
+        if not able:
+            entries = self.catalogue.seam("backbone")
+            known = ", ".join(e.name if e.state is State.OK else f"{e.name} ({e.status})" for e in entries) or "none"
+            raise PluginError(f"{place}: no backbone opens '{model}' (known: {known}){''.join(failed)}")
+        if len(able) > 1:
+            raise PluginError(f"{place}: '{model}' can be opened by {', '.join(able)}; say which one with 'type'")
+        return able[0]
+
+    def check_order(self, stages: tuple[ResolvedStage, ...]) -> None:
+        """Raise `RecipeError` when a stage follows one whose strategy cannot be folded into the trunk."""
+        for i, (stage, following) in enumerate(pairwise(stages)):
+            spec = stage.strategy.entry.spec if stage.strategy else None
+            if isinstance(spec, specs.StrategySpec) and not spec.merges:
+                raise RecipeError(
+                    f"{self.where(('stages', i, 'strategy'))}: strategy '{spec.name}' adds parts that cannot be merged "
+                    f"into the trunk, so that stage '{following.stage.name}' cannot follow; make it the last stage"
+                )
+
+
+def _pinned(choice: PluginChoice, chosen: Chosen) -> PluginChoice:
+    """The choice with its type and every option written out, as YAML can hold them."""
+    options = chosen.options.model_dump(mode="json", by_alias=True)
+    return choice.model_copy(update={"type": choice.type or chosen.entry.name, "options": options})
+
+
+def _stage(stage: Stage, strategy: Chosen | None, combiner: Chosen | None) -> ResolvedStage:
+    """The stage with its plugins' options and its budget written out."""
+    pinned: dict[str, Any] = {
+        "strategy": stage.strategy and strategy and _pinned(stage.strategy, strategy),
+        "combiner": stage.combiner and combiner and _pinned(stage.combiner, combiner),
+    }
+    if stage.num_train_epochs is None and stage.max_steps is None:
+        pinned["num_train_epochs"] = DEFAULT_EPOCHS
+    return ResolvedStage(stage.model_copy(update=pinned), strategy, combiner)
+
+
+def _provenance(entry: Entry) -> dict[str, str]:
+    provider = entry.provider
+    facts = {"seam": entry.seam, "name": entry.name, "distribution": provider.distribution, "version": provider.version}
+    return {**facts, "sha256": provider.sha256} if provider.sha256 else facts

@@ -1,0 +1,99 @@
+"""What a run found, as typed values and as `results.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+Scores = dict[str, dict[str, float]]
+"""Metric values by task, then by metric name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The dev scores of a stage's tasks at one moment."""
+
+    step: int
+    epoch: float
+    scores: Scores
+    score: float | None
+    """What the best weights are chosen by (higher is better); None where nothing can be measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """One stage: what it cost and what it changed."""
+
+    name: str
+    tasks: tuple[str, ...]
+    strategy: str
+    combiner: str
+    steps: int
+    """Steps done."""
+    best_step: int
+    """The step whose weights the stage ends with."""
+    stopped_early: bool
+    learning_rate: float
+    head_learning_rate: float
+    head_warmup_steps: int
+    trainable: int
+    """Trunk parameters that trained."""
+    trunk: int
+    """Trunk parameters in all, without what the strategy added."""
+    heads: int
+    """Head parameters that trained."""
+    before: Scores
+    """Dev scores before the stage of all tasks that could be measured."""
+    after: Scores
+    history: tuple[Evaluation, ...]
+    rows: int
+    tokens: int
+    rows_per_s: float
+    tokens_per_s: float
+    """Real tokens, without padding, in a second of training."""
+    seconds: dict[str, float]
+    """`data`, `compute` (forward and backward), `optimizer`, `evaluation`, `saving`, and `total`."""
+    skipped_steps: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A finished run."""
+
+    folder: Path | None
+    final: dict[str, Scores]
+    """Scores by split (`dev`, `test`), task and metric."""
+    main_metrics: dict[str, str]
+    """Each task's main metric."""
+    stages: tuple[StageResult, ...]
+    seconds: float
+    device: str
+    precision: str
+    precision_reason: str
+    versions: dict[str, str]
+    plugins: tuple[dict[str, Any], ...]
+    warnings: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """The value of `results.json`."""
+        value = asdict(self)
+        del value["folder"]
+        return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write `value` whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)

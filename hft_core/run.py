@@ -1,0 +1,163 @@
+"""A run: a recipe's stages one after another, and what they found. `run` is the call for embedding hft in other tools."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from hft_core import assemble, events, machine, recipe_file, results, saved
+from hft_core.assemble import HostData
+from hft_core.card import card
+from hft_core.errors import UsageError
+from hft_core.evaluate import score
+from hft_core.machine import Machine
+from hft_core.observers import Observers
+from hft_core.plugins import Catalogue
+from hft_core.recipe import Recipe
+from hft_core.resolve import Resolved, resolve
+from hft_core.results import RunResult, StageResult
+from hft_core.runlog import RunLog
+from hft_core.stages import CHECKPOINTS, Stages
+
+VERSIONS_OF = ("hft-core", "torch", "transformers", "peft", "accelerate", "torchjd", "datasets", "safetensors")
+
+
+def run(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    output: str | Path | None = None,
+    catalogue: Catalogue | None = None,
+    data: HostData | None = None,
+    observers: Sequence[object] = (),
+    accelerator: Accelerator | None = None,
+    trust_remote_code: bool = False,
+) -> RunResult:
+    """Run a recipe: a `Recipe`, what YAML would hold, or the path of a YAML file.
+
+    `output`: the folder to write, which must be new or empty; without one nothing is kept on disk. `catalogue`: the
+    plugins that may be used, those installed when left out. `data`: rows by task, for tasks that name no files.
+    `observers`: objects with methods marked `hookimpl`. Nothing is printed, and torch's random state is left as it was.
+
+    Raises `UsageError` (and its kinds) for what is wrong before training, `RunError` for what fails later.
+    """
+    catalogue = catalogue or Catalogue.discover()
+    resolved = resolve(_as_recipe(recipe), catalogue)
+    folder = _new_folder(output)
+    problems: list[str] = []
+    listeners = [*catalogue.observers, *((type(observer).__name__, observer) for observer in observers)]
+    if folder is not None:
+        listeners.append(("log", RunLog(folder, resolved.recipe.output.logging_steps)))
+        results.write_text(folder / saved.RECIPE_FILE, recipe_file.dump(resolved.recipe))
+    told = Observers(listeners, problems.append)
+    place: AbstractContextManager[Any] = nullcontext(folder) if folder else tempfile.TemporaryDirectory()
+    with torch.random.fork_rng(), place as working_folder:
+        torch.manual_seed(resolved.recipe.seed)
+        stages: Stages | None = None
+        try:
+            started = time.perf_counter()
+            where = machine.find(resolved.recipe.precision, accelerator)
+            material = assemble.assemble(resolved, host_data=data or {}, trust_remote_code=trust_remote_code)
+            stages = Stages(material, where, told, Path(working_folder))
+            _announce(resolved, folder, where, told)
+            done = _all_stages(stages, resolved)
+            result = _result(stages, done, folder, time.perf_counter() - started, problems)
+            if folder is not None:
+                _write(result, stages, folder)
+        except BaseException as error:
+            told.emit("run_failed", events.RunFailed(stage=stages.name if stages else "", error=error))
+            raise
+        told.emit("run_finished", events.RunFinished(result=result))
+        return result
+
+
+def _as_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, Mapping):
+        return recipe_file.from_dict(recipe)
+    return recipe_file.load(recipe)
+
+
+def _new_folder(output: str | Path | None) -> Path | None:
+    """The folder to write, made. Raises `UsageError` when something is in it already: nothing computed is lost."""
+    if output is None:
+        return None
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        occupied = any(folder.iterdir())
+    except OSError as error:
+        raise UsageError(f"output folder '{folder}' cannot be made: {error.strerror}") from error
+    if occupied:
+        raise UsageError(f"output folder '{folder}' is not empty: name a new one (a run never overwrites another)")
+    return folder
+
+
+def _announce(resolved: Resolved, folder: Path | None, where: Machine, told: Observers) -> None:
+    told.emit(
+        "run_started",
+        events.RunStarted(
+            recipe=resolved.recipe,
+            folder=folder,
+            device=str(where.device),
+            precision=where.precision.name,
+            precision_reason=where.precision.reason,
+        ),
+    )
+
+
+def _all_stages(stages: Stages, resolved: Resolved) -> list[StageResult]:
+    last = len(resolved.stages) - 1
+    stages.material.model.to(stages.machine.device)
+    return [stages.run(index, stage, last=index == last) for index, stage in enumerate(resolved.stages)]
+
+
+def _result(
+    stages: Stages, done: Sequence[StageResult], folder: Path | None, seconds: float, problems: Sequence[str]
+) -> RunResult:
+    """The scores of all tasks on all splits, with what the stages found."""
+    material, where = stages.material, stages.machine
+    recipe = material.resolved.recipe
+    stages.measure(material.heads)
+    test = score(material.model, material.heads, material.examples["test"], where, seed=recipe.seed)
+    warnings = [f"stage '{stage.name}': {warning}" for stage in done for warning in stage.warnings]
+    return RunResult(
+        folder=folder,
+        final={"dev": stages.scores, "test": test},
+        main_metrics={task: head.main_metric for task, head in material.heads.items()},
+        stages=tuple(done),
+        seconds=seconds,
+        device=str(where.device),
+        precision=where.precision.name,
+        precision_reason=where.precision.reason,
+        versions={name: metadata.version(name) for name in VERSIONS_OF if _installed(name)},
+        plugins=tuple(material.resolved.providers()),
+        warnings=(*warnings, *problems),
+    )
+
+
+def _write(result: RunResult, stages: Stages, folder: Path) -> None:
+    """Everything that a finished run leaves behind; `results.json` comes last, and says that the rest is whole."""
+    saved.save_model(
+        folder / saved.MODEL_FOLDER, stages.material.model, stages.strategy, trunk_changed=stages.trunk_changed
+    )
+    results.write_text(folder / "README.md", card(result, stages.material, adapter=stages.strategy.adapter))
+    results.write_json(folder / saved.RESULTS_FILE, result.to_json())
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

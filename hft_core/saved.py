@@ -1,0 +1,139 @@
+"""A finished run on disk: written in the formats of others, and opened again.
+
+`RUN/model/` holds a folder for each task that a plain library opens (the family's own class for a trunk that was trained,
+PEFT for an adapter), and `RUN/model/trunk` where the trunk is not the one that was started from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hft_core import assemble, recipe_file
+from hft_core.errors import ModelError
+from hft_core.head import Head
+from hft_core.model import HybridModel
+from hft_core.plugins import Catalogue
+from hft_core.resolve import Resolved, resolve
+from hft_core.results import write_json
+from hft_core.strategy import Strategy
+
+RECIPE_FILE, RESULTS_FILE, MODEL_FOLDER, TRUNK_FOLDER = "recipe.yaml", "results.json", "model", "trunk"
+TASK_FILE, OWN_HEAD_FILE = "task.json", "head.safetensors"
+
+
+def save_model(folder: Path, model: HybridModel, strategy: Strategy, *, trunk_changed: bool) -> None:
+    """Write all tasks into `folder`. `trunk_changed`: the trunk's own weights are not those of the backbone's source any
+    more, or an earlier stage changed them."""
+    backbone = model.backbone
+    trunk_folder = folder / TRUNK_FOLDER
+    if trunk_changed or not strategy.adapter or not backbone.source:
+        backbone.save(trunk_folder, strategy.base_state(backbone))
+    for task in model.heads:
+        head = model.head(task)
+        if strategy.adapter:
+            base = str(trunk_folder.resolve()) if trunk_folder.exists() else backbone.source
+            plain_class = head.family.plain_class if head.family is not None else ""
+            strategy.save_adapter(backbone, folder / task, base, plain_class, _adapter_head(head, trunk_changed))
+            backbone.tokenizer.save_pretrained(folder / task)
+        elif head.family is not None:
+            state = head.export_state(head.family.plain_state())
+            backbone.save_task(folder / task, trunk_folder, head.family, state, head.config())
+        if head.family is None:
+            (folder / task).mkdir(parents=True, exist_ok=True)
+            save_file(_contiguous(_own_state(model, task)), folder / task / OWN_HEAD_FILE)
+        write_json(folder / task / TASK_FILE, {"facts": head.facts})
+
+
+def _adapter_head(head: Head, trunk_changed: bool) -> dict[str, Tensor]:
+    """The weights of a head that go with an adapter: all that its modules need; none where the base model has them."""
+    if head.family is None or not head.family.plain_state() or (head.part_of_trunk and not trunk_changed):
+        return {}
+    return head.export_state(head.family.plain_state(tied=True))
+
+
+def _own_state(model: HybridModel, task: str) -> dict[str, Tensor]:
+    """The weights of a head that no plain class knows, by the head's own names."""
+    shared = {id(parameter) for parameter in model.trunk.parameters()}
+    state = model.heads[task].state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if id(tensor) not in shared}
+
+
+def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
+
+
+class SavedRun:
+    """A finished run, opened for evaluation and prediction."""
+
+    def __init__(self, folder: Path, resolved: Resolved, model: HybridModel) -> None:
+        self.folder = folder
+        self.resolved = resolved
+        self.model = model
+
+
+def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = False) -> SavedRun:
+    """Open the run in `folder`.
+
+    Raises `ModelError` when the folder is not a finished run, or its files are damaged.
+    """
+    recipe_path, model_folder = folder / RECIPE_FILE, folder / MODEL_FOLDER
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such run folder")
+    for path, what in ((recipe_path, "recipe"), (folder / RESULTS_FILE, "results"), (model_folder, "model")):
+        if not path.exists():
+            raise ModelError(f"{folder} is not a finished run: it has no {what} ({path.name})")
+    source = recipe_file.load(recipe_path)
+    resolved = resolve(source, catalogue)
+    resolved = _on_saved_trunk(resolved, model_folder / TRUNK_FOLDER, catalogue)
+    heads = assemble.build_heads(resolved)
+    for task, head in heads.items():
+        head.facts = _facts(model_folder / task)
+    backbone = assemble.open_backbone(resolved, trust_remote_code=trust_remote_code)
+    strategy = assemble.strategy_of(resolved.stages[-1])
+    model = assemble.attach(backbone, heads)
+    if strategy.adapter:
+        strategy.apply(backbone, tuple(heads))
+    for task in heads:
+        try:
+            _load_task(model_folder / task, model, strategy, task)
+        except Exception as error:  # a damaged file raises what its library likes
+            raise ModelError(f"{model_folder / task}: its weights cannot be read: {error}") from error
+    model.eval()
+    return SavedRun(folder, resolved, model)
+
+
+def _on_saved_trunk(resolved: Resolved, trunk: Path, catalogue: Catalogue) -> Resolved:
+    """The same recipe with its backbone opened from the run's own trunk, where the run has one."""
+    if not trunk.exists():
+        return resolved
+    choice = resolved.recipe.backbone
+    moved = choice.model_copy(update={"options": {**choice.options, "model": str(trunk.resolve())}})
+    return resolve(resolved.recipe.model_copy(update={"backbone": moved}), catalogue)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))["facts"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / TASK_FILE} cannot be read: {error}") from error
+    return facts
+
+
+def _load_task(folder: Path, model: HybridModel, strategy: Strategy, task: str) -> None:
+    head, backbone = model.head(task), model.backbone
+    family = head.family
+    if strategy.adapter:
+        names = head.export_state(family.plain_state(tied=True)) if family is not None else {}
+        state = strategy.load_adapter(backbone, folder, names)
+        if family is not None and state:
+            family.load_plain_state(head.import_state(state))
+    elif family is not None:
+        family.load_plain_state(head.import_state(backbone.load_task(folder)))
+    if family is None:
+        head.load_state_dict(load_file(folder / OWN_HEAD_FILE), strict=False)

@@ -1,0 +1,140 @@
+"""What a plugin says about itself; light (standard library only), so that listing plugins imports nothing heavy.
+
+A spec names its implementation by import string (`"package.module:attribute"`). The form of the string is checked when
+the spec is made; the module behind it is imported at first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+API_VERSION = 1
+"""The hook API this core speaks. Hook arguments and spec fields are only ever added within a version."""
+
+SUPPORTED_API = range(1, API_VERSION + 1)
+"""The API versions a spec may name; another one is listed as `incompatible`."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+"""The form of every name that may become a file name: plugins, tasks, stages."""
+
+_IMPORT_STRING = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One plugin of one seam.
+
+    Raises `ValueError` when a field does not have its form.
+    """
+
+    name: str
+    """What a recipe writes."""
+    summary: str
+    """One line for `hft list-plugins`."""
+    factory: str
+    """Import string of the callable that builds the plugin; its signature is the seam's (see `hft_core.hooks`)."""
+    options: str
+    """Import string of the pydantic model of the plugin's options."""
+    requires: tuple[str, ...] = ()
+    """Requirements (as pip writes them) beyond those of the distribution; one missing makes the state `needs …`."""
+    example: Mapping[str, Any] = field(default_factory=dict)
+    """The smallest options that work; the conformance suite and the docs use them."""
+    source: str = ""
+    """The paper or library that defines the method."""
+    api: int = API_VERSION
+    """The hook API the plugin was written for."""
+
+    seam: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"plugin name {self.name!r} is not of the form {NAME.pattern}")
+        if not self.summary or "\n" in self.summary:
+            raise ValueError(f"plugin {self.name!r}: summary must be one line of text")
+        for label in ("factory", "options"):
+            check_import_string(getattr(self, label), f"plugin {self.name!r}: {label}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec(Spec):
+    """A trunk: how text becomes `[batch, seq, hidden]`."""
+
+    opens: str = ""
+    """Import string of `(model: str) -> bool`: whether this backbone opens that folder, file or hub id. It lets a
+    recipe leave out the type."""
+
+    seam: ClassVar[str] = "backbone"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.opens:
+            check_import_string(self.opens, f"plugin {self.name!r}: opens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec(Spec):
+    """A task head: what is learned from the trunk's features."""
+
+    needs_labels: bool = True
+    """False for self-supervised heads, which make their own targets from the text."""
+
+    seam: ClassVar[str] = "head"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategySpec(Spec):
+    """A parameter-sharing strategy: which parameters train, and who shares them."""
+
+    private_parts: bool = False
+    """The strategy keeps a part of the trunk for each task."""
+    merges: bool = True
+    """What it adds can be folded into the trunk, so that another stage may follow."""
+
+    seam: ClassVar[str] = "strategy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CombinerSpec(Spec):
+    """A loss combiner: losses by task to one backward pass."""
+
+    per_task_gradients: bool = False
+    """The combiner works on one gradient a task instead of on the losses."""
+
+    seam: ClassVar[str] = "combiner"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSpec(Spec):
+    """A ready-made recipe that a distribution ships (`hft demo` is one)."""
+
+    seam: ClassVar[str] = "recipe"
+
+
+SEAMS: dict[str, type[Spec]] = {
+    spec.seam: spec for spec in (BackboneSpec, HeadSpec, StrategySpec, CombinerSpec, RecipeSpec)
+}
+
+
+def check_import_string(target: str, label: str) -> None:
+    """Raise `ValueError` unless `target` has the form `package.module:attribute`."""
+    if not isinstance(target, str) or not _IMPORT_STRING.fullmatch(target):
+        raise ValueError(
+            f"{label} must be an import string like 'package.module:attribute' of an importable, module-level object "
+            f"(nothing defined inside a function), not {target!r}"
+        )
+
+
+def load(target: str) -> Any:
+    """The object that the import string `target` names.
+
+    Raises whatever importing the module raises, and `AttributeError` when the module lacks the attribute.
+    """
+    module, _, attribute = target.partition(":")
+    found = importlib.import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found

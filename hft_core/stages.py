@@ -1,0 +1,236 @@
+"""One stage of a run: its strategy, combiner and plan made, its loop run, what it changed measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from hft_core import assemble, events, optimizer
+from hft_core.assemble import Material
+from hft_core.combiner import Combiner
+from hft_core.evaluate import Selection, made_worse, score
+from hft_core.loop import Progress, StageLoop
+from hft_core.machine import Machine
+from hft_core.observers import Observers
+from hft_core.plan import Plan, shares
+from hft_core.recipe import Stage
+from hft_core.resolve import Chosen, ResolvedStage
+from hft_core.results import Scores, StageResult
+from hft_core.strategy import Strategy
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the best weights of each stage, inside the run's."""
+DEFAULT_EPOCHS = 3.0
+HEAD_WARMUP_SHARE = 0.1
+"""Share of a stage's steps in which fresh heads train on a trunk that stands still."""
+SAMPLE_ROWS = 8
+"""Dev rows on which a metric is looked for before training."""
+
+
+def batch_of(stage: Stage) -> int:
+    """Examples in one optimizer step."""
+    return stage.per_device_train_batch_size * stage.gradient_accumulation_steps
+
+
+def examples_of(stage: Stage, an_epoch: int) -> int:
+    """Examples that the stage sees in all, when its tasks have `an_epoch` together."""
+    if stage.max_steps is not None:
+        return stage.max_steps * batch_of(stage)
+    return max(1, round((stage.num_train_epochs or DEFAULT_EPOCHS) * an_epoch))
+
+
+def head_steps_of(stage: Stage, steps: int, *, fresh: bool, trunk_trains: bool) -> int:
+    """Steps in which only heads train (see `Stage.head_warmup_steps`)."""
+    if stage.head_warmup_steps != "auto":
+        return min(stage.head_warmup_steps, steps)
+    return round(HEAD_WARMUP_SHARE * steps) if fresh and trunk_trains else 0
+
+
+def plan_of(stage: Stage, material: Material, index: int) -> tuple[Plan, int]:
+    """The stage's plan, and the examples in one of its epochs."""
+    lengths = {task: material.examples["train"][task].lengths for task in stage.tasks}
+    counts = {task: len(values) for task, values in lengths.items()}
+    an_epoch = sum(counts.values())
+    plan = Plan(
+        lengths,
+        shares(counts, stage.sampling),
+        batch=batch_of(stage),
+        total=examples_of(stage, an_epoch),
+        seed=material.resolved.recipe.seed,
+        stage=index,
+    )
+    return plan, an_epoch
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters of a stage."""
+
+    trainable: int
+    """Those of the trunk that train."""
+    trunk: int
+    """Those of the trunk in all, without what the strategy added."""
+    heads: int
+    """Those of heads that train."""
+
+
+@dataclass
+class Stages:
+    """The stages of a run, one after another on one model."""
+
+    material: Material
+    machine: Machine
+    observers: Observers
+    folder: Path
+    """Where the best weights are kept while training."""
+    name: str = ""
+    """Of the stage that runs."""
+    strategy: Strategy = field(default_factory=Strategy)
+    """Of the last stage."""
+    trunk_changed: bool = False
+    """The trunk's own weights are not those that the backbone was opened with."""
+    scores: Scores = field(default_factory=dict)
+    """Dev scores of the tasks that know something, with the weights as they are now."""
+
+    def run(self, index: int, resolved: ResolvedStage, *, last: bool) -> StageResult:
+        """Run stage `index`; unless it is the `last`, what its strategy added is folded into the trunk afterwards."""
+        started = time.perf_counter()
+        stage, model = resolved.stage, self.material.model
+        self.name = stage.name
+        trunk = sum(parameter.numel() for parameter in model.trunk.parameters())
+        self.strategy = assemble.strategy_of(resolved)
+        combiner = assemble.combiner_of(resolved).to(self.machine.device)
+        self.strategy.apply(model.backbone, stage.tasks)
+        model.to(self.machine.device)  # what the strategy added
+        model.choose_heads(stage.tasks)
+        moves = bool(model.trunk_parameters())
+        self.measure([task for task in model.heads if model.head(task).pretrained])
+        before = dict(self.scores)
+        loop = self._loop(index, resolved, combiner)
+        counts = Counts(_size(model.trunk_parameters()), trunk, _size(model.head_parameters(stage.tasks)))
+        self._announce(index, resolved, loop, counts, before)
+        progress = loop.run()
+        for task in stage.tasks:
+            model.head(task).pretrained = True
+        still_true = {} if moves else {task: s for task, s in before.items() if task not in stage.tasks}
+        at_best = next((e.scores for e in progress.history if e.step == progress.best_step), {})
+        self.scores = {**still_true, **at_best}
+        self.measure([*before, *stage.tasks])
+        result = self._result(resolved, loop, progress, counts, before, time.perf_counter() - started)
+        if not last:
+            self.strategy.fold(model.backbone)
+            self.trunk_changed = self.trunk_changed or moves
+        self.observers.emit("stage_finished", events.StageFinished(result=result))
+        return result
+
+    def measure(self, tasks: Iterable[str]) -> None:
+        """Fill in the dev scores of those of `tasks` that have none with the weights as they are."""
+        missing = [task for task in dict.fromkeys(tasks) if task not in self.scores]
+        dev, seed = self.material.examples["dev"], self.material.resolved.recipe.seed
+        self.scores |= score(self.material.model, missing, dev, self.machine, seed=seed)
+
+    def _loop(self, index: int, resolved: ResolvedStage, combiner: Combiner) -> StageLoop:
+        stage, material, model = resolved.stage, self.material, self.material.model
+        plan, an_epoch = plan_of(stage, material, index)
+        fresh = any(not model.head(task).pretrained for task in stage.tasks)
+        head_steps = head_steps_of(stage, plan.steps, fresh=fresh, trunk_trains=bool(model.trunk_parameters()))
+        rate = optimizer.rates(stage, self.strategy.learning_rate)
+        adamw, schedule = optimizer.make(model, combiner, stage, rate, steps=plan.steps, head_steps=head_steps)
+        return StageLoop(
+            stage=stage,
+            index=index,
+            seed=material.resolved.recipe.seed,
+            model=model,
+            combiner=combiner,
+            plan=plan,
+            examples_an_epoch=an_epoch,
+            head_steps=head_steps,
+            rates=rate,
+            optimizer=adamw,
+            schedule=schedule,
+            train=material.examples["train"],
+            dev=material.examples["dev"],
+            machine=self.machine,
+            selection=self._selection(stage),
+            observers=self.observers,
+            best_file=self.folder / CHECKPOINTS / f"{index + 1}-{stage.name}.safetensors",
+        )
+
+    def _selection(self, stage: Stage) -> Selection:
+        """The stage's rule for the best weights; a metric it names is looked for on a few rows before hours are spent."""
+        selection = Selection(stage, self.material.heads)
+        dev = self.material.examples["dev"]
+        if selection.task and selection.task in dev:
+            few = {selection.task: dev[selection.task].first(SAMPLE_ROWS)}
+            seed = self.material.resolved.recipe.seed
+            selection.check(score(self.material.model, few, few, self.machine, seed=seed))
+        return selection
+
+    def _announce(self, index: int, resolved: ResolvedStage, loop: StageLoop, counts: Counts, before: Scores) -> None:
+        self.observers.emit(
+            "stage_started",
+            events.StageStarted(
+                index=index,
+                name=resolved.stage.name,
+                stages=len(self.material.resolved.stages),
+                tasks=resolved.stage.tasks,
+                strategy=_name(resolved.strategy),
+                combiner=_name(resolved.combiner),
+                steps=loop.plan.steps,
+                trainable=counts.trainable,
+                trunk=counts.trunk,
+                heads=counts.heads,
+                before=before,
+            ),
+        )
+
+    def _result(
+        self,
+        resolved: ResolvedStage,
+        loop: StageLoop,
+        progress: Progress,
+        counts: Counts,
+        before: Scores,
+        total: float,
+    ) -> StageResult:
+        training = sum(progress.seconds[part] for part in ("data", "compute", "optimizer"))
+        dev = self.material.examples["dev"]
+        rows = {task: len(part) for task, part in dev.items()}
+        return StageResult(
+            name=resolved.stage.name,
+            tasks=resolved.stage.tasks,
+            strategy=_name(resolved.strategy),
+            combiner=_name(resolved.combiner),
+            steps=progress.step,
+            best_step=progress.best_step,
+            stopped_early=progress.stopped_early,
+            learning_rate=loop.rates.trunk,
+            head_learning_rate=loop.rates.head,
+            head_warmup_steps=loop.head_steps,
+            trainable=counts.trainable,
+            trunk=counts.trunk,
+            heads=counts.heads,
+            before=before,
+            after=dict(self.scores),
+            history=tuple(progress.history),
+            rows=progress.rows,
+            tokens=progress.tokens,
+            rows_per_s=progress.rows / training,
+            tokens_per_s=progress.tokens / training,
+            seconds={**progress.seconds, "total": total},
+            skipped_steps=progress.skipped,
+            warnings=tuple(made_worse(before, self.scores, self.material.heads, rows)),
+        )
+
+
+def _size(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _name(chosen: Chosen | None) -> str:
+    """A plugin's name; empty where the recipe leaves the choice to the contract's own default."""
+    return chosen.entry.name if chosen is not None else ""

@@ -1,0 +1,75 @@
+"""Options of the transformers backbones, and which of them opens a model; imports no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from hft_core.options import BackboneOptions
+
+
+class EncoderOptions(BackboneOptions):
+    """How a transformers model is opened."""
+
+    revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
+        default=None, description="attention kernel; transformers' own choice when left out"
+    )
+    dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="sets every dropout of the model's configuration to this while training"
+    )
+
+
+class DecoderOptions(EncoderOptions):
+    """How a transformers decoder is opened."""
+
+
+def opens_encoder(model: str) -> bool:
+    """Whether `model` is a folder or hub id with a bidirectional encoder."""
+    config = _config(model)
+    return config is not None and not _is_decoder(config) and not config.get("is_encoder_decoder", False)
+
+
+def opens_decoder(model: str) -> bool:
+    """Whether `model` is a GGUF file, or a folder or hub id with an autoregressive decoder."""
+    if model.endswith(".gguf"):
+        return Path(model).is_file()
+    config = _config(model)
+    return config is not None and _is_decoder(config) and not config.get("is_encoder_decoder", False)
+
+
+def _is_decoder(config: dict[str, Any]) -> bool:
+    names = config.get("architectures") or []
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+        return True
+    if any(name.endswith("ForMaskedLM") for name in names):
+        return False
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    return config.get("model_type") in CAUSAL and config.get("model_type") not in MASKED
+
+
+def _config(model: str) -> dict[str, Any] | None:
+    """The model's `config.json`, from a folder, or from the hub (or its cache) for anything else; None without one."""
+    path = Path(model) / "config.json"
+    if not Path(model).exists():
+        from transformers.utils import cached_file
+
+        try:
+            found = cached_file(model, "config.json", _raise_exceptions_for_missing_entries=False)
+        except OSError:
+            return None
+        if found is None:
+            return None
+        path = Path(found)
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return config if isinstance(config, dict) else None

@@ -1,0 +1,31 @@
+"""`uncertainty`: each loss weighed by a learned uncertainty of its task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.func import functional_call
+from torchjd.scalarization import UW
+
+from hft_core.combiner import Combiner
+from hft_core.options import Options as Options  # `uncertainty` has no options of its own
+
+
+class Uncertainty(Combiner):
+    """Σ_t ½·exp(−s_t)·loss_t + ½·s_t with one learned log-variance s_t a task, 0 at first.
+
+    Source: Kendall, Gal and Cipolla 2018, arXiv:1705.07115, by torchjd's `UW`.
+    """
+
+    def __init__(self, tasks: tuple[str, ...]) -> None:
+        super().__init__(tasks)
+        self.scalarizer = UW(len(tasks))
+
+    def forward(self, losses: Tensor, present: Tensor) -> Tensor:
+        # Only the log-variances of present tasks enter: the ½·s of an absent one would be pushed down unopposed.
+        return functional_call(self.scalarizer, {"log_var": self.scalarizer.log_var[present]}, (losses,))
+
+
+def build(options: Options, *, tasks: Sequence[str]) -> Uncertainty:
+    return Uncertainty(tuple(tasks))

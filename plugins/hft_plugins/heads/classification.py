@@ -1,0 +1,141 @@
+"""`classification`: one of several classes for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+from torch import Tensor
+from torch.nn import functional
+
+from hft_core.backbone import Backbone, Features
+from hft_core.errors import did_you_mean
+from hft_core.head import Column, Targets
+from hft_core.rows import as_label
+from hft_plugins.heads.sequence import SequenceHead, SequenceOptions
+
+
+class Options(SequenceOptions):
+    """Columns and loss."""
+
+    loss: Literal["cross_entropy", "bce"] = Field(
+        default="cross_entropy", description="bce: for two classes, binary cross-entropy on one logit"
+    )
+    labels: tuple[str, ...] | None = Field(
+        default=None, description="class names in the order of their ids; those of the training rows, sorted, when left out"
+    )
+
+
+class Classification(SequenceHead):
+    """Cross-entropy over classes, or, for two classes with `loss: bce`, binary cross-entropy on one logit z; the latter is
+    saved as the ordinary classifier with the logits [0, z], whose softmax is the same."""
+
+    main_metric = "accuracy"
+    target_dtype = torch.long
+
+    def __init__(self, task: str, options: Options) -> None:
+        super().__init__(task, options)
+        self.binary = options.loss == "bce"
+        self.given_labels = options.labels
+
+    @property
+    def labels(self) -> list[str]:
+        """Class names; the position is the id."""
+        return self.facts["labels"]
+
+    def columns(self) -> Sequence[Column]:
+        return [*self.text_columns(), Column(self.columns_read.label, "label", target=True)]
+
+    def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
+        found = {as_label(cell) for cell in rows[self.columns_read.label]}
+        labels = list(self.given_labels) if self.given_labels else sorted(found, key=_numbers_in_order)
+        if len(labels) < 2:
+            raise ValueError(f"column '{self.columns_read.label}' has one class only ('{labels[0]}'); expected two or more")
+        if self.binary and len(labels) != 2:
+            raise ValueError(f"loss 'bce' is for two classes, but column '{self.columns_read.label}' has {len(labels)}")
+        self.facts = {"labels": labels}
+
+    def check(self, row: Mapping[str, Any]) -> str:
+        label = as_label(row[self.columns_read.label])
+        if label in self.labels:
+            return ""
+        return (
+            f"column '{self.columns_read.label}' holds the unknown label '{label}'; expected one of the "
+            f"{len(self.labels)} labels of the training rows.{did_you_mean(label, self.labels)}"
+        )
+
+    def target_of(self, cell: Any) -> int:
+        return self.labels.index(as_label(cell))
+
+    def attach(self, backbone: Backbone) -> None:
+        self.attach_outputs(backbone, 1 if self.binary else len(self.labels))
+
+    def logits(self, features: Features) -> Tensor:
+        """`[batch, classes]`"""
+        outputs = self.outputs(features)
+        return torch.cat([torch.zeros_like(outputs), outputs], dim=1) if self.binary else outputs
+
+    def loss(self, features: Features, targets: Targets) -> Tensor:
+        target = targets.tensors["target"]
+        if self.binary:
+            z = self.outputs(features).squeeze(1)
+            return functional.binary_cross_entropy_with_logits(z, target.float(), reduction="sum")
+        return functional.cross_entropy(self.outputs(features), target, reduction="sum")
+
+    def predict(self, features: Features) -> list[Any]:
+        return self.logits(features).softmax(dim=1).tolist()
+
+    def answer(self, predictions: Sequence[Any]) -> dict[str, Any]:
+        (probabilities,) = predictions
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        return {"label": self.labels[best], "probabilities": dict(zip(self.labels, probabilities, strict=True))}
+
+    def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
+        chosen = [max(range(len(p)), key=p.__getitem__) for p in predictions]
+        scores = {"loss": loss, "accuracy": float(accuracy_score(references, chosen))}
+        ids = range(len(self.labels))
+        for average in ("macro", "weighted"):
+            values = precision_recall_fscore_support(references, chosen, labels=ids, average=average, zero_division=0.0)
+            scores |= {f"{n}_{average}": float(v) for n, v in zip(("precision", "recall", "f1"), values[:3], strict=True)}
+        return scores
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: i for i, label in enumerate(self.labels)},
+            "problem_type": "single_label_classification",
+        }
+
+    def export_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """With one logit: a zero row is put before the last layer's single one."""
+        if not self.binary:
+            return dict(state)
+        last = self._last_layer(state)
+        return {n: torch.cat([torch.zeros_like(t), t]) if n in last else t for n, t in state.items()}
+
+    def import_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not self.binary:
+            return dict(state)
+        assert self.family is not None
+        last = self._last_layer(self.family.plain_state())
+        return {name: tensor[1:] if name in last else tensor for name, tensor in state.items()}
+
+    @staticmethod
+    def _last_layer(state: Mapping[str, Tensor]) -> set[str]:
+        """The layer that gives the single logit: its weight `[1, hidden]` and bias `[1]`."""
+        return {name for name, tensor in state.items() if tensor.shape[0] == 1}
+
+
+def _numbers_in_order(label: str) -> tuple[int, float, str]:
+    """Sorts 2 before 10; labels that are not numbers come after, by their text."""
+    try:
+        return (0, float(label), label)
+    except ValueError:
+        return (1, 0.0, label)
+
+
+def build(options: Options, *, task: str) -> Classification:
+    return Classification(task, options)

@@ -1,0 +1,86 @@
+"""What the language-modelling heads have in common: the trunk's own LM head and its loss on chosen positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedTokenizerBase
+
+from hft_core import options
+from hft_core.backbone import Backbone, FamilyModule, Features, LanguageModel
+from hft_core.head import Column, Encoded, Head, Targets
+
+LOGIT_ROWS = 2048
+"""Logits are made for so many positions at a time: with 50,000 words, 0.4 GB instead of all of them at once."""
+
+
+class LanguageOptions(options.Options):
+    """Which column is read."""
+
+    text: str = Field(default="text", description="column of the text")
+
+
+class LanguageHead(Head):
+    """Cross-entropy of the LM head's logits at chosen positions; long texts become several examples."""
+
+    main_metric = "perplexity"
+    greater_is_better = False
+    supervised = False
+    chunks_long_texts = True
+
+    def __init__(self, task: str, options: LanguageOptions) -> None:
+        super().__init__(task)
+        self.text = options.text
+        self.language_model: LanguageModel | None = None
+
+    def columns(self) -> Sequence[Column]:
+        return [Column(self.text, "text")]
+
+    def attach(self, backbone: Backbone) -> None:
+        if backbone.language_model is None:
+            raise ValueError("the backbone has no LM head, which this head needs")
+        self.language_model = backbone.language_model
+        self.pretrained = self.part_of_trunk = self.language_model.pretrained
+
+    @property
+    def family(self) -> FamilyModule | None:
+        return self.language_model
+
+    def chunks(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[Encoded, Any]:
+        """The texts as examples of at most `max_length` tokens, with the tokenizer's own encoding of them."""
+        encoding = tokenizer(
+            list(texts), truncation=True, max_length=max_length, return_overflowing_tokens=True, return_attention_mask=False
+        )
+        extra = {"token_type_ids": encoding["token_type_ids"]} if "token_type_ids" in encoding else {}
+        return Encoded(encoding["input_ids"], list(encoding["overflow_to_sample_mapping"]), extra), encoding
+
+    def loss(self, features: Features, targets: Targets) -> Tensor:
+        """`targets` holds `sequence`, `position` and `label`, each `[n]`."""
+        sequence, position, label = (targets.tensors[name] for name in ("sequence", "position", "label"))
+        hidden = features.hidden[sequence, position]
+        if len(label) <= LOGIT_ROWS:
+            return self._loss(hidden, label)
+        parts = zip(hidden.split(LOGIT_ROWS), label.split(LOGIT_ROWS), strict=True)
+        return torch.stack([checkpoint(self._loss, h, y, use_reentrant=False) for h, y in parts]).sum()
+
+    def _loss(self, hidden: Tensor, label: Tensor) -> Tensor:
+        assert self.language_model is not None, "attach comes first"
+        return functional.cross_entropy(self.language_model(hidden).float(), label, reduction="sum")
+
+    def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
+        return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+
+def targets_at(positions: Sequence[tuple[int, int, int]]) -> Targets:
+    """Targets of (sequence, position, label) triples."""
+    table = torch.tensor(positions, dtype=torch.long).reshape(-1, 3)
+    return Targets(len(table), dict(zip(("sequence", "position", "label"), table.unbind(1), strict=True)))
+
+

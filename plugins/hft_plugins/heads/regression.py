@@ -1,0 +1,63 @@
+"""`regression`: a number for a text or a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import mean_absolute_error
+from torch import Tensor
+from torch.nn import functional
+
+from hft_core.backbone import Backbone, Features
+from hft_core.head import Column, Targets
+from hft_core.rows import as_number
+from hft_plugins.heads.sequence import SequenceHead, SequenceOptions
+
+
+class Options(SequenceOptions):
+    """Columns."""
+
+
+class Regression(SequenceHead):
+    """Squared error on one output."""
+
+    main_metric = "pearson"
+    target_dtype = torch.float32
+
+    def columns(self) -> Sequence[Column]:
+        return [*self.text_columns(), Column(self.columns_read.label, "number", target=True)]
+
+    def target_of(self, cell: Any) -> float:
+        return as_number(cell)
+
+    def attach(self, backbone: Backbone) -> None:
+        self.attach_outputs(backbone, 1)
+
+    def loss(self, features: Features, targets: Targets) -> Tensor:
+        return functional.mse_loss(self.outputs(features).squeeze(1), targets.tensors["target"], reduction="sum")
+
+    def predict(self, features: Features) -> list[Any]:
+        return self.outputs(features).squeeze(1).tolist()
+
+    def answer(self, predictions: Sequence[Any]) -> dict[str, Any]:
+        (value,) = predictions
+        return {"value": value}
+
+    def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
+        """Correlations are 0 where they are not defined (a constant on either side)."""
+        scores = {"loss": loss, "mae": float(mean_absolute_error(references, predictions))}
+        defined = len(predictions) > 1 and np.std(predictions) > 0 and np.std(references) > 0
+        for name, correlation in (("pearson", pearsonr), ("spearman", spearmanr)):
+            scores[name] = float(correlation(references, predictions).statistic) if defined else 0.0
+        return scores
+
+    def config(self) -> dict[str, Any]:
+        return {"id2label": {0: self.columns_read.label}, "label2id": {self.columns_read.label: 0}, "problem_type": "regression"}
+
+
+def build(options: Options, *, task: str) -> Regression:
+    return Regression(task, options)

@@ -1,0 +1,99 @@
+"""What heads that give one answer for a text, or for a pair of texts, have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from hft_core import options
+from hft_core.backbone import Backbone, FamilyModule, Features
+from hft_core.head import Column, Draw, Encoded, Head, Targets
+
+PLAIN_CLASS = "AutoModelForSequenceClassification"
+
+
+class SequenceOptions(options.Options):
+    """Which columns are read."""
+
+    text: str | tuple[str, str] = Field(default="text", description="column of the text, or two columns for a pair")
+    label: str = Field(default="label", description="column of what is to be learned")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,) if isinstance(self.text, str) else self.text
+
+
+class PooledLinear(nn.Module):
+    """For backbones whose family has no module of its own: a linear layer on the mean of the hidden states (bidirectional
+    trunks) or on the last token's (causal ones)."""
+
+    def __init__(self, hidden_size: int, outputs: int, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+        self.output = nn.Linear(hidden_size, outputs)
+
+    def forward(self, features: Features) -> Tensor:
+        """→ `[batch, outputs]`"""
+        mask = features.attention_mask.to(features.hidden.dtype)
+        if self.causal:
+            last = features.attention_mask.sum(dim=1).long() - 1
+            pooled = features.hidden[torch.arange(len(last), device=last.device), last]
+        else:
+            pooled = (features.hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        return self.output(pooled)
+
+
+class SequenceHead(Head):
+    """A text or a pair in, one vector `[outputs]` out."""
+
+    target_dtype: torch.dtype
+
+    def __init__(self, task: str, options: SequenceOptions) -> None:
+        super().__init__(task)
+        self.columns_read = options
+        self.scorer: nn.Module | None = None
+
+    @abstractmethod
+    def target_of(self, cell: Any) -> int | float:
+        """The target that a cell of the label column stands for."""
+
+    def attach_outputs(self, backbone: Backbone, outputs: int) -> None:
+        """Make the module that scores `[batch, outputs]`: the family's own where it has one."""
+        self.scorer = backbone.sequence_module(PLAIN_CLASS, num_labels=outputs) or PooledLinear(
+            backbone.hidden_size, outputs, backbone.causal
+        )
+
+    def outputs(self, features: Features) -> Tensor:
+        """`[batch, outputs]`, in float32: losses and softmax lose too much in bfloat16."""
+        assert self.scorer is not None, "attach comes first"
+        return self.scorer(features).float()
+
+    @property
+    def family(self) -> FamilyModule | None:
+        return self.scorer if isinstance(self.scorer, FamilyModule) else None
+
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+        texts = [list(rows[name]) for name in self.columns_read.texts]
+        encoding = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
+        extra = {"token_type_ids": encoding["token_type_ids"]} if "token_type_ids" in encoding else {}
+        cells = rows.get(self.columns_read.label)
+        targets = {} if cells is None else {"target": [self.target_of(cell) for cell in cells]}
+        return Encoded(encoding["input_ids"], list(range(len(encoding["input_ids"]))), extra, targets)
+
+    def text_columns(self) -> list[Column]:
+        return [Column(name, "text") for name in self.columns_read.texts]
+
+    def collate(
+        self, sequences: list[list[int]], targets: Mapping[str, list[Any]], examples: Sequence[int], draw: Draw
+    ) -> tuple[list[list[int]], Targets]:
+        tensor = torch.tensor(targets.get("target", []), dtype=self.target_dtype)
+        return sequences, Targets(len(tensor), {"target": tensor})
+
+    def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
+        return targets["target"]
