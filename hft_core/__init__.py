@@ -5,8 +5,6 @@ Importing this package loads pluggy and the standard library only; what needs mo
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hft_core.errors import DataError, HftError, ModelError, PluginError, RecipeError, RunError, UsageError
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from hft_core.plugins import Catalogue
     from hft_core.recipe import Recipe
     from hft_core.results import RunResult
-    from hft_core.run import run
+    from hft_core.runner import run
 
     __version__: str
 
@@ -46,22 +44,8 @@ _LAZY = {
     "Catalogue": "hft_core.plugins:Catalogue",
     "Recipe": "hft_core.recipe:Recipe",
     "RunResult": "hft_core.results:RunResult",
+    "run": "hft_core.runner:run",
 }
-
-
-class _Package(ModuleType):
-    """This package, in which `run` is the function even after the submodule of that name was imported."""
-
-    @property
-    def run(self) -> Any:
-        return load("hft_core.run:run")
-
-    @run.setter
-    def run(self, module: ModuleType) -> None:
-        """Python binds an imported submodule to its package; here that would hide the function."""
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@
         clip, optimizer, schedule                   only what this step touched moves
         evaluate, keep the best, stop early         on the dev splits
 
-Everything that a stage needs is assembled by `hft_core.run`; this module only runs it.
+Everything that a stage needs is assembled by `hft_core.stages`; this module only runs it.
 """
 
 from __future__ import annotations

@@ -99,6 +99,12 @@ class Catalogue:
             raise PluginError(f"{_title(entry)}: its options {_spec_text(entry, 'options')} are not a pydantic model")
         return options
 
+    def load_opens(self, entry: Entry) -> Callable[[str], bool] | None:
+        """A backbone's function that says whether it opens a model; None without one. Raises `PluginError`."""
+        if not getattr(entry.spec, "opens", ""):
+            return None
+        return _load(entry, "opens")  # type: ignore[no-any-return]
+
     def _with_conflict(self, entry: Entry) -> Entry:
         if entry.spec is None:
             return entry

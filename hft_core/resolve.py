@@ -155,10 +155,11 @@ class _Resolver:
         able: list[str] = []
         failed: list[str] = []
         for entry in self.catalogue.seam("backbone"):
-            if entry.state is not State.OK or not isinstance(entry.spec, specs.BackboneSpec) or not entry.spec.opens:
+            if entry.state is not State.OK:
                 continue
             try:
-                opens = specs.load(entry.spec.opens)(model)
+                opener = self.catalogue.load_opens(entry)
+                opens = opener is not None and opener(model)
             except Exception as error:  # noqa: BLE001 (another backbone may open it; told below when none does)
                 failed.append(f"; {entry.name} of {entry.provider.label} could not be asked: {one_line(error)}")
                 continue

@@ -17,14 +17,13 @@ from hft_core.loop import Progress, StageLoop
 from hft_core.machine import Machine
 from hft_core.observers import Observers
 from hft_core.plan import Plan, shares
-from hft_core.recipe import Stage
+from hft_core.recipe import DEFAULT_EPOCHS, Stage
 from hft_core.resolve import Chosen, ResolvedStage
 from hft_core.results import Scores, StageResult
 from hft_core.strategy import Strategy
 
 CHECKPOINTS = "checkpoints"
 """Folder of the best weights of each stage, inside the run's."""
-DEFAULT_EPOCHS = 3.0
 HEAD_WARMUP_SHARE = 0.1
 """Share of a stage's steps in which fresh heads train on a trunk that stands still."""
 SAMPLE_ROWS = 8

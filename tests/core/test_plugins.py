@@ -375,12 +375,3 @@ def test_the_package_gives_its_heavier_names_when_they_are_asked_for() -> None:
     assert set(hft_core.__all__) <= set(dir(hft_core))
     with pytest.raises(AttributeError, match="has no attribute 'Recip'"):
         hft_core.Recip  # noqa: B018
-
-
-def test_run_is_the_function_even_after_the_module_of_that_name_was_imported() -> None:
-    code = (
-        "import hft_core; from hft_core.run import run; import hft_core.run; assert hft_core.run is run; "
-        "from hft_core import run as again; assert again is run and callable(run)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
