@@ -57,15 +57,16 @@ def build_heads(resolved: Resolved) -> dict[str, Head]:
 
 
 def load_rows(resolved: Resolved, heads: Mapping[str, Head], host_data: HostData) -> dict[str, Splits]:
-    """Each task's rows by split, every row checked; the heads learn their facts from the training rows."""
+    """The rows of the tasks that `heads` names, by split, every row checked. Heads that know nothing yet learn their
+    facts from the training rows; those of a saved run keep theirs."""
     found: dict[str, Splits] = {}
-    for name, task in resolved.recipe.tasks.items():
-        head = heads[name]
+    for name, head in heads.items():
         columns = head.columns()
         found[name] = _load(name, resolved, columns, host_data)
-        learn(name, head, found[name]["train"], columns)
+        if not head.facts:
+            _learn(name, head, found[name]["train"], columns)
         for split, rows in found[name].items():
-            check_labels(name, head, rows, split)
+            _check_labels(name, head, rows, split)
     return found
 
 
@@ -75,11 +76,13 @@ def _load(name: str, resolved: Resolved, columns: Sequence[Column], host_data: H
     if name in host_data:
         return data.of_host(name, host_data[name], columns, seed=seed, labels_from=labels_from)
     if task.data is None:
-        raise RecipeError(f"tasks.{name}: 'data' is missing: give files, or pass the rows when the run is started in Python")
+        raise RecipeError(
+            f"tasks.{name}: 'data' is missing: give files, or pass the rows when the run is started in Python"
+        )
     return data.load(name, task.data, columns, seed=seed, labels_from=labels_from)
 
 
-def learn(name: str, head: Head, rows: Rows, columns: Sequence[Column]) -> None:
+def _learn(name: str, head: Head, rows: Rows, columns: Sequence[Column]) -> None:
     """Let the head find its facts (label names) in the training rows. Raises `DataError`."""
     try:
         head.learn({column.name: rows[column.name] for column in columns if column.target})
@@ -87,7 +90,7 @@ def learn(name: str, head: Head, rows: Rows, columns: Sequence[Column]) -> None:
         raise DataError(f"task '{name}', train: {error}") from error
 
 
-def check_labels(name: str, head: Head, rows: Rows, split: str) -> None:
+def _check_labels(name: str, head: Head, rows: Rows, split: str) -> None:
     """Check what only the head knows (labels unknown to training), row by row. Raises `DataError`."""
     targets = [column.name for column in head.columns() if column.target]
     if targets:
@@ -98,7 +101,7 @@ def check_rows(name: str, head: Head, rows: Rows, split: str, *, need_targets: b
     """All checks of rows that are not the recipe's own. Raises `DataError`."""
     check(rows, head.columns(), task=name, split=split, need_targets=need_targets)
     if need_targets:
-        check_labels(name, head, rows, split)
+        _check_labels(name, head, rows, split)
 
 
 def open_backbone(resolved: Resolved, *, trust_remote_code: bool) -> Backbone:
@@ -122,12 +125,14 @@ def tokenise(resolved: Resolved, rows: Mapping[str, Splits], model: HybridModel)
     made: dict[str, dict[str, Examples]] = {"train": {}, "dev": {}, "test": {}}
     for name, splits in rows.items():
         for split, part in splits.items():
-            made[split][name] = encode(part, model.head(name), model.backbone.tokenizer, max_length(resolved, name, model))
+            made[split][name] = encode(
+                part, model.head(name), model.backbone.tokenizer, max_length(resolved, name, model)
+            )
     return made
 
 
 def max_length(resolved: Resolved, task: str, model: HybridModel) -> int:
-    """The task's longest sequence in tokens: its own limit, or the backbone's. Raises `RecipeError` above the latter."""
+    """The task's longest sequence in tokens: its own limit, or the backbone's. Raises `RecipeError` above that one."""
     wanted = resolved.recipe.tasks[task].max_length
     limit = model.backbone.max_length
     if wanted is not None and wanted > limit:

@@ -37,12 +37,15 @@ class FamilyModule(nn.Module):
         raise NotImplementedError
 
     def load_plain_state(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `plain_state`; tied weights are ignored. Raises `ValueError` when a name is missing or not known."""
+        """The inverse of `plain_state`; tied weights are ignored.
+
+        Raises `ValueError` when a name is missing or not known.
+        """
         raise NotImplementedError
 
 
 class LanguageModel(FamilyModule):
-    """A trunk's own LM head: `[n, hidden]` → `[n, vocabulary]`. Its parameters may be tied to the trunk's embeddings."""
+    """A trunk's own LM head: `[n, hidden]` → `[n, vocabulary]`. It may share (tie) parameters with the embeddings."""
 
     pretrained: bool
     """False when the checkpoint had no weights for it, so that they are fresh."""
@@ -96,12 +99,17 @@ class Backbone(ABC):
 
     @abstractmethod
     def save_task(
-        self, folder: Path, trunk_folder: Path, module: FamilyModule, state: Mapping[str, Tensor], config: Mapping[str, Any]
+        self,
+        folder: Path,
+        trunk_folder: Path,
+        module: FamilyModule,
+        state: Mapping[str, Tensor],
+        config: Mapping[str, Any],
     ) -> None:
         """Write `folder` such that the family's own class opens the trunk saved in `trunk_folder` with one head on it.
 
-        `module` is one that this backbone made, `state` its weights in the names of the family (`plain_state`), `config`
-        settings of the family's configuration (for instance `id2label`).
+        `module` is one that this backbone made, `state` its weights in the names of the family (`plain_state`),
+        `config` settings of the family's configuration (for instance `id2label`).
         """
 
     @abstractmethod
@@ -112,4 +120,3 @@ class Backbone(ABC):
     @abstractmethod
     def trunk_prefix(self) -> str:
         """The trunk's attribute name in the family's own classes with a head (`bert`, `model`)."""
-

@@ -92,7 +92,11 @@ def in_length_order(
     start = 0
     while start < len(order):
         stop = start + 1
-        while stop < len(order) and stop - start < max_rows and examples.lengths[order[stop]] * (stop - start + 1) <= max_tokens:
+        while (
+            stop < len(order)
+            and stop - start < max_rows
+            and examples.lengths[order[stop]] * (stop - start + 1) <= max_tokens
+        ):
             stop += 1
         yield _assemble([(task, order[start:stop], Draw(seed, -1))], {task: examples}, {task: head}, pad)
         start = stop
@@ -133,7 +137,10 @@ def _cut(rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
 
 
 def _assemble(
-    segments: Sequence[tuple[str, np.ndarray, Draw]], examples: Mapping[str, Examples], heads: Mapping[str, Head], pad: int
+    segments: Sequence[tuple[str, np.ndarray, Draw]],
+    examples: Mapping[str, Examples],
+    heads: Mapping[str, Head],
+    pad: int,
 ) -> Batch:
     drawn: list[Drawn] = []
     made: list[Segment] = []
@@ -148,7 +155,8 @@ def _assemble(
     mask = [[1] * len(sequence) for sequence in sequences]
     inputs = {"input_ids": _padded(sequences, width, pad), "attention_mask": _padded(mask, width, 0)}
     for name in dict.fromkeys(name for part in drawn for name in part.extra):
-        inputs[name] = _padded([values for part in drawn for values in part.extra[name]], width, 0)
+        given = (part.extra.get(name, [[]] * len(part.sequences)) for part in drawn)
+        inputs[name] = _padded([values for part in given for values in part], width, 0)
     return Batch(inputs, tuple(made))
 
 

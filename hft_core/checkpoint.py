@@ -8,11 +8,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 
-def trained_state(model: nn.Module, combiner: nn.Module) -> dict[str, Tensor]:
-    """The parameters that train, and the combiner's parameters and buffers, by name; tied ones once."""
-    trained = {f"model.{name}": p for name, p in model.named_parameters() if p.requires_grad}
+def trained_state(model: nn.Module, combiner: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """What the optimizer moves in the model (at the time or later: a warm-up of the heads holds the trunk still), and
+    the combiner's parameters and buffers, by name; tied ones once."""
+    moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = {f"model.{name}": p for name, p in model.named_parameters() if id(p) in moved}
     return {**trained, **{f"combiner.{name}": tensor for name, tensor in combiner.state_dict(keep_vars=True).items()}}
 
 

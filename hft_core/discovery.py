@@ -197,7 +197,7 @@ def _ask(function: Callable[[], object], hook: str, provider: Provider, seconds:
             what = "nothing" if result is None else type(result).__name__
             raise TypeError(f"returned {what}, expected a list of {wanted}")
         for item in result:  # a generator may raise after some good items
-            entries.append(_entry(item, seam, hook, provider, seconds))
+            entries.append(_entry(item, seam, hook, provider, seconds))  # noqa: PERF401
     except KeyboardInterrupt:
         raise
     except BaseException as error:

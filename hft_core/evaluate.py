@@ -73,9 +73,7 @@ def score(
     model: HybridModel, tasks: Iterable[str], examples: Mapping[str, Examples], machine: Machine, *, seed: int
 ) -> Scores:
     """The metrics of those of `tasks` that have examples."""
-    return {
-        task: score_task(model, task, examples[task], machine, seed=seed) for task in tasks if task in examples
-    }
+    return {task: score_task(model, task, examples[task], machine, seed=seed) for task in tasks if task in examples}
 
 
 class Selection:
@@ -91,8 +89,8 @@ class Selection:
         self.greater_is_better = stage.greater_is_better
         if self.task and self.task not in self.heads:
             raise RecipeError(
-                f"stage '{stage.name}': metric_for_best_model '{stage.metric_for_best_model}' must be 'task.metric' with a "
-                f"task of the stage.{did_you_mean(self.task, self.heads)}"
+                f"stage '{stage.name}': metric_for_best_model '{stage.metric_for_best_model}' must be 'task.metric' "
+                f"with a task of the stage.{did_you_mean(self.task, self.heads)}"
             )
 
     def check(self, scores: Scores) -> None:
@@ -130,8 +128,8 @@ class Selection:
 def made_worse(before: Scores, after: Scores, heads: Mapping[str, Head], rows: Mapping[str, int]) -> list[str]:
     """The tasks that got worse by more than chance explains, one sentence each.
 
-    A share (accuracy and the like) is worse when it fell by more than its standard error on that many rows, anything else
-    when it changed for the worse by more than 1 %.
+    A share (accuracy and the like) is worse when it fell by more than its standard error on that many rows, anything
+    else when it changed for the worse by more than 1 %.
     """
     sentences = []
     for task, old in before.items():

@@ -1,12 +1,13 @@
 """From the batches of one step to the gradient of every parameter: where the combiner meets the model.
 
-Each task's loss is its sum over the whole step divided by the count of its targets in the whole step, however the step is
-divided into batches; so accumulation changes memory, not the result.
+Each task's loss is its sum over the whole step divided by the count of its targets in the whole step, however the step
+is divided into batches; so accumulation changes memory, not the result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,9 @@ class Combined:
     """`[t]` the weight given to each."""
 
 
-def fill(model: HybridModel, combiner: Combiner, batches: Sequence[Batch], machine: Machine, draw_seed: int) -> Combined:
+def fill(
+    model: HybridModel, combiner: Combiner, batches: Sequence[Batch], machine: Machine, draw_seed: int
+) -> Combined:
     """Leave in `.grad` of every trained parameter the combined gradient of the step's losses.
 
     `draw_seed` seeds what the combiner draws at random, the same on every process.
@@ -40,6 +43,8 @@ def fill(model: HybridModel, combiner: Combiner, batches: Sequence[Batch], machi
         for segment in batch.segments:
             counts[segment.task] = counts.get(segment.task, 0) + segment.targets.count
     step = _Step(model, combiner, {task: n for task, n in counts.items() if n}, machine)
+    if not step.tasks:  # nothing in these rows is to be learned
+        return Combined((), step.losses, step.losses)
     if combiner.per_task_gradients:
         return step.by_gradients(batches, draw_seed)
     return step.by_losses(batches)
@@ -79,13 +84,15 @@ class _Step:
         return Combined(self.tasks, self.losses, weights.detach())
 
     def _losses_ahead(self, batches: Sequence[Batch]) -> Tensor:
-        """The step's losses, computed before its backward passes with the same dropout: a combiner that is not linear in
-        the losses needs those of the whole step to weigh any of them."""
-        state = torch.get_rng_state()
-        with torch.no_grad():
-            losses = torch.stack([self.means(batch) for batch in batches]).sum(dim=0)
-        torch.set_rng_state(state)
-        return losses
+        """The step's losses, computed before its backward passes with the same dropout: a combiner that is not linear
+        in the losses needs those of the whole step to weigh any of them."""
+        with self._random_state_kept(), torch.no_grad():
+            return torch.stack([self.means(batch) for batch in batches]).sum(dim=0)
+
+    def _random_state_kept(self) -> AbstractContextManager[None]:
+        """Afterwards, dropout goes on as if nothing had been drawn inside."""
+        device = self.machine.device
+        return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
     def _fill_combiner(self) -> None:
         learned = [parameter for parameter in self.combiner.parameters() if parameter.requires_grad]
@@ -95,21 +102,23 @@ class _Step:
                 parameter.grad = gradient
 
     def by_gradients(self, batches: Sequence[Batch], draw_seed: int) -> Combined:
-        """One backward pass a batch, each of one task's rows; the shared parameters' gradients are kept apart by task and
-        aggregated, the others are each task's own."""
+        """One backward pass a batch, each of one task's rows; the shared parameters' gradients are kept apart by task
+        and aggregated, the others are each task's own."""
         shared = self.model.trunk_parameters()
         own = self.model.head_parameters(self.tasks)
-        size = sum(parameter.numel() for parameter in shared)
-        rows = torch.zeros(len(self.tasks), size, device=self.machine.device)
+        sizes = [parameter.numel() for parameter in shared]
+        rows = torch.zeros(len(self.tasks), sum(sizes), device=self.machine.device)
         for batch in batches:
             (task,) = {segment.task for segment in batch.segments}
             if task not in self.counts:
                 continue
             index = self.tasks.index(task)
             loss = self.means(batch)[index]
-            gradients = torch.autograd.grad(loss, [*shared, *own], allow_unused=True)
             self.losses[index] += loss.detach()
-            for place, gradient in zip(rows[index].split([p.numel() for p in shared]), gradients, strict=False):
+            if not loss.requires_grad:  # nothing that the task goes through trains
+                continue
+            gradients = torch.autograd.grad(loss, [*shared, *own], allow_unused=True)
+            for place, gradient in zip(torch.split(rows[index], sizes), gradients, strict=False):
                 if gradient is not None:
                     place += gradient.reshape(-1)
             for parameter, gradient in zip(own, gradients[len(shared) :], strict=True):
@@ -117,10 +126,9 @@ class _Step:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         weights = torch.ones(len(self.tasks), device=self.machine.device)
         if shared:
-            with torch.random.fork_rng(devices=[]):
+            with self._random_state_kept():
                 torch.manual_seed(draw_seed)
                 combined, weights = self.combiner.aggregate(rows, self.present)
-            for parameter, gradient in zip(shared, combined.split([p.numel() for p in shared]), strict=True):
+            for parameter, gradient in zip(shared, torch.split(combined, sizes), strict=True):
                 parameter.grad = gradient.view_as(parameter)
         return Combined(self.tasks, self.losses, weights.detach())
-

@@ -22,7 +22,7 @@ class Column:
 
     name: str
     kind: Literal["text", "label", "number"]
-    """`text`: a non-empty string. `label`: a string, integer or boolean, used by its text. `number`: a finite number."""
+    """`text`: a string that is not blank. `label`: a string, integer or boolean, used by its text. `number`: finite."""
     target: bool = False
     """The column holds what is to be learned: rows to predict on may lack it."""
 

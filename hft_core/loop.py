@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -102,7 +103,7 @@ class StageLoop:
                 self._evaluate(progress)
         self._hold(trunk, still=False)
         if self.stage.load_best_model_at_end and 0 < progress.best_step < progress.step:
-            checkpoint.load(self.best_file, checkpoint.trained_state(self.model, self.combiner))
+            checkpoint.load(self.best_file, self._state())
         elif progress.best_step < progress.step or not self.stage.load_best_model_at_end:
             progress.best_step = progress.step
             self._save(progress, math.nan)
@@ -123,13 +124,18 @@ class StageLoop:
             self.model, self.combiner, batches, self.machine, self.seed * 7919 + self.index * 104_729 + progress.step
         )
         moving = time.perf_counter()
+        learning_rate = float(self.schedule.get_last_lr()[0])
         norm, skipped = self._move(combined, parts, progress)
         done = time.perf_counter()
         rows, tokens = sum(batch.rows for batch in batches), sum(batch.tokens for batch in batches)
         progress.step += 1
         progress.rows += rows
         progress.tokens += tokens
-        for part, seconds in (("data", computing - started), ("compute", moving - computing), ("optimizer", done - moving)):
+        for part, seconds in (
+            ("data", computing - started),
+            ("compute", moving - computing),
+            ("optimizer", done - moving),
+        ):
             progress.seconds[part] += seconds
         self.observers.emit(
             "step_finished",
@@ -140,7 +146,7 @@ class StageLoop:
                 epoch=self._epoch(progress.step),
                 losses=dict(zip(combined.tasks, combined.losses.tolist(), strict=True)),
                 weights=dict(zip(combined.tasks, combined.weights.tolist(), strict=True)),
-                learning_rate=self.schedule.get_last_lr()[0],
+                learning_rate=learning_rate,
                 gradient_norm=norm,
                 rows=rows,
                 tokens=tokens,
@@ -163,14 +169,17 @@ class StageLoop:
         return [batch.to(self.machine.device) for batch in batches]
 
     def _move(self, combined: gradients.Combined, parts: list[Part], progress: Progress) -> tuple[float, str]:
-        """Take the optimizer's step, unless a loss or gradient is not finite; return the norm and why it was skipped."""
+        """Take the optimizer's step unless a loss or gradient is not finite; the norm, and why the step was skipped."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         limit = self.stage.max_grad_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit)) if parameters else 0.0
         skipped = ""
         if math.isfinite(norm) and bool(torch.isfinite(combined.losses).all()):
             self.optimizer.step()
-            self.combiner.step_finished(combined.losses, torch.tensor([self.combiner.tasks.index(t) for t in combined.tasks]))
+            present = [self.combiner.tasks.index(task) for task in combined.tasks]
+            self.combiner.step_finished(
+                combined.losses, torch.tensor(present, dtype=torch.long, device=self.machine.device)
+            )
             progress.skipped_in_a_row = 0
         else:
             skipped = self._not_finite(combined, parts)
@@ -230,12 +239,15 @@ class StageLoop:
 
     def _save(self, progress: Progress, value: float) -> None:
         started = time.perf_counter()
-        checkpoint.save(self.best_file, checkpoint.trained_state(self.model, self.combiner))
+        checkpoint.save(self.best_file, self._state())
         progress.seconds["saving"] += time.perf_counter() - started
         self.observers.emit(
             "checkpoint_saved",
             events.CheckpointSaved(stage=self.stage.name, step=progress.step, path=self.best_file, score=value),
         )
+
+    def _state(self) -> dict[str, Tensor]:
+        return checkpoint.trained_state(self.model, self.combiner, self.optimizer)
 
     def _evaluation_steps(self) -> frozenset[int]:
         """The steps after which the stage is evaluated; the last one always is, unless nothing is."""

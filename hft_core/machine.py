@@ -21,7 +21,8 @@ class Machine:
 
     @property
     def device(self) -> torch.device:
-        return self.accelerator.device
+        device: torch.device = self.accelerator.device
+        return device
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which the model runs. Not Accelerate's own: its number format is the whole process's, and a

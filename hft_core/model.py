@@ -12,7 +12,7 @@ from hft_core.head import Head
 
 
 class HybridModel(nn.Module):
-    """A trunk shared by the heads of all tasks; each row goes through the trunk once and then to its own task's head."""
+    """A trunk shared by the heads of all tasks; each row goes through the trunk once, and then to its task's head."""
 
     def __init__(self, backbone: Backbone, heads: Mapping[str, Head]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The optimizer of a stage: AdamW over trunk, heads and combiner, each with its own learning rate, and their schedules."""
+"""The optimizer of a stage: AdamW over trunk, heads and combiner, each with its learning rate, and their schedules."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rates(stage: Stage, strategy_default: float) -> Rates:
 def make(
     model: HybridModel, combiner: Combiner, stage: Stage, rate: Rates, *, steps: int, head_steps: int
 ) -> tuple[AdamW, LambdaLR]:
-    """The optimizer and its schedule. During the first `head_steps` steps the trunk's rate is 0; its own warm-up follows.
+    """The optimizer and its schedule. In the first `head_steps` steps the trunk's rate is 0; its own warm-up follows.
 
     Biases, norms and what the combiner learns are not decayed.
     """

@@ -1,8 +1,8 @@
 """The plan of a stage: which examples of which tasks each step learns from.
 
 It is a pure function of (seed, stage, step): the same on every process and after every resume, with nothing to save but
-the number of the step. Each step's rows are divided among the tasks by their shares; each task walks through its examples
-in passes, every pass a new permutation in which the rows of one step are of like length.
+the number of the step. Each step's rows are divided among the tasks by their shares; each task walks through its
+examples in passes, every pass a new permutation in which the rows of one step are of like length.
 """
 
 from __future__ import annotations
@@ -45,7 +45,14 @@ class Plan:
     """All steps of a stage, each computed when it is asked for."""
 
     def __init__(
-        self, lengths: Mapping[str, np.ndarray], share: Mapping[str, float], *, batch: int, total: int, seed: int, stage: int
+        self,
+        lengths: Mapping[str, np.ndarray],
+        share: Mapping[str, float],
+        *,
+        batch: int,
+        total: int,
+        seed: int,
+        stage: int,
     ) -> None:
         """`lengths`: tokens of each example by task; `batch`: examples in a step; `total`: examples in all steps."""
         self.tasks = tuple(lengths)

@@ -160,7 +160,7 @@ class _Resolver:
             try:
                 opener = self.catalogue.load_opens(entry)
                 opens = opener is not None and opener(model)
-            except Exception as error:  # noqa: BLE001 (another backbone may open it; told below when none does)
+            except Exception as error:  # another backbone may open it; told below when none does
                 failed.append(f"; {entry.name} of {entry.provider.label} could not be asked: {one_line(error)}")
                 continue
             if opens:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hft_core.errors import UsageError
+
 Scores = dict[str, dict[str, float]]
 """Metric values by task, then by metric name."""
 
@@ -84,6 +86,21 @@ class RunResult:
         value = asdict(self)
         del value["folder"]
         return value
+
+
+RECIPE_FILE, RESULTS_FILE, LOG_FILE, CARD_FILE = "recipe.yaml", "results.json", "log.jsonl", "README.md"
+MODEL_FOLDER, CHECKPOINT_FOLDER = "model", "checkpoints"
+OUTPUTS = (RECIPE_FILE, RESULTS_FILE, LOG_FILE, CARD_FILE, MODEL_FOLDER, CHECKPOINT_FOLDER)
+"""What a run writes into its folder."""
+
+
+def check_unused(folder: Path) -> None:
+    """Raise `UsageError` when the folder holds anything that a run would write: nothing computed is lost."""
+    taken = [name for name in OUTPUTS if (folder / name).exists()]
+    if taken:
+        raise UsageError(
+            f"output folder '{folder}' holds {', '.join(taken)} already: name another (a run overwrites nothing)"
+        )
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,7 @@ from typing import Any
 
 from hft_core import events
 from hft_core.hooks import hookimpl
-
-LOG_FILE = "log.jsonl"
+from hft_core.results import LOG_FILE
 
 
 class RunLog:
@@ -45,7 +45,9 @@ class RunLog:
     @hookimpl
     def hft_stage_finished(self, event: events.StageFinished) -> None:
         result = event.result
-        self._write("stage_finished", stage=result.name, steps=result.steps, best_step=result.best_step, after=result.after)
+        self._write(
+            "stage_finished", stage=result.name, steps=result.steps, best_step=result.best_step, after=result.after
+        )
 
     @hookimpl
     def hft_run_finished(self, event: events.RunFinished) -> None:
@@ -57,4 +59,14 @@ class RunLog:
 
     def _write(self, kind: str, **facts: Mapping[str, Any] | Any) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": kind, "time": round(time.time(), 3), **facts}, ensure_ascii=False) + "\n")
+            line = {"event": kind, "time": round(time.time(), 3), **_finite(facts)}
+            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for numbers that are not finite, for which JSON has no name."""
+    if isinstance(value, Mapping):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,4 +1,4 @@
-"""A run: a recipe's stages one after another, and what they found. `run` is the call for embedding hft in other tools."""
+"""A run: a recipe's stages one after another, and what they found. `run` is the call for embedding hft elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hft_core.recipe import Recipe
 from hft_core.resolve import Resolved, resolve
 from hft_core.results import RunResult, StageResult
 from hft_core.runlog import RunLog
-from hft_core.stages import CHECKPOINTS, Stages
+from hft_core.stages import Stages
 
 VERSIONS_OF = ("hft-core", "torch", "transformers", "peft", "accelerate", "torchjd", "datasets", "safetensors")
 
@@ -43,21 +43,38 @@ def run(
 ) -> RunResult:
     """Run a recipe: a `Recipe`, what YAML would hold, or the path of a YAML file.
 
-    `output`: the folder to write, which must be new or empty; without one nothing is kept on disk. `catalogue`: the
+    `output`: the folder to write, which must not hold a run; without one nothing is kept on disk. `catalogue`: the
     plugins that may be used, those installed when left out. `data`: rows by task, for tasks that name no files.
     `observers`: objects with methods marked `hookimpl`. Nothing is printed, and torch's random state is left as it was.
 
     Raises `UsageError` (and its kinds) for what is wrong before training, `RunError` for what fails later.
     """
     catalogue = catalogue or Catalogue.discover()
-    resolved = resolve(_as_recipe(recipe), catalogue)
-    folder = _new_folder(output)
+    return run_resolved(
+        resolve(_as_recipe(recipe), catalogue),
+        catalogue,
+        output=output,
+        data=data,
+        observers=observers,
+        accelerator=accelerator,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def run_resolved(
+    resolved: Resolved,
+    catalogue: Catalogue,
+    *,
+    output: str | Path | None = None,
+    data: HostData | None = None,
+    observers: Sequence[object] = (),
+    accelerator: Accelerator | None = None,
+    trust_remote_code: bool = False,
+) -> RunResult:
+    """As `run`, for a recipe whose plugins have been looked up."""
+    folder = None if output is None else _new_folder(Path(output))
     problems: list[str] = []
-    listeners = [*catalogue.observers, *((type(observer).__name__, observer) for observer in observers)]
-    if folder is not None:
-        listeners.append(("log", RunLog(folder, resolved.recipe.output.logging_steps)))
-        results.write_text(folder / saved.RECIPE_FILE, recipe_file.dump(resolved.recipe))
-    told = Observers(listeners, problems.append)
+    told = Observers(_listeners(catalogue, observers, folder, resolved), problems.append)
     place: AbstractContextManager[Any] = nullcontext(folder) if folder else tempfile.TemporaryDirectory()
     with torch.random.fork_rng(), place as working_folder:
         torch.manual_seed(resolved.recipe.seed)
@@ -67,6 +84,8 @@ def run(
             where = machine.find(resolved.recipe.precision, accelerator)
             material = assemble.assemble(resolved, host_data=data or {}, trust_remote_code=trust_remote_code)
             stages = Stages(material, where, told, Path(working_folder))
+            if folder is not None:
+                results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
             _announce(resolved, folder, where, told)
             done = _all_stages(stages, resolved)
             result = _result(stages, done, folder, time.perf_counter() - started, problems)
@@ -79,6 +98,16 @@ def run(
         return result
 
 
+def _listeners(
+    catalogue: Catalogue, observers: Sequence[object], folder: Path | None, resolved: Resolved
+) -> list[tuple[str, object]]:
+    """Installed observers, the host's, and the log of a run that is kept."""
+    found = [*catalogue.observers, *((type(observer).__name__, observer) for observer in observers)]
+    if folder is not None:
+        found.append(("log", RunLog(folder, resolved.recipe.output.logging_steps)))
+    return found
+
+
 def _as_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
@@ -87,18 +116,13 @@ def _as_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
     return recipe_file.load(recipe)
 
 
-def _new_folder(output: str | Path | None) -> Path | None:
-    """The folder to write, made. Raises `UsageError` when something is in it already: nothing computed is lost."""
-    if output is None:
-        return None
-    folder = Path(output)
+def _new_folder(folder: Path) -> Path:
+    """The folder to write, made. Raises `UsageError` when it cannot be made or holds a run."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        occupied = any(folder.iterdir())
     except OSError as error:
         raise UsageError(f"output folder '{folder}' cannot be made: {error.strerror}") from error
-    if occupied:
-        raise UsageError(f"output folder '{folder}' is not empty: name a new one (a run never overwrites another)")
+    results.check_unused(folder)
     return folder
 
 
@@ -148,11 +172,11 @@ def _result(
 def _write(result: RunResult, stages: Stages, folder: Path) -> None:
     """Everything that a finished run leaves behind; `results.json` comes last, and says that the rest is whole."""
     saved.save_model(
-        folder / saved.MODEL_FOLDER, stages.material.model, stages.strategy, trunk_changed=stages.trunk_changed
+        folder / results.MODEL_FOLDER, stages.material.model, stages.strategy, trunk_changed=stages.trunk_changed
     )
-    results.write_text(folder / "README.md", card(result, stages.material, adapter=stages.strategy.adapter))
-    results.write_json(folder / saved.RESULTS_FILE, result.to_json())
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    results.write_text(folder / results.CARD_FILE, card(result, stages.material, adapter=stages.strategy.adapter))
+    results.write_json(folder / results.RESULTS_FILE, result.to_json())
+    shutil.rmtree(folder / results.CHECKPOINT_FOLDER, ignore_errors=True)
 
 
 def _installed(distribution: str) -> bool:

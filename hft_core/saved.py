@@ -1,7 +1,7 @@
 """A finished run on disk: written in the formats of others, and opened again.
 
-`RUN/model/` holds a folder for each task that a plain library opens (the family's own class for a trunk that was trained,
-PEFT for an adapter), and `RUN/model/trunk` where the trunk is not the one that was started from.
+`RUN/model/` holds a folder for each task that a plain library opens (the family's own class for a trunk that was
+trained, PEFT for an adapter), and `RUN/model/trunk` where the trunk is not the one that was started from.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from hft_core.head import Head
 from hft_core.model import HybridModel
 from hft_core.plugins import Catalogue
 from hft_core.resolve import Resolved, resolve
-from hft_core.results import write_json
+from hft_core.results import MODEL_FOLDER, RECIPE_FILE, RESULTS_FILE, write_json
 from hft_core.strategy import Strategy
 
-RECIPE_FILE, RESULTS_FILE, MODEL_FOLDER, TRUNK_FOLDER = "recipe.yaml", "results.json", "model", "trunk"
-TASK_FILE, OWN_HEAD_FILE = "task.json", "head.safetensors"
+TRUNK_FOLDER, TASK_FILE, OWN_HEAD_FILE = "trunk", "task.json", "head.safetensors"
 
 
 def save_model(folder: Path, model: HybridModel, strategy: Strategy, *, trunk_changed: bool) -> None:
-    """Write all tasks into `folder`. `trunk_changed`: the trunk's own weights are not those of the backbone's source any
-    more, or an earlier stage changed them."""
+    """Write all tasks into `folder`. `trunk_changed`: the trunk's own weights are not those of the backbone's source
+    any more, or an earlier stage changed them."""
     backbone = model.backbone
     trunk_folder = folder / TRUNK_FOLDER
     if trunk_changed or not strategy.adapter or not backbone.source:

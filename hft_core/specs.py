@@ -109,7 +109,10 @@ class CombinerSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeSpec(Spec):
-    """A ready-made recipe that a distribution ships (`hft demo` is one)."""
+    """A ready-made recipe that a distribution ships (`hft demo` runs the one of that name)."""
+
+    next: tuple[str, ...] = ()
+    """Commands worth typing after it has run; `RUN` stands for the run's folder."""
 
     seam: ClassVar[str] = "recipe"
 

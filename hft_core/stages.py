@@ -12,6 +12,7 @@ from torch import nn
 from hft_core import assemble, events, optimizer
 from hft_core.assemble import Material
 from hft_core.combiner import Combiner
+from hft_core.errors import RecipeError
 from hft_core.evaluate import Selection, made_worse, score
 from hft_core.loop import Progress, StageLoop
 from hft_core.machine import Machine
@@ -19,11 +20,9 @@ from hft_core.observers import Observers
 from hft_core.plan import Plan, shares
 from hft_core.recipe import DEFAULT_EPOCHS, Stage
 from hft_core.resolve import Chosen, ResolvedStage
-from hft_core.results import Scores, StageResult
+from hft_core.results import CHECKPOINT_FOLDER, Scores, StageResult
 from hft_core.strategy import Strategy
 
-CHECKPOINTS = "checkpoints"
-"""Folder of the best weights of each stage, inside the run's."""
 HEAD_WARMUP_SHARE = 0.1
 """Share of a stage's steps in which fresh heads train on a trunk that stands still."""
 SAMPLE_ROWS = 8
@@ -100,6 +99,9 @@ class Stages:
         started = time.perf_counter()
         stage, model = resolved.stage, self.material.model
         self.name = stage.name
+        if index == 0:
+            for each in self.material.resolved.stages:  # a later stage's mistake is not to be found after hours
+                self._selection(each.stage)
         trunk = sum(parameter.numel() for parameter in model.trunk.parameters())
         self.strategy = assemble.strategy_of(resolved)
         combiner = assemble.combiner_of(resolved).to(self.machine.device)
@@ -118,7 +120,7 @@ class Stages:
         still_true = {} if moves else {task: s for task, s in before.items() if task not in stage.tasks}
         at_best = next((e.scores for e in progress.history if e.step == progress.best_step), {})
         self.scores = {**still_true, **at_best}
-        self.measure([*before, *stage.tasks])
+        self.measure([*before, *stage.tasks], progress.best_step)
         result = self._result(resolved, loop, progress, counts, before, time.perf_counter() - started)
         if not last:
             self.strategy.fold(model.backbone)
@@ -126,11 +128,21 @@ class Stages:
         self.observers.emit("stage_finished", events.StageFinished(result=result))
         return result
 
-    def measure(self, tasks: Iterable[str]) -> None:
+    def measure(self, tasks: Iterable[str], step: int = 0) -> None:
         """Fill in the dev scores of those of `tasks` that have none with the weights as they are."""
-        missing = [task for task in dict.fromkeys(tasks) if task not in self.scores]
         dev, seed = self.material.examples["dev"], self.material.resolved.recipe.seed
-        self.scores |= score(self.material.model, missing, dev, self.machine, seed=seed)
+        missing = tuple(task for task in dict.fromkeys(tasks) if task in dev and task not in self.scores)
+        if not missing:
+            return
+        started = time.perf_counter()
+        self.observers.emit("evaluation_started", events.EvaluationStarted(stage=self.name, split="dev", tasks=missing))
+        scores = score(self.material.model, missing, dev, self.machine, seed=seed)
+        self.scores |= scores
+        seconds = time.perf_counter() - started
+        self.observers.emit(
+            "evaluation_finished",
+            events.EvaluationFinished(stage=self.name, split="dev", step=step, scores=scores, seconds=seconds),
+        )
 
     def _loop(self, index: int, resolved: ResolvedStage, combiner: Combiner) -> StageLoop:
         stage, material, model = resolved.stage, self.material, self.material.model
@@ -156,14 +168,18 @@ class Stages:
             machine=self.machine,
             selection=self._selection(stage),
             observers=self.observers,
-            best_file=self.folder / CHECKPOINTS / f"{index + 1}-{stage.name}.safetensors",
+            best_file=self.folder / CHECKPOINT_FOLDER / f"{index + 1}-{stage.name}.safetensors",
         )
 
     def _selection(self, stage: Stage) -> Selection:
-        """The stage's rule for the best weights; a metric it names is looked for on a few rows before hours are spent."""
+        """The stage's rule for the best weights; a metric that it names is looked for on a few rows before training."""
         selection = Selection(stage, self.material.heads)
         dev = self.material.examples["dev"]
-        if selection.task and selection.task in dev:
+        if selection.task and stage.eval_strategy != "no":
+            if selection.task not in dev:
+                raise RecipeError(
+                    f"stage '{stage.name}': metric_for_best_model names the task '{selection.task}', which has no dev rows"
+                )
             few = {selection.task: dev[selection.task].first(SAMPLE_ROWS)}
             seed = self.material.resolved.recipe.seed
             selection.check(score(self.material.model, few, few, self.machine, seed=seed))

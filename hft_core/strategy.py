@@ -29,7 +29,7 @@ class Strategy:
         backbone.trunk.requires_grad_(True)
 
     def fold(self, backbone: Backbone) -> None:
-        """Fold what `apply` injected into the trunk's own weights, leaving a trunk as it was built (with other values)."""
+        """Fold what `apply` injected into the trunk's own weights: the trunk is as it was built, with other values."""
 
     def base_state(self, backbone: Backbone) -> dict[str, Tensor]:
         """The trunk's own weights by the names that it was built with, without what was injected."""
@@ -40,12 +40,11 @@ class Strategy:
     ) -> None:
         """Write what was injected into `folder` in the format of its own library. Called where `adapter` is true.
 
-        `base`: the model that the adapter belongs on; `plain_class`: the class that has trunk and head together, or empty;
-        `head`: the weights to be saved with the adapter, by their names in that class.
+        `base`: the model that the adapter belongs on; `plain_class`: the class that has trunk and head together, or
+        empty; `head`: the weights to be saved with the adapter, by their names in that class.
         """
         raise NotImplementedError(f"{type(self).__name__} sets `adapter` and does not say how to save one")
 
     def load_adapter(self, backbone: Backbone, folder: Path, head: Collection[str]) -> dict[str, Tensor]:
         """Read back into the injected parts what `save_adapter` wrote; return the weights of those called `head`."""
         raise NotImplementedError(f"{type(self).__name__} sets `adapter` and does not say how to load one")
-

@@ -22,6 +22,11 @@ from hft_core.errors import HftError
 from hft_core.specs import load
 
 COMMANDS = {
+    "demo": "hft_core.cli.demo:demo",
+    "run": "hft_core.cli.run:run",
+    "validate": "hft_core.cli.validate:validate",
+    "evaluate": "hft_core.cli.evaluate:evaluate",
+    "predict": "hft_core.cli.predict:predict",
     "list-plugins": "hft_core.cli.list_plugins:list_plugins",
     "describe": "hft_core.cli.describe:describe",
     "env": "hft_core.cli.env:env",

@@ -57,7 +57,7 @@ def test_every_part_of_a_recipe_has_a_section() -> None:
         part = parts.pop()
         found.add(part)
         for field in part.model_fields.values():
-            parts += [m for m in Model.__subclasses__() + [BackboneChoice] if m.__name__ in str(field.annotation)]
+            parts += [m for m in [*Model.__subclasses__(), BackboneChoice] if m.__name__ in str(field.annotation)]
     assert found == set(SECTIONS.values())
 
 

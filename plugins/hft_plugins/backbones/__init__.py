@@ -22,7 +22,7 @@ def hft_backbones() -> list[BackboneSpec]:
         ),
         BackboneSpec(
             name="hf-decoder",
-            summary="An autoregressive decoder (Llama, Qwen, GPT-2, …) with its LM head; folders, hub ids and GGUF files",
+            summary="An autoregressive decoder (Llama, Qwen, GPT-2, …) with its LM head; also from GGUF files",
             factory="hft_plugins.backbones.decoder:build",
             options="hft_plugins.backbones.options:DecoderOptions",
             opens="hft_plugins.backbones.options:opens_decoder",

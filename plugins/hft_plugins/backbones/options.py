@@ -57,7 +57,7 @@ def _config(model: str) -> dict[str, Any] | None:
     """The model's `config.json`, from a folder, or from the hub (or its cache) for anything else; None without one."""
     path = Path(model) / "config.json"
     if not Path(model).exists():
-        from transformers.utils import cached_file
+        from transformers.utils.hub import cached_file
 
         try:
             found = cached_file(model, "config.json", _raise_exceptions_for_missing_entries=False)

@@ -21,7 +21,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 from transformers.utils import logging as transformers_logging
 
 from hft_core.backbone import Backbone, FamilyModule, Features, LanguageModel, SequenceModule
@@ -40,10 +40,10 @@ class Passthrough(nn.Module):
 
     def forward(
         self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, **_: Any
-    ) -> BaseModelOutputWithPooling:
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
         """`[batch, seq, hidden]` → the same, with the pooled `[batch, hidden]` where the family has a pooler."""
         pooled = self.pooler(inputs_embeds) if self.pooler is not None else None
-        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds, pooler_output=pooled)
 
 
 class _Whole(FamilyModule):
@@ -78,23 +78,30 @@ class HfLanguageModel(_Whole, LanguageModel):
         self.pretrained = pretrained
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.whole(inputs_embeds=hidden.unsqueeze(0)).logits.squeeze(0)
+        logits: Tensor = self.whole(inputs_embeds=hidden.unsqueeze(0)).logits
+        return logits.squeeze(0)
 
 
 class HfSequenceModule(_Whole, SequenceModule):
     """What a plain class has above its trunk."""
 
     def forward(self, features: Features) -> Tensor:
-        return self.whole(
+        logits: Tensor = self.whole(
             input_ids=features.input_ids, inputs_embeds=features.hidden, attention_mask=features.attention_mask
         ).logits
+        return logits
 
 
 class HfBackbone(Backbone):
     """A trunk opened by transformers."""
 
     def __init__(
-        self, whole: PreTrainedModel, tokenizer: Any, options: EncoderOptions, saved_config: PretrainedConfig, **facts: Any
+        self,
+        whole: PreTrainedModel,
+        tokenizer: Any,
+        options: EncoderOptions,
+        saved_config: PretrainedConfig,
+        **facts: Any,
     ) -> None:
         self.tokenizer = tokenizer
         self.config = whole.config
@@ -103,7 +110,9 @@ class HfBackbone(Backbone):
         self.causal: bool = facts["causal"]
         self.source = "" if options.model.endswith(".gguf") else options.model
         self.hidden_size = whole.config.get_text_config().hidden_size
-        positions = getattr(whole.config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
+        positions = (
+            getattr(whole.config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
+        )
         self.max_length = int(min(tokenizer.model_max_length, _usable_positions(self.trunk, positions)))
         self._options = options
         self._saved_config = saved_config
@@ -111,15 +120,14 @@ class HfBackbone(Backbone):
         self._language_model: HfLanguageModel | None = None
         if whole is not self.trunk:
             setattr(whole, self.trunk_prefix, Passthrough(None))
-            self._language_model = HfLanguageModel(
-                whole, facts["plain_class"], self.trunk, facts["lm_pretrained"]
-            )
+            self._language_model = HfLanguageModel(whole, facts["plain_class"], self.trunk, facts["lm_pretrained"])
 
     trunk_prefix: str = ""
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         extra = {"use_cache": False} if self.causal else {}
-        return self.trunk(**inputs, **extra).last_hidden_state
+        hidden: Tensor = self.trunk(**inputs, **extra).last_hidden_state
+        return hidden
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -127,7 +135,9 @@ class HfBackbone(Backbone):
         for module in self.trunk.modules():
             if isinstance(module, nn.ModuleList) and len(module) == count:
                 return list(module)
-        raise ModelError(f"model '{self._options.model}': its {count} layers were not found in {type(self.trunk).__name__}")
+        raise ModelError(
+            f"model '{self._options.model}': its {count} layers were not found in {type(self.trunk).__name__}"
+        )
 
     @property
     def language_model(self) -> LanguageModel | None:
@@ -175,12 +185,19 @@ class HfBackbone(Backbone):
         self.tokenizer.save_pretrained(folder)
 
     def save_task(
-        self, folder: Path, trunk_folder: Path, module: FamilyModule, state: Mapping[str, Tensor], config: Mapping[str, Any]
+        self,
+        folder: Path,
+        trunk_folder: Path,
+        module: FamilyModule,
+        state: Mapping[str, Tensor],
+        config: Mapping[str, Any],
     ) -> None:
         assert isinstance(module, _Whole)
         folder.mkdir(parents=True, exist_ok=True)
         self._write_config(folder, type(module.whole).__name__, config)
-        save_file({name: _plain(tensor) for name, tensor in state.items()}, folder / HEAD_FILE, metadata={"format": "pt"})
+        save_file(
+            {name: _plain(tensor) for name, tensor in state.items()}, folder / HEAD_FILE, metadata={"format": "pt"}
+        )
         trunk = trunk_folder / TRUNK_FILE
         _link_or_copy(trunk, folder / "trunk.safetensors")
         names = dict.fromkeys(_tensor_names(trunk), "trunk.safetensors") | dict.fromkeys(state, HEAD_FILE)
@@ -221,7 +238,9 @@ def open_pretrained(
             auto = next((a for a in auto_classes if type(config) in a._model_mapping), None)
             if auto is None:
                 wanted = " or ".join(a.__name__ for a in auto_classes)
-                raise ModelError(f"model '{options.model}': its type '{config.model_type}' is not one that {wanted} opens")
+                raise ModelError(
+                    f"model '{options.model}': its type '{config.model_type}' is not one that {wanted} opens"
+                )
             tokenizer = AutoTokenizer.from_pretrained(name, **where)
             extra = {"attn_implementation": options.attn_implementation} if options.attn_implementation else {}
             whole, info = auto.from_pretrained(
@@ -265,7 +284,7 @@ def _modules_beyond(base: nn.Module, trunk: nn.Module) -> dict[str, nn.Module]:
 
 
 def _usable_positions(trunk: nn.Module, positions: int) -> int:
-    """RoBERTa's family counts positions from `padding_idx + 1`, so that the table is that much longer than a text may be."""
+    """RoBERTa's family counts positions from `padding_idx + 1`: its table is that much longer than a text may be."""
     table = getattr(getattr(trunk, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return positions - (padding + 1 if padding is not None else 0)

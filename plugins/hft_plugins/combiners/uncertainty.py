@@ -24,7 +24,9 @@ class Uncertainty(Combiner):
 
     def forward(self, losses: Tensor, present: Tensor) -> Tensor:
         # Only the log-variances of present tasks enter: the ½·s of an absent one would be pushed down unopposed.
-        return functional_call(self.scalarizer, {"log_var": self.scalarizer.log_var[present]}, (losses,))
+        log_var = {"log_var": self.scalarizer.log_var[present]}
+        total: Tensor = functional_call(self.scalarizer, log_var, (losses,))
+        return total
 
 
 def build(options: Options, *, tasks: Sequence[str]) -> Uncertainty:

@@ -37,5 +37,7 @@ def build(options: Options, *, tasks: Sequence[str]) -> Weighted:
     """Raises `PluginError` when a weight names no task of the stage."""
     for name in options.weights:
         if name not in tasks:
-            raise PluginError(f"combiner 'weighted': weights.{name}: no such task in the stage.{did_you_mean(name, tasks)}")
+            raise PluginError(
+                f"combiner 'weighted': weights.{name}: no such task in the stage.{did_you_mean(name, tasks)}"
+            )
     return Weighted(tuple(tasks), [options.weights.get(task, 1.0) for task in tasks])

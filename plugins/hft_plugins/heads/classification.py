@@ -25,13 +25,14 @@ class Options(SequenceOptions):
         default="cross_entropy", description="bce: for two classes, binary cross-entropy on one logit"
     )
     labels: tuple[str, ...] | None = Field(
-        default=None, description="class names in the order of their ids; those of the training rows, sorted, when left out"
+        default=None,
+        description="class names in the order of their ids; those of the training rows, sorted, when left out",
     )
 
 
 class Classification(SequenceHead):
-    """Cross-entropy over classes, or, for two classes with `loss: bce`, binary cross-entropy on one logit z; the latter is
-    saved as the ordinary classifier with the logits [0, z], whose softmax is the same."""
+    """Cross-entropy over classes, or, for two classes with `loss: bce`, binary cross-entropy on one logit z; the latter
+    is saved as the ordinary classifier with the logits [0, z], whose softmax is the same."""
 
     main_metric = "accuracy"
     target_dtype = torch.long
@@ -44,7 +45,8 @@ class Classification(SequenceHead):
     @property
     def labels(self) -> list[str]:
         """Class names; the position is the id."""
-        return self.facts["labels"]
+        labels: list[str] = self.facts["labels"]
+        return labels
 
     def columns(self) -> Sequence[Column]:
         return [*self.text_columns(), Column(self.columns_read.label, "label", target=True)]
@@ -53,7 +55,9 @@ class Classification(SequenceHead):
         found = {as_label(cell) for cell in rows[self.columns_read.label]}
         labels = list(self.given_labels) if self.given_labels else sorted(found, key=_numbers_in_order)
         if len(labels) < 2:
-            raise ValueError(f"column '{self.columns_read.label}' has one class only ('{labels[0]}'); expected two or more")
+            raise ValueError(
+                f"column '{self.columns_read.label}' has one class only ('{labels[0]}'); expected two or more"
+            )
         if self.binary and len(labels) != 2:
             raise ValueError(f"loss 'bce' is for two classes, but column '{self.columns_read.label}' has {len(labels)}")
         self.facts = {"labels": labels}
@@ -99,7 +103,9 @@ class Classification(SequenceHead):
         ids = range(len(self.labels))
         for average in ("macro", "weighted"):
             values = precision_recall_fscore_support(references, chosen, labels=ids, average=average, zero_division=0.0)
-            scores |= {f"{n}_{average}": float(v) for n, v in zip(("precision", "recall", "f1"), values[:3], strict=True)}
+            scores |= {
+                f"{n}_{average}": float(v) for n, v in zip(("precision", "recall", "f1"), values[:3], strict=True)
+            }
         return scores
 
     def config(self) -> dict[str, Any]:

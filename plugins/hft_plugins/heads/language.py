@@ -56,7 +56,11 @@ class LanguageHead(Head):
     def chunks(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[Encoded, Any]:
         """The texts as examples of at most `max_length` tokens, with the tokenizer's own encoding of them."""
         encoding = tokenizer(
-            list(texts), truncation=True, max_length=max_length, return_overflowing_tokens=True, return_attention_mask=False
+            list(texts),
+            truncation=True,
+            max_length=max_length,
+            return_overflowing_tokens=True,
+            return_attention_mask=False,
         )
         extra = {"token_type_ids": encoding["token_type_ids"]} if "token_type_ids" in encoding else {}
         return Encoded(encoding["input_ids"], list(encoding["overflow_to_sample_mapping"]), extra), encoding
@@ -67,7 +71,7 @@ class LanguageHead(Head):
         hidden = features.hidden[sequence, position]
         if len(label) <= LOGIT_ROWS:
             return self._loss(hidden, label)
-        parts = zip(hidden.split(LOGIT_ROWS), label.split(LOGIT_ROWS), strict=True)
+        parts = zip(torch.split(hidden, LOGIT_ROWS), torch.split(label, LOGIT_ROWS), strict=True)
         return torch.stack([checkpoint(self._loss, h, y, use_reentrant=False) for h, y in parts]).sum()
 
     def _loss(self, hidden: Tensor, label: Tensor) -> Tensor:
@@ -82,5 +86,3 @@ def targets_at(positions: Sequence[tuple[int, int, int]]) -> Targets:
     """Targets of (sequence, position, label) triples."""
     table = torch.tensor(positions, dtype=torch.long).reshape(-1, 3)
     return Targets(len(table), dict(zip(("sequence", "position", "label"), table.unbind(1), strict=True)))
-
-

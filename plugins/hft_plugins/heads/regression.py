@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,11 @@ class Regression(SequenceHead):
         return scores
 
     def config(self) -> dict[str, Any]:
-        return {"id2label": {0: self.columns_read.label}, "label2id": {self.columns_read.label: 0}, "problem_type": "regression"}
+        return {
+            "id2label": {0: self.columns_read.label},
+            "label2id": {self.columns_read.label: 0},
+            "problem_type": "regression",
+        }
 
 
 def build(options: Options, *, task: str) -> Regression:

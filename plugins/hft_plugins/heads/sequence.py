@@ -30,8 +30,8 @@ class SequenceOptions(options.Options):
 
 
 class PooledLinear(nn.Module):
-    """For backbones whose family has no module of its own: a linear layer on the mean of the hidden states (bidirectional
-    trunks) or on the last token's (causal ones)."""
+    """For backbones whose family has no module of its own: a linear layer on the mean of the hidden states
+    (bidirectional trunks) or on the last token's (causal ones)."""
 
     def __init__(self, hidden_size: int, outputs: int, causal: bool) -> None:
         super().__init__()
@@ -46,7 +46,8 @@ class PooledLinear(nn.Module):
             pooled = features.hidden[torch.arange(len(last), device=last.device), last]
         else:
             pooled = (features.hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        return self.output(pooled)
+        outputs: Tensor = self.output(pooled)
+        return outputs
 
 
 class SequenceHead(Head):
@@ -72,7 +73,8 @@ class SequenceHead(Head):
     def outputs(self, features: Features) -> Tensor:
         """`[batch, outputs]`, in float32: losses and softmax lose too much in bfloat16."""
         assert self.scorer is not None, "attach comes first"
-        return self.scorer(features).float()
+        outputs: Tensor = self.scorer(features)
+        return outputs.float()
 
     @property
     def family(self) -> FamilyModule | None:

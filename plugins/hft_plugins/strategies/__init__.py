@@ -1,4 +1,4 @@
-"""Parameter-sharing strategies: light specs only; each plugin's implementation is a module of its own beside this one."""
+"""Parameter-sharing strategies: light specs only; each implementation is a module of its own beside this one."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, PeftType, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
@@ -48,7 +48,7 @@ class Injected(Strategy):
     def apply(self, backbone: Backbone, tasks: tuple[str, ...]) -> None:
         """Raises `PluginError` with PEFT's reason when PEFT refuses the configuration on this trunk."""
         backbone.trunk.requires_grad_(False)
-        tuner = PEFT_TYPE_TO_TUNER_MAPPING[self.config.peft_type]
+        tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(self.config.peft_type)]
         try:
             self._tuner = tuner(backbone.trunk, copy.deepcopy(self.config), "default")
         except (ValueError, TypeError, NotImplementedError) as error:
@@ -74,7 +74,7 @@ class Injected(Strategy):
         trunk = f"{PREFIX}{backbone.trunk_prefix}." if plain_class else PREFIX
         state = {f"{trunk}{name}": tensor for name, tensor in get_peft_model_state_dict(backbone.trunk).items()}
         state |= {f"{PREFIX}{name}": tensor for name, tensor in head.items()}
-        config = copy.deepcopy(self.config)
+        config: Any = copy.deepcopy(self.config)  # each method's configuration has fields of its own
         config.base_model_name_or_path = base
         config.task_type = TASK_TYPES.get(plain_class)
         config.inference_mode = True
@@ -93,7 +93,7 @@ class Injected(Strategy):
         found = {name: state.pop(PREFIX + name) for name in head if PREFIX + name in state}
         inside = f"{PREFIX}{backbone.trunk_prefix}."
         prefix = inside if any(name.startswith(inside) for name in state) else PREFIX
-        result = set_peft_model_state_dict(
+        result: Any = set_peft_model_state_dict(
             backbone.trunk, {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         )
         if result.unexpected_keys:

@@ -15,7 +15,7 @@ class Options(options.Options):
     """The usual fields of PEFT's `LoraConfig`."""
 
     r: int = Field(default=16, ge=1, description="rank of the additions")
-    lora_alpha: float | None = Field(default=None, gt=0, description="scale of the additions; 2·r when left out")
+    lora_alpha: int | None = Field(default=None, ge=1, description="scale of the additions; 2·r when left out")
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the additions")
     target_modules: str | tuple[str, ...] = Field(
         default="all-linear", description="names of the linear layers to add to, a regular expression, or 'all-linear'"

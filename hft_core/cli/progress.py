@@ -1,0 +1,147 @@
+"""What a run shows while it runs: bars on a terminal, plain lines elsewhere; an observer like any other.
+
+Everything goes to standard error, so that standard output holds results only.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hft_core.cli.terminal import plain, say_error
+from hft_core.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from hft_core import events
+
+LINES_A_STAGE = 10
+"""Progress lines of a stage where there is no terminal."""
+
+
+class Lines:
+    """Plain lines: the start and end of each stage, about `LINES_A_STAGE` in between, and each evaluation."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+        self._rows = self._tokens = 0
+
+    @hookimpl
+    def hft_run_started(self, event: events.RunStarted) -> None:
+        self.write(f"{event.device}, {event.precision}: {event.precision_reason}")
+        if event.folder is not None:
+            self.write(f"writing {event.folder}")
+
+    @hookimpl
+    def hft_stage_started(self, event: events.StageStarted) -> None:
+        self._since, self._rows, self._tokens = time.perf_counter(), 0, 0
+        self.write(
+            f"stage {event.index + 1}/{event.stages} {event.name}: {', '.join(event.tasks)}; "
+            f"strategy {event.strategy or 'none (all parameters)'}, combiner {event.combiner or 'none (sum)'}; "
+            f"{event.steps} steps; trains {event.trainable:,} of {event.trunk:,} trunk parameters "
+            f"({event.trainable / event.trunk:.2%}) and {event.heads:,} of heads"
+        )
+
+    @hookimpl
+    def hft_step_finished(self, event: events.StepFinished) -> None:
+        self._rows += event.rows
+        self._tokens += event.tokens
+        if event.skipped:
+            self.write(f"step {event.step} skipped: {event.skipped}")
+        if self.shows(event):
+            self.show(event)
+
+    @hookimpl
+    def hft_evaluation_finished(self, event: events.EvaluationFinished) -> None:
+        self.write(f"{event.stage}, step {event.step}, {event.split}: {scores_text(event.scores)}")
+
+    @hookimpl
+    def hft_stage_finished(self, event: events.StageFinished) -> None:
+        for warning in event.result.warnings:
+            self.write(f"warning: {warning}")
+
+    def shows(self, event: events.StepFinished) -> bool:
+        """Whether this step gets a line."""
+        return event.step % max(1, event.steps // LINES_A_STAGE) == 0
+
+    def show(self, event: events.StepFinished) -> None:
+        seconds = time.perf_counter() - self._since
+        left = seconds / event.step * (event.steps - event.step)
+        self.write(
+            f"{event.stage} {event.step}/{event.steps}: {losses_text(event.losses)}; {self.rates()}, "
+            f"{clock(left)} left"
+        )
+
+    def rates(self) -> str:
+        """Rows and tokens a second since the stage began."""
+        seconds = max(time.perf_counter() - self._since, 1e-9)
+        return f"{self._rows / seconds:.0f} rows/s, {self._tokens / seconds:.0f} tokens/s"
+
+    def write(self, text: str) -> None:
+        say_error(text)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+class Bars(Lines):
+    """A bar a stage, with its losses, rates and time left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True, highlight=False)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[facts]}", markup=False),
+        )
+        self._progress = Progress(*columns, console=self._console)
+        self._progress.start()
+        self._bar: Any = None
+
+    @hookimpl
+    def hft_stage_started(self, event: events.StageStarted) -> None:
+        super().hft_stage_started(event)
+        self._bar = self._progress.add_task(plain(event.name), total=event.steps, facts="")
+
+    def shows(self, event: events.StepFinished) -> bool:
+        return True
+
+    def show(self, event: events.StepFinished) -> None:
+        self._progress.update(
+            self._bar, completed=event.step, facts=f"{losses_text(event.losses)}  {self.rates()}"
+        )
+
+    def write(self, text: str) -> None:
+        self._console.print(plain(text), markup=False)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def observer() -> Lines:
+    """Bars on a terminal, lines elsewhere."""
+    return Bars() if sys.stderr.isatty() else Lines()
+
+
+def losses_text(losses: Mapping[str, float]) -> str:
+    return ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items())
+
+
+def scores_text(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Every metric but the averages' variants, which the results hold."""
+    return "; ".join(
+        f"{task} " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if not name.endswith("_weighted"))
+        for task, metrics in scores.items()
+    )
+
+
+def clock(seconds: float) -> str:
+    """`m:ss`"""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

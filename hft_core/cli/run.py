@@ -1,0 +1,135 @@
+"""`hft run`: train what a recipe, or the flags, say."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hft_core.cli.terminal import print_json, print_table, say, say_error
+from hft_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from hft_core.plugins import Catalogue
+    from hft_core.recipe_source import Source
+    from hft_core.resolve import Resolved
+    from hft_core.results import RunResult
+
+RecipeArgument = Annotated[Path | None, typer.Argument(metavar="[RECIPE.yaml]", help="A recipe; or say it in flags.")]
+BackboneOption = Annotated[str | None, typer.Option("--backbone", metavar="PATH", help="Folder, GGUF file or hub id.")]
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option("--task", metavar="NAME=HEAD:FILES", help="A task; several make one stage with all of them."),
+]
+StrategyOption = Annotated[str | None, typer.Option("--strategy", metavar="NAME[,KEY=VALUE…]", help="Of that stage.")]
+CombinerOption = Annotated[str | None, typer.Option("--combiner", metavar="NAME[,KEY=VALUE…]", help="Of that stage.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change any value of the recipe.")
+]
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="New folder for everything; runs/… if left out.")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let the model's own repository run its code on this machine.")
+]
+
+
+def run(
+    ctx: typer.Context,
+    recipe: RecipeArgument = None,
+    backbone: BackboneOption = None,
+    task: TaskOption = None,
+    strategy: StrategyOption = None,
+    combiner: CombinerOption = None,
+    set_: SetOption = None,
+    out: OutOption = None,
+    trust_remote_code: TrustOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Train what a recipe, or the flags, say."""
+    source = source_of(recipe, backbone, task, strategy, combiner, set_)
+    folder = out or new_run_folder(recipe.stem if recipe else "run")
+    result = run_source(source, ctx.obj.catalogue, folder, trust_remote_code=trust_remote_code)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_result(result)
+
+
+def source_of(
+    recipe: Path | None,
+    backbone: str | None,
+    tasks: list[str] | None,
+    strategy: str | None,
+    combiner: str | None,
+    assignments: list[str] | None,
+) -> Source:
+    """The recipe that a command line means. Raises `UsageError` when it is given twice or not at all."""
+    from hft_core.recipe_file import override, read
+    from hft_core.recipe_flags import recipe_from_flags
+    from hft_core.recipe_source import Source
+
+    flags = [name for name, value in (("--backbone", backbone), ("--task", tasks)) if value]
+    if recipe is not None:
+        flags += [name for name, value in (("--strategy", strategy), ("--combiner", combiner)) if value]
+        if flags:
+            raise UsageError(f"give a recipe file or {', '.join(flags)}, not both; --set changes values of a file")
+        source = read(recipe)
+    else:
+        if backbone is None or not tasks:
+            raise UsageError("give a recipe file, or --backbone PATH and at least one --task NAME=HEAD:FILES")
+        data = recipe_from_flags(backbone, tasks, strategy=strategy, combiner=combiner)
+        source = Source.of(data, "command line", Path.cwd())
+    return override(source, assignments or ())
+
+
+def resolved_of(source: Source, catalogue: Catalogue) -> Resolved:
+    """The recipe with its plugins; errors name the line or flag."""
+    from hft_core.recipe_file import validate
+    from hft_core.resolve import resolve
+
+    return resolve(validate(source), catalogue, source.where)
+
+
+def new_run_folder(name: str) -> Path:
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def run_source(source: Source, catalogue: Catalogue, folder: Path, *, trust_remote_code: bool = False) -> RunResult:
+    """Run with progress on standard error."""
+    from hft_core.cli.progress import observer
+
+    resolved = resolved_of(source, catalogue)  # before torch is imported: a wrong recipe is told at once
+    from hft_core.runner import run_resolved
+
+    progress = observer()
+    try:
+        return run_resolved(
+            resolved, catalogue, output=folder, observers=[progress], trust_remote_code=trust_remote_code
+        )
+    finally:
+        progress.close()
+
+
+def print_result(result: RunResult) -> None:
+    """The table of scores, and what to type next."""
+    known_before = [(stage.name, stage.before) for stage in result.stages]
+    rows = []
+    for task, metric in result.main_metrics.items():
+        first = next((f"{b[task][metric]:.4g}" for _, b in known_before if metric in b.get(task, {})), "–")
+        cells = [f"{s[task][metric]:.4g}" if task in s else "–" for s in (result.final["dev"], result.final["test"])]
+        rows.append((task, metric, first, *cells))
+    say()
+    print_table(("task", "metric", "dev, when first known", "dev", "test"), rows)
+    say()
+    rows = [
+        (s.name, s.strategy or "–", s.combiner or "–", f"{s.trainable / s.trunk:.2%}", s.steps, s.best_step)
+        + (f"{s.rows_per_s:.0f}", f"{s.tokens_per_s:.0f}", f"{s.seconds['total']:.0f}")
+        for s in result.stages
+    ]
+    headings = ("stage", "strategy", "combiner", "trunk trained", "steps", "best", "rows/s", "tokens/s", "seconds")
+    print_table(headings, rows)
+    for warning in result.warnings:
+        say_error(f"warning: {warning}")
+    say()
+    say(f"{result.seconds:.0f} s on {result.device} in {result.precision}; everything is in {result.folder}")

@@ -1,0 +1,64 @@
+"""`hft validate`: what a recipe would do, without training."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from hft_core.cli.run import (
+    BackboneOption,
+    CombinerOption,
+    RecipeArgument,
+    SetOption,
+    StrategyOption,
+    TaskOption,
+    TrustOption,
+    resolved_of,
+    source_of,
+)
+from hft_core.cli.terminal import print_json, print_table, say
+
+
+def validate(
+    ctx: typer.Context,
+    recipe: RecipeArgument = None,
+    backbone: BackboneOption = None,
+    task: TaskOption = None,
+    strategy: StrategyOption = None,
+    combiner: CombinerOption = None,
+    set_: SetOption = None,
+    trust_remote_code: TrustOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Check a recipe and all it names; train nothing."""
+    resolved = resolved_of(source_of(recipe, backbone, task, strategy, combiner, set_), ctx.obj.catalogue)
+    from hft_core import recipe_file
+    from hft_core.inspection import inspect
+
+    outlook = inspect(resolved, trust_remote_code=trust_remote_code)
+    if as_json:
+        rest = {"rows": outlook.rows, "examples": outlook.examples, "stages": [asdict(s) for s in outlook.stages]}
+        print_json({"recipe": outlook.recipe.model_dump(mode="json"), **rest})
+        return
+    for line in recipe_file.dump(outlook.recipe).splitlines():
+        say(line)
+    say()
+    splits = ("train", "dev", "test")
+    print_table(
+        ("task", "rows: train", "dev", "test", "examples: train", "dev", "test"),
+        [
+            (name, *(rows.get(s, "–") for s in splits), *(outlook.examples[name].get(s, "–") for s in splits))
+            for name, rows in outlook.rows.items()
+        ],
+    )
+    say()
+    print_table(
+        ("stage", "strategy", "combiner", "steps", "trains of the trunk", "of heads", "memory, about"),
+        [
+            (s.name, s.strategy or "–", s.combiner or "–", s.steps)
+            + (f"{s.trainable:,} of {s.trunk:,} ({s.trainable / s.trunk:.2%})", f"{s.heads:,}", f"{s.memory / 2**30:.2f} GiB")
+            for s in outlook.stages
+        ],
+    )

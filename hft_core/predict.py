@@ -1,0 +1,82 @@
+"""Predictions and scores of a finished run on new rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hft_core import assemble, data, machine
+from hft_core.errors import UsageError, did_you_mean
+from hft_core.evaluate import judge, score, score_task
+from hft_core.examples import Examples, encode
+from hft_core.machine import Machine
+from hft_core.results import Scores
+from hft_core.rows import Rows
+from hft_core.saved import SavedRun
+
+
+def rows_from_texts(saved: SavedRun, task: str, texts: Sequence[str]) -> Rows:
+    """Rows of the texts given, as many in turn for each row as the task has text columns. Raises `UsageError`."""
+    names = [column.name for column in _head(saved, task).columns() if column.kind == "text" and not column.target]
+    if len(texts) % len(names):
+        raise UsageError(
+            f"task '{task}' reads {len(names)} texts a row ({', '.join(names)}): {len(texts)} were given, expected a "
+            f"multiple of {len(names)}"
+        )
+    table = [dict(zip(names, texts[i : i + len(names)], strict=True)) for i in range(0, len(texts), len(names))]
+    return data.from_python(table, task=task)
+
+
+def rows_from_file(path: Path, task: str) -> Rows:
+    """The rows of a data file of any format that recipes take. Raises `DataError`."""
+    return data.read([str(path)], None, "line", task=task)
+
+
+def predict(saved: SavedRun, task: str, rows: Rows) -> list[dict[str, Any]]:
+    """An answer for each row, in their order. Raises `DataError` for rows that lack what the task reads."""
+    head = _head(saved, task)
+    assemble.check_rows(task, head, rows, "input", need_targets=False)
+    examples = _encoded(saved, task, rows)
+    where = _machine(saved)
+    judged = judge(saved.model, task, examples, where, seed=saved.resolved.recipe.seed, with_loss=False)
+    if not judged.predictions:
+        raise UsageError(f"task '{task}' has no predictions for single texts: its head only learns; see 'hft evaluate'")
+    by_row: list[list[Any]] = [[] for _ in range(len(rows))]
+    for row, prediction in zip(examples.rows, judged.predictions, strict=True):
+        by_row[row].append(prediction)
+    return [head.answer(predictions) for predictions in by_row]
+
+
+def evaluate(saved: SavedRun, task: str, rows: Rows) -> dict[str, float]:
+    """The task's metrics on labelled rows. Raises `DataError` for rows that do not fit the task."""
+    assemble.check_rows(task, _head(saved, task), rows, "input", need_targets=True)
+    return score_task(
+        saved.model, task, _encoded(saved, task, rows), _machine(saved), seed=saved.resolved.recipe.seed
+    )
+
+
+def evaluate_recipe_data(saved: SavedRun, tasks: Sequence[str]) -> dict[str, Scores]:
+    """Scores on the dev and test splits of the run's own recipe. Raises `DataError` when its files have gone."""
+    heads = {task: _head(saved, task) for task in tasks}
+    rows = assemble.load_rows(saved.resolved, heads, {})
+    examples = assemble.tokenise(saved.resolved, rows, saved.model)
+    where, seed = _machine(saved), saved.resolved.recipe.seed
+    return {split: score(saved.model, tasks, examples[split], where, seed=seed) for split in ("dev", "test")}
+
+
+def _head(saved: SavedRun, task: str) -> Any:
+    if task not in saved.model.heads:
+        raise UsageError(f"the run has no task '{task}'.{did_you_mean(task, saved.model.heads)}")
+    return saved.model.head(task)
+
+
+def _encoded(saved: SavedRun, task: str, rows: Rows) -> Examples:
+    limit = assemble.max_length(saved.resolved, task, saved.model)
+    return encode(rows, _head(saved, task), saved.model.backbone.tokenizer, limit)
+
+
+def _machine(saved: SavedRun) -> Machine:
+    where = machine.find(saved.resolved.recipe.precision)
+    saved.model.to(where.device)
+    return where

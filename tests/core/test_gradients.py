@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hft_core import gradients
+from hft_core.backbone import Backbone, Features
+from hft_core.batching import Batch, Segment
+from hft_core.combiner import Combiner
+from hft_core.head import Column, Draw, Encoded, Head, Targets
+from hft_core.machine import Machine
+from hft_core.model import HybridModel
+from hft_core.precision import Precision
+
+HIDDEN, WORDS = 6, 11
+
+
+class Trunk(nn.Module):
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.words = nn.Embedding(WORDS, HIDDEN)
+        self.layer = nn.Linear(HIDDEN, HIDDEN)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.dropout(torch.tanh(self.layer(self.words(ids))))  # type: ignore[no-any-return]
+
+
+class SmallBackbone(Backbone):
+    """A trunk of two layers; nothing is tokenised or saved."""
+
+    def __init__(self, dropout: float) -> None:
+        self.trunk = Trunk(dropout)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.trunk(inputs["input_ids"])  # type: ignore[no-any-return]
+
+    layers = ()
+    trunk_prefix = "trunk"
+    save = save_task = load_task = None  # type: ignore[assignment]
+
+
+class Sums(Head):
+    """A number for each row, from the mean of its hidden states."""
+
+    main_metric = "loss"
+
+    def __init__(self, task: str, *, trained: bool = True) -> None:
+        super().__init__(task)
+        self.output = nn.Linear(HIDDEN, 1).requires_grad_(trained)
+
+    def loss(self, features: Features, targets: Targets) -> Tensor:
+        mask = features.attention_mask.unsqueeze(-1)
+        pooled = (features.hidden * mask).sum(dim=1) / mask.sum(dim=1)
+        wanted = targets.tensors["wanted"]
+        return functional.mse_loss(self.output(pooled).squeeze(1)[: len(wanted)], wanted, reduction="sum")
+
+    def columns(self) -> Sequence[Column]:
+        return []
+
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> Encoded:
+        raise AssertionError("batches are made by hand here")
+
+    def collate(
+        self, sequences: list[list[int]], targets: Mapping[str, list[Any]], examples: Sequence[int], draw: Draw
+    ) -> tuple[list[list[int]], Targets]:
+        raise AssertionError("batches are made by hand here")
+
+    def attach(self, backbone: Backbone) -> None:
+        raise AssertionError("made with its module")
+
+
+class GeometricMean(Combiner):
+    """Not linear in the losses."""
+
+    linear = False
+
+    def forward(self, losses: Tensor, present: Tensor) -> Tensor:
+        return losses.log().mean().exp()
+
+
+class Learned(Combiner):
+    """Weights that are learned."""
+
+    def __init__(self, tasks: tuple[str, ...]) -> None:
+        super().__init__(tasks)
+        self.scale = nn.Parameter(torch.arange(1.0, len(tasks) + 1))
+
+    def forward(self, losses: Tensor, present: Tensor) -> Tensor:
+        return (self.scale[present] * losses).sum()
+
+
+class Recorded(Combiner):
+    """Keeps the gradients that it is given; their combination is a weighted sum."""
+
+    per_task_gradients = True
+
+    def __init__(self, tasks: tuple[str, ...]) -> None:
+        super().__init__(tasks)
+        self.seen: Tensor | None = None
+        self.drawn: list[float] = []
+
+    def aggregate(self, gradients: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        self.seen = gradients.clone()
+        self.drawn.append(float(torch.rand(())))
+        weights = 1.0 + present.to(gradients.dtype)
+        return weights @ gradients, weights
+
+
+MACHINE = Machine(Accelerator(cpu=True), Precision("fp32", "for a test", 1.0))
+
+
+def model_of(*tasks: str, dropout: float = 0.0, still: Sequence[str] = ()) -> HybridModel:
+    torch.manual_seed(0)
+    return HybridModel(SmallBackbone(dropout), {task: Sums(task, trained=task not in still) for task in tasks}).train()
+
+
+def batch_of(*parts: tuple[str, list[int]], seed: int = 0, without_targets: Sequence[str] = ()) -> Batch:
+    """Rows of the given lengths for each task, padded together."""
+    random = np.random.default_rng(seed)
+    lengths = [length for _, own in parts for length in own]
+    ids = torch.from_numpy(random.integers(WORDS, size=(len(lengths), max(lengths))))
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
+    segments, start = [], 0
+    for task, own in parts:
+        count = 0 if task in without_targets else len(own)
+        wanted = torch.from_numpy(random.normal(size=count).astype(np.float32))
+        rows = slice(start, start + len(own))
+        segments.append(Segment(task, rows, np.arange(len(own)), Targets(count, {"wanted": wanted})))
+        start += len(own)
+    return Batch({"input_ids": ids, "attention_mask": mask}, tuple(segments))
+
+
+def divided(batch: Batch, *bounds: int) -> list[Batch]:
+    """The same rows in several batches."""
+    pieces = []
+    for start, stop in zip((0, *bounds), (*bounds, batch.rows), strict=True):
+        segments = []
+        for segment in batch.segments:
+            first, last = max(start, segment.rows.start), min(stop, segment.rows.stop)
+            if first < last:
+                wanted = segment.targets.tensors["wanted"][first - segment.rows.start : last - segment.rows.start]
+                rows = slice(first - start, last - start)
+                segments.append(Segment(segment.task, rows, np.arange(last - first), Targets(len(wanted), {"wanted": wanted})))
+        pieces.append(Batch({name: tensor[start:stop] for name, tensor in batch.inputs.items()}, tuple(segments)))
+    return pieces
+
+
+def gradients_of(model: HybridModel) -> dict[str, Tensor]:
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def filled(model: HybridModel, combiner: Combiner, batches: Sequence[Batch]) -> tuple[gradients.Combined, dict[str, Tensor]]:
+    combined = gradients.fill(model, combiner, batches, MACHINE, draw_seed=5)
+    return combined, gradients_of(model)
+
+
+def assert_same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        torch.testing.assert_close(tensor, right[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+def mean_losses(model: HybridModel, batches: Sequence[Batch], tasks: Sequence[str]) -> Tensor:
+    """Each task's mean loss over all batches, with its graph."""
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    for batch in batches:
+        for task, loss in model(batch).items():
+            sums[task] = sums.get(task, torch.zeros(())) + loss
+        for segment in batch.segments:
+            counts[segment.task] = counts.get(segment.task, 0) + segment.targets.count
+    return torch.stack([sums[task] / counts[task] for task in tasks])
+
+
+STEP = batch_of(("a", [3, 5, 2, 7, 1]), ("b", [4, 6]), ("c", [2, 2, 9]))
+
+
+@pytest.mark.parametrize("combiner", [Combiner(("a", "b", "c")), GeometricMean(("a", "b", "c")), Learned(("a", "b", "c"))])
+@pytest.mark.parametrize("bounds", [(), (1,), (4, 6), (1, 2, 3, 4, 5, 6, 7, 8, 9)])
+def test_a_step_in_any_number_of_batches_has_the_gradient_of_the_combined_mean_losses(
+    combiner: Combiner, bounds: tuple[int, ...]
+) -> None:
+    model = model_of("a", "b", "c")
+    losses = mean_losses(model, [STEP], combiner.tasks)
+    combiner(losses, torch.arange(3)).backward()
+    expected = gradients_of(model)
+    wanted = [parameter.grad for parameter in combiner.parameters()]
+    combiner.zero_grad(set_to_none=True)
+    combined, found = filled(model, combiner, divided(STEP, *bounds))
+    assert combined.tasks == ("a", "b", "c")
+    torch.testing.assert_close(combined.losses, losses.detach())
+    assert_same(found, expected)
+    for parameter, gradient in zip(combiner.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+    combiner.zero_grad(set_to_none=True)
+
+
+def test_the_weight_of_a_loss_is_the_derivative_of_the_combination() -> None:
+    model, combiner = model_of("a", "b", "c"), GeometricMean(("a", "b", "c"))
+    losses = mean_losses(model, [STEP], combiner.tasks).detach()
+    combined, _ = filled(model, combiner, divided(STEP, 4))
+    torch.testing.assert_close(combined.weights, losses.log().mean().exp() / (3 * losses))
+
+
+def test_a_combiner_not_linear_in_the_losses_sees_the_same_dropout_in_both_of_its_passes() -> None:
+    model, combiner = model_of("a", "b", "c", dropout=0.5), GeometricMean(("a", "b", "c"))
+    batches = divided(STEP, 4, 6)
+    torch.manual_seed(3)
+    combiner(mean_losses(model, batches, combiner.tasks), torch.arange(3)).backward()
+    expected, after = gradients_of(model), torch.rand(1)
+    torch.manual_seed(3)
+    _, found = filled(model, combiner, batches)
+    assert_same(found, expected)
+    assert torch.equal(torch.rand(1), after), "the next step's dropout must not depend on the combiner"
+
+
+def test_a_task_that_is_absent_from_the_step_or_has_no_targets_in_it_is_left_out() -> None:
+    model, combiner = model_of("a", "b", "c"), Learned(("a", "b", "c"))
+    batch = batch_of(("a", [3, 4]), ("c", [2]), without_targets=["a"])
+    combined, found = filled(model, combiner, [batch])
+    assert combined.tasks == ("c",)
+    assert combined.weights.tolist() == [3.0]
+    assert combiner.scale.grad is not None
+    assert combiner.scale.grad.tolist() == pytest.approx([0.0, 0.0, float(combined.losses)])
+    assert not any(name.startswith(("heads.a", "heads.b")) for name, tensor in found.items() if tensor.abs().sum())
+
+
+@pytest.mark.parametrize("kind", [Combiner, GeometricMean, Recorded])
+def test_a_step_without_any_target_moves_nothing(kind: type[Combiner]) -> None:
+    model = model_of("a")
+    combined, found = filled(model, kind(("a",)), [batch_of(("a", [3, 4]), without_targets=["a"])])
+    assert combined.tasks == ()
+    assert combined.losses.shape == combined.weights.shape == (0,)
+    assert found == {}
+
+
+def test_gradients_are_kept_apart_by_task_for_a_combiner_that_asks_for_them() -> None:
+    model, combiner = model_of("a", "b", "c"), Recorded(("a", "b", "c"))
+    one, two, three = divided(STEP, 5, 7)
+    jacobian, own = [], {}
+    for task, batch in (("a", one), ("b", two), ("c", three)):
+        mean_losses(model, [batch], [task]).sum().backward()
+        jacobian.append(torch.cat([p.grad.reshape(-1) for p in model.trunk.parameters() if p.grad is not None]))
+        own |= {name: tensor for name, tensor in gradients_of(model).items() if name.startswith(f"heads.{task}")}
+    combined, found = filled(model, combiner, [*divided(one, 2), two, *divided(three, 1, 2)])
+    assert combiner.seen is not None
+    torch.testing.assert_close(combiner.seen, torch.stack(jacobian))
+    assert combined.weights.tolist() == [1.0, 2.0, 3.0]
+    expected = torch.tensor([1.0, 2.0, 3.0]) @ torch.stack(jacobian)
+    trunk = torch.cat([found[f"trunk.{name}"].reshape(-1) for name, _ in model.trunk.named_parameters()])
+    torch.testing.assert_close(trunk, expected)
+    assert_same({name: tensor for name, tensor in found.items() if name.startswith("heads")}, own)
+
+
+def test_what_a_combiner_draws_is_a_function_of_the_steps_seed_and_leaves_the_dropout_alone() -> None:
+    model, combiner = model_of("a", "b"), Recorded(("a", "b"))
+    batches = [batch_of(("a", [3])), batch_of(("b", [2]))]
+    torch.manual_seed(8)
+    expected = torch.rand(2)
+    torch.manual_seed(8)
+    first = torch.rand(1)
+    for seed in (5, 5, 6):
+        gradients.fill(model, combiner, batches, MACHINE, draw_seed=seed)
+    assert combiner.drawn[0] == combiner.drawn[1] != combiner.drawn[2]
+    assert torch.equal(torch.cat([first, torch.rand(1)]), expected)
+
+
+@pytest.mark.parametrize("kind", [Combiner, GeometricMean, Recorded])
+def test_a_task_of_which_nothing_trains_is_measured_and_disturbs_no_other(kind: type[Combiner]) -> None:
+    model = model_of("a", "b", still=["b"])
+    model.trunk.requires_grad_(False)
+    combined, found = filled(model, kind(("a", "b")), [batch_of(("a", [3, 4])), batch_of(("b", [2]))])
+    assert combined.tasks == ("a", "b")
+    assert bool((combined.losses > 0).all())
+    assert set(found) == {"heads.a.output.weight", "heads.a.output.bias"}

@@ -1,0 +1,210 @@
+"""Tiny real models with random weights, and rows to learn from; conftest files load this file and make fixtures of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+SUBJECTS = {
+    "animals": ("cat", "dog", "horse", "sparrow", "whale", "rabbit"),
+    "money": ("bank", "market", "broker", "trader", "investor", "auditor"),
+    "sport": ("striker", "goalkeeper", "runner", "swimmer", "referee", "champion"),
+}
+VERBS = ("saw", "followed", "remembered", "described", "surprised", "called")
+ENDINGS = ("", "near the old river", "again", "in the early morning before anybody else had noticed it", "on friday")
+
+
+def rows(count: int, seed: int = 0, classes: int = 3) -> list[dict[str, Any]]:
+    """Sentences of uneven length: `text`, `other` (a second sentence), `label` (what the text is about), `fits` (yes or
+    no: both are about the same) and `score` (which the text decides)."""
+    random = np.random.default_rng((seed, 17))
+    names = list(SUBJECTS)[:classes]
+    made = []
+    for _ in range(count):
+        label, second = random.choice(names), random.choice(names)
+        made.append(
+            {
+                "text": _sentence(label, random),
+                "other": _sentence(second, random),
+                "label": str(label),
+                "fits": "yes" if label == second else "no",
+                "score": float(names.index(label)) + float(random.normal(scale=0.1)),
+            }
+        )
+    return made
+
+
+def _sentence(label: Any, random: np.random.Generator) -> str:
+    one, two = random.choice(SUBJECTS[str(label)], size=2)
+    parts = ["the", one, random.choice(VERBS), "the", two, random.choice(ENDINGS)]
+    return " ".join(str(part) for part in parts if part)
+
+
+def _words() -> list[str]:
+    """Every word of the sentences, each once, in a fixed order."""
+    text = " ".join(["the", *VERBS, *ENDINGS, *(word for words in SUBJECTS.values() for word in words)])
+    return list(dict.fromkeys(text.split()))
+
+
+def _word_pieces() -> PreTrainedTokenizerFast:
+    """BERT's kind of tokenizer; long words are two pieces. Trained ones differ from process to process."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [piece for word in _words() for piece in ([word] if len(word) < 7 else [word[:4], f"##{word[4:]}"])]
+    letters = [f"{start}{letter}" for letter in "abcdefghijklmnopqrstuvwxyz" for start in ("", "##")]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*special, *letters, *pieces]))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def _byte_pairs(special: list[str], **names: Any) -> PreTrainedTokenizerFast:
+    """GPT-2's kind of tokenizer; each word of the sentences becomes one token, letter by letter."""
+    vocabulary = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    merges = []
+    for word in [*(f"Ġ{word}" for word in _words()), "the"]:
+        for end in range(2, len(word) + 1):
+            if word[:end] not in vocabulary:
+                vocabulary[word[:end]] = len(vocabulary)
+                merges.append((word[: end - 1], word[end - 1]))
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if "cls_token" in names:
+        tokenizer.post_processor = processors.RobertaProcessing(sep=("</s>", 2), cls_token=("<s>", 0))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_input_names=["input_ids", "attention_mask"], **names
+    )
+
+
+def _roberta_tokenizer() -> PreTrainedTokenizerFast:
+    return _byte_pairs(
+        ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_max_length=512,
+    )
+
+
+def _sizes(vocabulary: int, positions: int = 64) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": positions,
+        "initializer_range": 0.1,
+    }
+
+
+def _bert(kind: type[PreTrainedModel]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    tokenizer = _word_pieces()
+    return kind(BertConfig(**_sizes(len(tokenizer)), pad_token_id=0)), tokenizer
+
+
+def _distilbert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    tokenizer = _word_pieces()
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer), dim=32, hidden_dim=48, n_layers=2, n_heads=2, max_position_embeddings=64
+    )
+    return DistilBertForMaskedLM(config), tokenizer
+
+
+def _roberta() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    tokenizer = _roberta_tokenizer()
+    config = RobertaConfig(**_sizes(len(tokenizer), positions=66), pad_token_id=1, bos_token_id=0, eos_token_id=2)
+    return RobertaForMaskedLM(config), tokenizer
+
+
+def _modernbert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    tokenizer = _word_pieces()
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    config = ModernBertConfig(
+        **_sizes(len(tokenizer)), pad_token_id=0, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3
+    )
+    return ModernBertForMaskedLM(config), tokenizer
+
+
+def _llama() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    tokenizer = _byte_pairs(["<s>", "</s>"], bos_token="<s>", eos_token="</s>", model_max_length=64)
+    sizes = _sizes(len(tokenizer))
+    return LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=1, bos_token_id=0, eos_token_id=1)), tokenizer
+
+
+def _gpt2() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    name = "<|endoftext|>"
+    tokenizer = _byte_pairs([name], bos_token=name, eos_token=name, model_max_length=64)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=0, eos_token_id=0
+    )
+    return GPT2LMHeadModel(config), tokenizer
+
+
+MAKERS: dict[str, Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerFast]]] = {
+    "bert": lambda: _bert(BertForMaskedLM),
+    "bert-without-head": lambda: _bert(BertModel),
+    "distilbert": _distilbert,
+    "roberta": _roberta,
+    "modernbert": _modernbert,
+    "llama": _llama,
+    "gpt2": _gpt2,
+}
+
+
+class Models:
+    """Model folders, each written when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, name: str) -> Path:
+        path = self.folder / name
+        if not path.exists():
+            with torch.random.fork_rng():
+                torch.manual_seed(1)
+                model, tokenizer = MAKERS[name]()
+            model.save_pretrained(path)
+            tokenizer.save_pretrained(path)
+        return path
