@@ -11,12 +11,15 @@ from hft_core.assemble import Material
 from hft_core.results import RunResult, Scores, StageResult
 
 
-def card(result: RunResult, material: Material, *, adapter: bool) -> str:
-    """What was trained from what, how it scores, and how it is opened; `adapter`: the tasks' folders hold adapters."""
+def card(result: RunResult, material: Material, *, adapter_base: str) -> str:
+    """What was trained from what, how it scores, and how it is opened.
+
+    `adapter_base`: the model that the adapters in the tasks' folders belong on; empty where the folders hold whole models.
+    """
     recipe = material.resolved.recipe
     base = str(recipe.backbone.options.get("model", ""))
     sections = [
-        _front_matter(base, adapter),
+        _front_matter(base, bool(adapter_base)),
         f"# {Path(base).name} adapted by hybrid fine-tuning\n",
         f"Base model: `{base}`. Tasks: {', '.join(f'`{task}`' for task in recipe.tasks)}.\n",
         "## Scores\n",
@@ -25,7 +28,7 @@ def card(result: RunResult, material: Material, *, adapter: bool) -> str:
         _stages(result.stages),
         *(["## Warnings\n", *(f"- {_plain(warning)}" for warning in result.warnings), ""] if result.warnings else []),
         "## Use\n",
-        _use(material, adapter),
+        _use(material, adapter_base),
         "## Recipe\n",
         f"<details><summary>recipe.yaml</summary>\n\n```yaml\n{recipe_file.dump(recipe)}```\n\n</details>\n",
         "## Framework versions\n",
@@ -66,7 +69,7 @@ def _stages(stages: tuple[StageResult, ...]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _use(material: Material, adapter: bool) -> str:
+def _use(material: Material, adapter_base: str) -> str:
     """How plain libraries open each task's folder."""
     lines = []
     for task, head in material.heads.items():
@@ -74,16 +77,15 @@ def _use(material: Material, adapter: bool) -> str:
             lines.append(f"# {task}: `hft predict RUN --task {task}`")
             continue
         plain_class, labels = head.family.plain_class, head.config().get("id2label", {})
-        if adapter:
+        if adapter_base:
             extra = f", num_labels={len(labels)}" if labels else ""
             lines += [
-                f"# {task}: the base model is named in model/{task}/adapter_config.json",
-                f"base = transformers.{plain_class}.from_pretrained(BASE{extra})",
+                f'base = transformers.{plain_class}.from_pretrained("{adapter_base}"{extra})',
                 f'model = peft.PeftModel.from_pretrained(base, "model/{task}")',
             ]
         else:
             lines.append(f'model = transformers.{plain_class}.from_pretrained("model/{task}")')
-    imports = "import transformers\n" + ("import peft\n" if adapter else "")
+    imports = "import transformers\n" + ("import peft\n" if adapter_base else "")
     return f"```python\n{imports}" + "\n".join(lines) + "\n```\n"
 
 

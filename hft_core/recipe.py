@@ -19,6 +19,9 @@ from hft_core.specs import NAME
 DEFAULT_EPOCHS = 3.0
 """The budget of a stage that gives none."""
 
+TRUNK_FOLDER = "trunk"
+"""Folder of the shared trunk beside those of the tasks in a finished run."""
+
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # lists are welcome
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -336,6 +339,8 @@ class Recipe(Model):
             if stage.name in names[:i]:
                 raise KeyPathError(("stages", i, "name"), f"two stages are called '{stage.name}'")
             self._check_task_names(i, stage)
+        if TRUNK_FOLDER in self.tasks:
+            raise KeyPathError(("tasks", TRUNK_FOLDER), "this name is kept for the shared trunk; call the task otherwise")
         for name in self.tasks:
             if not any(name in stage.tasks for stage in stages):
                 raise KeyPathError(

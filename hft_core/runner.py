@@ -171,10 +171,9 @@ def _result(
 
 def _write(result: RunResult, stages: Stages, folder: Path) -> None:
     """Everything that a finished run leaves behind; `results.json` comes last, and says that the rest is whole."""
-    saved.save_model(
-        folder / results.MODEL_FOLDER, stages.material.model, stages.strategy, trunk_changed=stages.trunk_changed
-    )
-    results.write_text(folder / results.CARD_FILE, card(result, stages.material, adapter=stages.strategy.adapter))
+    model_folder, model = folder / results.MODEL_FOLDER, stages.material.model
+    base = saved.save_model(model_folder, model, stages.strategy, trunk_changed=stages.trunk_changed)
+    results.write_text(folder / results.CARD_FILE, card(result, stages.material, adapter_base=base))
     results.write_json(folder / results.RESULTS_FILE, result.to_json())
     shutil.rmtree(folder / results.CHECKPOINT_FOLDER, ignore_errors=True)
 

@@ -19,24 +19,27 @@ from hft_core.errors import ModelError
 from hft_core.head import Head
 from hft_core.model import HybridModel
 from hft_core.plugins import Catalogue
+from hft_core.recipe import TRUNK_FOLDER
 from hft_core.resolve import Resolved, resolve
 from hft_core.results import MODEL_FOLDER, RECIPE_FILE, RESULTS_FILE, write_json
 from hft_core.strategy import Strategy
 
-TRUNK_FOLDER, TASK_FILE, OWN_HEAD_FILE = "trunk", "task.json", "head.safetensors"
+TASK_FILE, OWN_HEAD_FILE = "task.json", "head.safetensors"
 
 
-def save_model(folder: Path, model: HybridModel, strategy: Strategy, *, trunk_changed: bool) -> None:
-    """Write all tasks into `folder`. `trunk_changed`: the trunk's own weights are not those of the backbone's source
-    any more, or an earlier stage changed them."""
+def save_model(folder: Path, model: HybridModel, strategy: Strategy, *, trunk_changed: bool) -> str:
+    """Write all tasks into `folder`; return the base model of their adapters, or nothing where they are whole models.
+
+    `trunk_changed`: an earlier stage changed the trunk's own weights, so that they are not those of its source.
+    """
     backbone = model.backbone
     trunk_folder = folder / TRUNK_FOLDER
     if trunk_changed or not strategy.adapter or not backbone.source:
         backbone.save(trunk_folder, strategy.base_state(backbone))
+    base = str(trunk_folder.resolve()) if trunk_folder.exists() else backbone.source
     for task in model.heads:
         head = model.head(task)
         if strategy.adapter:
-            base = str(trunk_folder.resolve()) if trunk_folder.exists() else backbone.source
             plain_class = head.family.plain_class if head.family is not None else ""
             strategy.save_adapter(backbone, folder / task, base, plain_class, _adapter_head(head, trunk_changed))
             backbone.tokenizer.save_pretrained(folder / task)
@@ -47,6 +50,7 @@ def save_model(folder: Path, model: HybridModel, strategy: Strategy, *, trunk_ch
             (folder / task).mkdir(parents=True, exist_ok=True)
             save_file(_contiguous(_own_state(model, task)), folder / task / OWN_HEAD_FILE)
         write_json(folder / task / TASK_FILE, {"facts": head.facts})
+    return base if strategy.adapter else ""
 
 
 def _adapter_head(head: Head, trunk_changed: bool) -> dict[str, Tensor]:

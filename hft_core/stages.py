@@ -109,6 +109,11 @@ class Stages:
         model.to(self.machine.device)  # what the strategy added
         model.choose_heads(stage.tasks)
         moves = bool(model.trunk_parameters())
+        if not moves and not model.head_parameters(stage.tasks):
+            raise RecipeError(
+                f"stage '{stage.name}' trains nothing: the strategy keeps the trunk still, and the heads of its tasks "
+                f"({', '.join(stage.tasks)}) came with the trunk and train only with it"
+            )
         self.measure([task for task in model.heads if model.head(task).pretrained])
         before = dict(self.scores)
         loop = self._loop(index, resolved, combiner)
@@ -178,7 +183,8 @@ class Stages:
         if selection.task and stage.eval_strategy != "no":
             if selection.task not in dev:
                 raise RecipeError(
-                    f"stage '{stage.name}': metric_for_best_model names the task '{selection.task}', which has no dev rows"
+                    f"stage '{stage.name}': metric_for_best_model '{stage.metric_for_best_model}' cannot be measured: "
+                    f"the task '{selection.task}' has no dev rows"
                 )
             few = {selection.task: dev[selection.task].first(SAMPLE_ROWS)}
             seed = self.material.resolved.recipe.seed

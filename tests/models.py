@@ -25,6 +25,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForMaskedLM,
+    SplinterConfig,
+    SplinterModel,
 )
 
 SUBJECTS = {
@@ -167,6 +169,12 @@ def _modernbert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     return ModernBertForMaskedLM(config), tokenizer
 
 
+def _splinter() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A family for which transformers has no LM head and no classifier."""
+    tokenizer = _word_pieces()
+    return SplinterModel(SplinterConfig(**_sizes(len(tokenizer)), pad_token_id=0)), tokenizer
+
+
 def _llama() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     tokenizer = _byte_pairs(["<s>", "</s>"], bos_token="<s>", eos_token="</s>", model_max_length=64)
     sizes = _sizes(len(tokenizer))
@@ -188,6 +196,7 @@ MAKERS: dict[str, Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerFast]]]
     "distilbert": _distilbert,
     "roberta": _roberta,
     "modernbert": _modernbert,
+    "splinter": _splinter,
     "llama": _llama,
     "gpt2": _gpt2,
 }

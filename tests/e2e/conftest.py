@@ -52,8 +52,10 @@ def models(toys: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> object
 def prepare(tmp_path: Path) -> Callable[..., Stages]:
     """A function that makes a run ready up to its first step, so that a test can look into it."""
 
-    def ready(recipe: dict[str, Any], data: dict[str, Any], *observers: object) -> Stages:
-        resolved = resolve(recipe_file.from_dict(recipe), Catalogue.discover())
+    def ready(
+        recipe: dict[str, Any], data: dict[str, Any], *observers: object, inline: tuple[Path, ...] = ()
+    ) -> Stages:
+        resolved = resolve(recipe_file.from_dict(recipe), Catalogue.discover(inline=inline))
         told = Observers([(type(observer).__name__, observer) for observer in observers], pytest.fail)
         torch.manual_seed(resolved.recipe.seed)
         material = assemble.assemble(resolved, host_data=data, trust_remote_code=False)

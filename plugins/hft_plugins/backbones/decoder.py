@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from transformers import AutoModelForCausalLM
 
-from hft_plugins.backbones.options import DecoderOptions
+from hft_core.errors import ModelError
+from hft_plugins.backbones.options import DecoderOptions, opens_encoder
 from hft_plugins.backbones.trunk import HfBackbone, open_pretrained
 
 
@@ -13,4 +14,6 @@ def build(options: DecoderOptions, *, trust_remote_code: bool = False) -> HfBack
 
     Raises `ModelError` when it cannot be opened or is not a decoder.
     """
+    if opens_encoder(options.model):
+        raise ModelError(f"model '{options.model}' is a bidirectional encoder: open it with 'hf-encoder'")
     return open_pretrained(options, (AutoModelForCausalLM,), causal=True, trust_remote_code=trust_remote_code)

@@ -246,10 +246,14 @@ def open_pretrained(
             whole, info = auto.from_pretrained(
                 name, config=config, dtype=torch.float32, output_loading_info=True, **where, **extra
             )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # each library that reads a part of the folder has errors of its own
         raise ModelError(f"model '{options.model}' cannot be opened: {' '.join(str(error).split())[:300]}") from error
     _refuse_incomplete_trunk(options.model, whole, info["missing_keys"])
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(f"model '{options.model}': its tokenizer has neither a padding nor an end-of-text token")
         tokenizer.pad_token = tokenizer.eos_token
     for settings in (whole.config, saved_config):
         if settings.get_text_config().pad_token_id is None:

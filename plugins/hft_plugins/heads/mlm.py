@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from hft_core.backbone import Backbone
@@ -21,6 +21,12 @@ class Options(LanguageOptions):
     mask_replace: float = Field(default=0.8, ge=0, le=1, description="share of those that become the mask token")
     random_replace: float = Field(default=0.1, ge=0, le=1, description="share of those that become a random token")
     whole_word: bool = Field(default=False, description="choose whole words instead of single tokens")
+
+    @model_validator(mode="after")
+    def _shares_of_one_whole(self) -> Options:
+        if self.mask_replace + self.random_replace > 1:
+            raise ValueError("mask_replace and random_replace are shares of the same tokens: their sum is at most 1")
+        return self
 
 
 class MaskedLanguageModelling(LanguageHead):

@@ -20,7 +20,9 @@ from hft_core.options import Options as Options  # the recipe has no options of 
 SEED = 0
 DEV_SHARE, TEST_SHARE = 0.1, 0.2
 TOKENS = 48
-"""Longest sequence: enough for a topic, and few enough for a demonstration on two cores."""
+"""Longest sequence of the language model and of a pair; few, since this is a demonstration for two cores."""
+TOPIC_TOKENS = 64
+"""Longest sequence of a topic."""
 LANGUAGE_ARTICLES = {"train": 300, "dev": 60, "test": 60}
 """The language model reads so many articles whole, in pieces of `TOKENS`."""
 

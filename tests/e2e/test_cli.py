@@ -1,0 +1,152 @@
+"""The commands as a user types them, on a tiny model, each in a process of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def hft(*arguments: object, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "hft_core", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, models: Any, toys: Any) -> Path:
+    """`topics.csv`, `articles.txt` and `recipe.yaml` around a tiny encoder."""
+    place = tmp_path_factory.mktemp("user")
+    table = toys.rows(60)
+    with open(place / "topics.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["text", "label"])
+        writer.writeheader()
+        writer.writerows({name: row[name] for name in ("text", "label")} for row in table)
+    (place / "articles.txt").write_text("\n".join(row["other"] for row in table))
+    (place / "recipe.yaml").write_text(
+        f"""\
+backbone: {{model: {models["bert"]}}}
+tasks:
+  language: {{head: mlm, data: articles.txt}}
+  topic: {{head: classification, data: topics.csv}}
+stages:
+  - {{name: pretrain, tasks: [language], strategy: full, max_steps: 3}}
+  - {{name: finetune, strategy: {{type: lora, r: 2}}, combiner: uncertainty, max_steps: 4}}
+"""
+    )
+    return place
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Path:
+    hft("run", "recipe.yaml", "--out", "done", cwd=folder)
+    return folder / "done"
+
+
+def test_a_run_leaves_its_results_and_says_where(folder: Path, finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    assert set(results["final"]["test"]) == {"language", "topic"}
+    assert [stage["strategy"] for stage in results["stages"]] == ["full", "lora"]
+    again = hft("run", "recipe.yaml", "--out", "done", cwd=folder, code=2)
+    assert "holds recipe.yaml" in again.stderr and "overwrites nothing" in again.stderr
+
+
+def test_the_saved_recipe_reproduces_the_run(folder: Path, finished: Path) -> None:
+    done = hft("run", finished / "recipe.yaml", "--out", "again", "--json", cwd=folder)
+    first, second = json.loads((finished / "results.json").read_text()), json.loads(done.stdout)
+    assert second["final"] == first["final"]
+
+
+def test_flags_make_the_recipe_that_a_file_would(folder: Path, models: Any) -> None:
+    flags = (
+        *("--backbone", models["bert"], "--task", "topic=classification:topics.csv"),
+        *("--task", "language=mlm:articles.txt", "--strategy", "lora,r=4", "--combiner", "uncertainty"),
+        *("--set", "stages.0.learning_rate=3e-4", "--set", "stages.train.max_steps=2"),
+    )
+    outlook = json.loads(hft("validate", *flags, "--json", cwd=folder).stdout)
+    stage = outlook["recipe"]["stages"][0]
+    assert (stage["learning_rate"], stage["max_steps"], stage["strategy"]["r"]) == (3e-4, 2, 4)
+    assert outlook["stages"][0]["steps"] == 2
+    assert outlook["rows"]["topic"] == {"train": 48, "dev": 6, "test": 6}
+    result = json.loads(hft("run", *flags, "--out", "flags", "--json", cwd=folder).stdout)
+    assert result["stages"][0]["trainable"] == outlook["stages"][0]["trainable"]
+
+
+def test_validate_prints_the_whole_recipe_and_trains_nothing(folder: Path) -> None:
+    before = set(folder.iterdir())
+    shown = hft("validate", "recipe.yaml", cwd=folder).stdout
+    assert "lora_alpha: null" in shown and "memory, about" in shown and "100.00%" in shown
+    assert set(folder.iterdir()) == before
+
+
+def test_predictions_are_json_lines_in_the_order_of_the_input(folder: Path, finished: Path) -> None:
+    texts = [row["text"] for row in csv.DictReader((folder / "topics.csv").open())][:5]
+    (folder / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    printed = hft("predict", finished, "--task", "topic", *texts, "--json", cwd=folder).stdout.splitlines()
+    done = hft("predict", finished, "--task", "topic", "--input", "in.jsonl", "--output", "out.jsonl", cwd=folder)
+    assert done.stdout == ""
+    from_file = (folder / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["label"] for line in printed] == [json.loads(line)["label"] for line in from_file]
+    for line in map(json.loads, printed):
+        assert sum(line["probabilities"].values()) == pytest.approx(1)
+        assert line["label"] == max(line["probabilities"], key=line["probabilities"].__getitem__)
+
+
+def test_evaluate_gives_the_scores_that_the_run_gave(folder: Path, finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())["final"]
+    scores = json.loads(hft("evaluate", finished, "--json", cwd=folder).stdout)
+    for split in ("dev", "test"):
+        for task, metrics in results[split].items():
+            assert scores[split][task] == pytest.approx(metrics, rel=1e-3), (split, task)
+    table = json.loads(hft("evaluate", finished, "--task", "topic", "--data", "topics.csv", "--json", cwd=folder).stdout)
+    assert 0 <= table["topics.csv"]["topic"]["accuracy"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run",), "give a recipe file, or --backbone PATH and at least one --task"),
+        (("run", "recipe.yaml", "--backbone", "x"), "not both"),
+        (("run", "nope.yaml"), "nope.yaml"),
+        (("run", "recipe.yaml", "--set", "stages.finetune.strategy=lorra"), "Did you mean 'lora'"),
+        (("run", "recipe.yaml", "--set", "stages.finetune.strategy.rank=3"), "has no option 'rank'"),
+        (("run", "recipe.yaml", "--set", "stages.finetun.seed=3"), "Did you mean 'finetune'"),
+        (("run", "recipe.yaml", "--set", "backbone.model=/nowhere/at/all"), "/nowhere/at/all"),
+        (("run", "recipe.yaml", "--set", "tasks.topic.data.files=none.csv"), "none.csv"),
+        (("run", "recipe.yaml", "--set", "tasks.topic.label=lable"), "'label'"),
+        (("run", "recipe.yaml", "--set", "tasks.topic.max_length=999"), "at most"),
+        (("run", "recipe.yaml", "--set", "tasks.language.head=clm"), "autoregressive"),
+        (("run", "recipe.yaml", "--set", "stages.finetune.metric_for_best_model=topic.f2"), "no metric 'f2'"),
+        (("run", "recipe.yaml", "--out", "recipe.yaml"), "cannot be made"),
+        (("predict", "done", "a"), "--task is missing"),
+        (("predict", "done", "--task", "topic"), "give the texts, or --input"),
+        (("predict", "done", "a", "--task", "topics"), "Did you mean 'topic'"),
+        (("predict", "done", "a", "--task", "language"), "no predictions"),
+        (("predict", "nowhere", "a", "--task", "topic"), "no such run folder"),
+        (("predict", ".", "a", "--task", "topic"), "not a finished run"),
+        (("evaluate", "done", "--data", "topics.csv"), "--data needs --task"),
+        (("evaluate", "done", "--task", "topic", "--data", "articles.txt"), "'label'"),
+        (("--block", "hft-core", "run", "recipe.yaml"), "blocked"),
+    ],
+)
+def test_a_wrong_command_is_told_in_one_line(
+    folder: Path, finished: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    out = ("--out", "unused") if "run" in arguments and "--out" not in arguments else ()
+    done = hft(*arguments, *out, cwd=folder, code=2)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert said in line, line
+    assert not (folder / "unused" / "results.json").exists()

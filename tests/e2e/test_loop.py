@@ -1,0 +1,328 @@
+"""One stage's loop: its budget, its best weights, its stops, and steps that are not finite."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import hft_core
+from hft_core import Catalogue, RunError, hookimpl
+from hft_core.stages import Stages
+
+POISON = '''
+"""A combiner whose weights are not finite in some steps."""
+
+from hft_core import CombinerSpec, hookimpl
+from hft_core.combiner import Combiner
+from hft_core.options import Options as Base
+
+
+class Options(Base):
+    steps: tuple[int, ...]
+
+
+class Poison(Combiner):
+    def __init__(self, tasks, steps):
+        super().__init__(tasks)
+        self.steps, self.step = steps, 0
+
+    def forward(self, losses, present):
+        self.step += 1
+        return losses.sum() * (float("nan") if self.step in self.steps else 1.0)
+
+
+def build(options, *, tasks):
+    return Poison(tuple(tasks), options.steps)
+
+
+@hookimpl
+def hft_combiners():
+    return [CombinerSpec(name="poison", summary="Not finite in some steps", factory="poison:build",
+                         options="poison:Options")]
+'''
+
+
+class Watch:
+    """Events, and all weights after each step."""
+
+    def __init__(self) -> None:
+        self.stages: Stages | None = None
+        self.events: list[Any] = []
+        self.weights: list[dict[str, Tensor]] = []
+        self.failed: list[Any] = []
+
+    @hookimpl
+    def hft_step_finished(self, event: Any) -> None:
+        self.events.append(event)
+        if self.stages is not None:
+            self.weights.append(weights_of(self.stages))
+
+    @hookimpl
+    def hft_run_failed(self, event: Any) -> None:
+        self.failed.append(event)
+
+
+def weights_of(stages: Stages) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in stages.material.model.state_dict().items()}
+
+
+def recipe(model: Path, tasks: list[str], **stage: Any) -> dict[str, Any]:
+    heads = {"topic": {"head": "classification"}, "score": {"head": "regression", "label": "score"}}
+    defaults = {
+        "per_device_train_batch_size": 8, "learning_rate": 0.01, "warmup_steps": 0, "head_warmup_steps": 0,
+    }
+    return {
+        "backbone": {"model": str(model)},
+        "tasks": {task: heads[task] for task in tasks},
+        "stages": [{**defaults, **stage}],
+        "precision": "fp32",
+    }
+
+
+def rows_for(tasks: list[str], toys: ModuleType) -> dict[str, Any]:
+    return dict.fromkeys(tasks, {"train": toys.rows(40), "dev": toys.rows(20, seed=1), "test": toys.rows(20, seed=2)})
+
+
+def run(stages: Stages) -> Any:
+    return stages.run(0, stages.material.resolved.stages[0], last=True)
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(tensor, right[name]) for name, tensor in left.items())
+
+
+# --- the budget
+
+
+def test_epochs_are_passes_over_the_rows_of_all_tasks_and_each_is_evaluated(
+    models: Any, toys: ModuleType, prepare: Callable[..., Stages]
+) -> None:
+    watch = Watch()
+    result = run(prepare(recipe(models["bert"], ["topic", "score"], num_train_epochs=3), rows_for(["topic", "score"], toys), watch))
+    assert result.steps == len(watch.events) == 30
+    assert result.rows == sum(event.rows for event in watch.events) == 240
+    assert [e.step for e in result.history] == [10, 20, 30]
+    assert [e.epoch for e in result.history] == [1.0, 2.0, 3.0]
+    assert [event.step for event in watch.events] == list(range(1, 31))
+    assert result.tokens == sum(event.tokens for event in watch.events)
+    assert set(result.seconds) == {"data", "compute", "optimizer", "evaluation", "saving", "total"}
+    assert sum(value for name, value in result.seconds.items() if name != "total") <= result.seconds["total"]
+
+
+def test_part_of_an_epoch_ends_with_a_smaller_step(models: Any, toys: ModuleType, prepare: Callable[..., Stages]) -> None:
+    watch = Watch()
+    run(prepare(recipe(models["bert"], ["topic"], num_train_epochs=0.5), rows_for(["topic"], toys), watch))
+    assert [event.rows for event in watch.events] == [8, 8, 4]
+
+
+def test_evaluations_come_every_so_many_steps_and_at_the_end(
+    models: Any, toys: ModuleType, prepare: Callable[..., Stages]
+) -> None:
+    given = recipe(models["bert"], ["topic"], max_steps=8, eval_strategy="steps", eval_steps=3)
+    result = run(prepare(given, rows_for(["topic"], toys)))
+    assert [e.step for e in result.history] == [3, 6, 8]
+
+
+def test_the_learning_rate_that_is_told_is_the_one_that_the_step_was_taken_with(
+    models: Any, toys: ModuleType, prepare: Callable[..., Stages]
+) -> None:
+    watch = Watch()
+    given = recipe(models["bert"], ["topic"], max_steps=6, warmup_steps=2, learning_rate=0.008, eval_strategy="no")
+    run(prepare(given, rows_for(["topic"], toys), watch))
+    assert [event.learning_rate for event in watch.events] == pytest.approx([0, 0.004, 0.008, 0.006, 0.004, 0.002])
+
+
+# --- the best weights
+
+UNSTEADY = {"max_steps": 20, "eval_strategy": "steps", "eval_steps": 2, "learning_rate": 0.3, "lr_scheduler_type": "constant"}
+"""A rate at which the dev loss goes up and down."""
+
+
+@pytest.mark.parametrize("strategy", ["full", "lora", "frozen"])
+@pytest.mark.parametrize("combiner", ["sum", "uncertainty"])
+def test_a_stage_ends_with_its_best_weights(
+    strategy: str, combiner: str, models: Any, toys: ModuleType, prepare: Callable[..., Stages]
+) -> None:
+    watch, tasks = Watch(), ["topic", "score"]
+    given = recipe(
+        models["bert"], tasks, **UNSTEADY, strategy=strategy, combiner=combiner, metric_for_best_model="score.loss"
+    )
+    stages = prepare(given, rows_for(tasks, toys), watch)
+    watch.stages = stages
+    result = run(stages)
+    losses = {e.step: e.scores["score"]["loss"] for e in result.history}
+    assert result.best_step == min(losses, key=losses.__getitem__)
+    assert result.best_step < result.steps, "the test needs a stage that gets worse towards its end"
+    assert same(weights_of(stages), watch.weights[result.best_step - 1])
+    assert not same(weights_of(stages), watch.weights[-1])
+    assert result.after["score"]["loss"] == losses[result.best_step]
+    stages.scores = {}
+    stages.measure(tasks)
+    assert stages.scores == result.after
+
+
+def test_best_weights_that_were_found_while_the_heads_warmed_up_are_restored(
+    models: Any, toys: ModuleType, prepare: Callable[..., Stages]
+) -> None:
+    watch = Watch()
+    # The highest loss is asked for, so that the best weights are those of the first step.
+    given = recipe(
+        models["bert"], ["topic"], max_steps=20, eval_strategy="steps", eval_steps=1, head_warmup_steps=8,
+        metric_for_best_model="topic.loss", greater_is_better=True, learning_rate=1e-5, head_learning_rate=0.01,
+    )
+    stages = prepare(given, rows_for(["topic"], toys), watch)
+    watch.stages = stages
+    result = run(stages)
+    assert 0 < result.best_step <= 8, "the test needs a task that is learned"
+    assert same(weights_of(stages), watch.weights[result.best_step - 1])
+    assert not same(weights_of(stages), watch.weights[-1])
+
+
+def test_the_last_weights_are_kept_where_the_best_are_not_asked_for(
+    models: Any, toys: ModuleType, prepare: Callable[..., Stages]
+) -> None:
+    watch = Watch()
+    stages = prepare(
+        recipe(models["bert"], ["topic"], **UNSTEADY, load_best_model_at_end=False), rows_for(["topic"], toys), watch
+    )
+    watch.stages = stages
+    result = run(stages)
+    assert result.best_step == result.steps == 20
+    assert same(weights_of(stages), watch.weights[-1])
+    assert result.after["topic"] == result.history[-1].scores["topic"]
+
+
+def test_the_checkpoint_holds_what_trains_and_the_combiners_state(
+    models: Any, toys: ModuleType, prepare: Callable[..., Stages], tmp_path: Path
+) -> None:
+    tasks = ["topic", "score"]
+    given = recipe(models["bert"], tasks, max_steps=4, strategy="lora", combiner="uncertainty")
+    stages = prepare(given, rows_for(tasks, toys))
+    run(stages)
+    (file,) = (tmp_path / "checkpoints").iterdir()
+    assert file.name == "1-stage-1.safetensors"
+    state = load_file(file)
+    assert state["combiner.scalarizer.log_var"].shape == (2,)
+    assert bool(state["combiner.scalarizer.log_var"].abs().gt(0).all())
+    trained = {name for name, p in stages.material.model.named_parameters() if p.requires_grad}
+    assert set(state) == {f"model.{name}" for name in trained} | {"combiner.scalarizer.log_var"}
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_a_stage_ends_after_so_many_evaluations_without_a_better_score(
+    patience: int, models: Any, toys: ModuleType, prepare: Callable[..., Stages]
+) -> None:
+    given = recipe(
+        models["bert"], ["topic"], **{**UNSTEADY, "max_steps": 200}, metric_for_best_model="topic.loss",
+        early_stopping_patience=patience,
+    )
+    watch = Watch()
+    stages = prepare(given, rows_for(["topic"], toys), watch)
+    watch.stages = stages
+    result = run(stages)
+    assert result.stopped_early
+    assert result.steps == len(watch.events) < 200
+    losses = [e.scores["topic"]["loss"] for e in result.history]
+    best = min(range(len(losses)), key=losses.__getitem__)
+    assert len(losses) - 1 - best == patience
+    assert result.best_step == result.history[best].step
+    assert same(weights_of(stages), watch.weights[result.best_step - 1])
+
+
+# --- steps that are not finite
+
+
+def test_a_step_whose_loss_is_not_finite_moves_nothing_and_is_named_by_task_and_rows(
+    models: Any, toys: ModuleType, tmp_path: Path, prepare: Callable[..., Stages]
+) -> None:
+    parts = rows_for(["topic", "score"], toys)
+    train = [dict(row) for row in toys.rows(40)]
+    train[17]["score"] = 1e30  # its square is more than float32 can hold
+    parts["score"] = {**parts["score"], "train": train}
+    watch = Watch()
+    stages = prepare(recipe(models["bert"], ["topic", "score"], max_steps=10, eval_strategy="no"), parts, watch)
+    watch.stages = stages
+    before = weights_of(stages)
+    result = run(stages)
+    skipped = [i for i, event in enumerate(watch.events) if event.skipped]
+    assert result.skipped_steps == len(skipped) == 1
+    event = watch.events[skipped[0]]
+    assert event.skipped.startswith("the loss of score was not finite on score rows [")
+    assert not math.isfinite(event.losses["score"])
+    assert math.isfinite(event.losses["topic"])
+    states = [before, *watch.weights]
+    for i in range(10):
+        assert same(states[i], states[i + 1]) == (i == skipped[0])
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights_of(stages).values())
+
+
+def test_a_step_whose_gradient_is_not_finite_moves_nothing(
+    models: Any, toys: ModuleType, tmp_path: Path, prepare: Callable[..., Stages]
+) -> None:
+    plugin = tmp_path / "poison.py"
+    plugin.write_text(POISON)
+    watch = Watch()
+    given = recipe(models["bert"], ["topic"], max_steps=6, combiner={"type": "poison", "steps": [2, 5]}, eval_strategy="no")
+    stages = prepare(given, rows_for(["topic"], toys), watch, inline=(plugin,))
+    watch.stages = stages
+    result = run(stages)
+    assert [bool(event.skipped) for event in watch.events] == [False, True, False, False, True, False]
+    assert watch.events[1].skipped.startswith("the gradient was not finite on topic rows [")
+    assert same(watch.weights[0], watch.weights[1])
+    assert not same(watch.weights[1], watch.weights[2])
+    assert result.skipped_steps == 2
+
+
+def test_five_steps_in_a_row_that_are_not_finite_end_the_run(models: Any, toys: ModuleType, tmp_path: Path) -> None:
+    train = [{**row, "score": 1e30} for row in toys.rows(80)]
+    watch = Watch()
+    with pytest.raises(RunError) as caught:
+        hft_core.run(
+            recipe(models["bert"], ["score"], max_steps=30, eval_strategy="no"),
+            data={"score": {"train": train}},
+            observers=[watch],
+            output=tmp_path / "run",
+        )
+    message = str(caught.value)
+    assert message.startswith("stage 'stage-1', step 5: 5 steps in a row had losses or gradients that are not finite")
+    assert "learning_rate" in message
+    assert "\n" not in message
+    assert [event.error for event in watch.failed] == [caught.value]
+    assert watch.failed[0].stage == "stage-1"
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert lines[-1]["event"] == "run_failed"
+    assert lines[-1]["error"] == f"RunError: {message}"
+    assert [line["losses"] for line in lines if line["event"] == "step"] == [{"score": None}] * 4
+
+
+def test_four_steps_in_a_row_that_are_not_finite_do_not(models: Any, toys: ModuleType, tmp_path: Path) -> None:
+    plugin = tmp_path / "poison.py"
+    plugin.write_text(POISON)
+    given = recipe(
+        models["bert"], ["topic"], max_steps=12, combiner={"type": "poison", "steps": [2, 3, 4, 5, 7, 8, 9, 10]}
+    )
+    result = hft_core.run(given, data=rows_for(["topic"], toys), catalogue=Catalogue.discover(inline=[plugin]))
+    assert result.stages[0].skipped_steps == 8
+    assert result.stages[0].steps == 12
+
+
+def test_rows_without_any_target_are_passed_over(models: Any, prepare: Callable[..., Stages]) -> None:
+    given = recipe(models["bert"], [], max_steps=3, eval_strategy="no", per_device_train_batch_size=2)
+    given["tasks"] = {"language": {"head": "mlm"}}
+    unknown = [{"text": "字"}] * 6  # a single unknown token, which is a special one
+    watch = Watch()
+    stages = prepare(given, {"language": {"train": unknown}}, watch)
+    watch.stages = stages
+    before = weights_of(stages)
+    run(stages)
+    assert [(event.losses, event.skipped) for event in watch.events] == [({}, "")] * 3
+    assert same(before, weights_of(stages))

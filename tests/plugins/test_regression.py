@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.metrics import mean_absolute_error
+from transformers import AutoModelForSequenceClassification
+
+from hft_core.backbone import Features
+from hft_core.head import Targets
+from hft_plugins.backbones import encoder
+from hft_plugins.backbones.options import EncoderOptions
+from hft_plugins.heads.regression import Options, build
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_are_those_of_scipy_and_scikit_learn(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    references = random.normal(size=30).round(1)
+    predictions = (references + random.normal(size=30)).round(1)
+    found = build(Options(), task="t").metrics(predictions.tolist(), references.tolist(), 0.3)
+    assert found == pytest.approx(
+        {
+            "loss": 0.3,
+            "mae": mean_absolute_error(references, predictions),
+            "pearson": stats.pearsonr(references, predictions).statistic,
+            "spearman": stats.spearmanr(references, predictions).statistic,
+        }
+    )
+
+
+@pytest.mark.parametrize(("predictions", "references"), [([1.0, 1.0], [0.0, 1.0]), ([0.0, 1.0], [2.0, 2.0]), ([1.0], [1.0])])
+def test_a_correlation_that_is_not_defined_is_0(predictions: list[float], references: list[float]) -> None:
+    found = build(Options(), task="t").metrics(predictions, references, 0.0)
+    assert (found["pearson"], found["spearman"]) == (0.0, 0.0)
+
+
+def test_equals_the_loss_and_values_of_the_plain_class(models: Any, toys: Any) -> None:
+    rows = toys.rows(6)
+    head = build(Options(label="score"), task="t")
+    backbone = encoder.build(EncoderOptions(model=str(models["bert"])))
+    head.attach(backbone)
+    head.eval()
+    backbone.trunk.eval()
+    inputs = backbone.tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+    features = Features(backbone.forward(dict(inputs)), inputs["input_ids"], inputs["attention_mask"])
+    target = torch.tensor([head.target_of(row["score"]) for row in rows])
+    plain = AutoModelForSequenceClassification.from_pretrained(models["bert"], num_labels=1).eval()
+    assert head.family is not None
+    plain.load_state_dict(head.family.plain_state(), strict=False)
+    told = plain(**inputs, labels=target)
+    torch.testing.assert_close(head.loss(features, Targets(6, {"target": target})) / 6, told.loss, atol=1e-5, rtol=0)
+    assert head.predict(features) == pytest.approx(told.logits.squeeze(1).tolist(), abs=1e-5)
+    assert head.answer([0.25]) == {"value": 0.25}
+    assert head.config()["problem_type"] == "regression"
