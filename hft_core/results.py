@@ -51,6 +51,9 @@ class StageResult:
     before: Scores
     """Dev scores before the stage of all tasks that could be measured."""
     after: Scores
+    """Dev scores of the same tasks, and of the stage's own, with the weights that the stage ends with."""
+    main_metrics: dict[str, str]
+    """The main metric of each task in `after`."""
     history: tuple[Evaluation, ...]
     rows: int
     tokens: int

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -97,16 +98,18 @@ def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = Fa
     heads = assemble.build_heads(resolved)
     for task, head in heads.items():
         head.facts = _facts(model_folder / task)
-    backbone = assemble.open_backbone(resolved, trust_remote_code=trust_remote_code)
     strategy = assemble.strategy_of(resolved.stages[-1])
-    model = assemble.attach(backbone, heads)
-    if strategy.adapter:
-        strategy.apply(backbone, tuple(heads))
+    with torch.random.fork_rng():  # modules are made with random weights before they are given their own
+        backbone = assemble.open_backbone(resolved, trust_remote_code=trust_remote_code)
+        model = assemble.attach(backbone, heads)
+        if strategy.adapter:
+            strategy.apply(backbone, tuple(heads))
     for task in heads:
         try:
             _load_task(model_folder / task, model, strategy, task)
         except Exception as error:  # a damaged file raises what its library likes
-            raise ModelError(f"{model_folder / task}: its weights cannot be read: {error}") from error
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"{model_folder / task}: its weights cannot be read: {reason}") from error
     model.eval()
     return SavedRun(folder, resolved, model)
 
@@ -134,9 +137,13 @@ def _load_task(folder: Path, model: HybridModel, strategy: Strategy, task: str) 
     if strategy.adapter:
         names = head.export_state(family.plain_state(tied=True)) if family is not None else {}
         state = strategy.load_adapter(backbone, folder, names)
-        if family is not None and state:
+        if family is not None and (state or not head.part_of_trunk):
             family.load_plain_state(head.import_state(state))
     elif family is not None:
         family.load_plain_state(head.import_state(backbone.load_task(folder)))
     if family is None:
-        head.load_state_dict(load_file(folder / OWN_HEAD_FILE), strict=False)
+        state = load_file(folder / OWN_HEAD_FILE)
+        wrong = state.keys() ^ _own_state(model, task).keys()
+        if wrong:
+            raise ValueError(f"head weights are missing or not known: {', '.join(sorted(wrong))}")
+        head.load_state_dict(state, strict=False)  # without those that it shares with the trunk

@@ -237,6 +237,7 @@ class Stages:
             heads=counts.heads,
             before=before,
             after=dict(self.scores),
+            main_metrics={task: self.material.model.head(task).main_metric for task in self.scores},
             history=tuple(progress.history),
             rows=progress.rows,
             tokens=progress.tokens,

@@ -15,6 +15,7 @@ from hft_core.hooks import hookimpl
 
 if TYPE_CHECKING:
     from hft_core import events
+    from hft_core.results import StageResult
 
 LINES_A_STAGE = 10
 """Progress lines of a stage where there is no terminal."""
@@ -58,6 +59,7 @@ class Lines:
 
     @hookimpl
     def hft_stage_finished(self, event: events.StageFinished) -> None:
+        self.write(f"{event.result.name} done: {changes_text(event.result)}")
         for warning in event.result.warnings:
             self.write(f"warning: {warning}")
 
@@ -140,6 +142,15 @@ def scores_text(scores: Mapping[str, Mapping[str, float]]) -> str:
         f"{task} " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if not name.endswith("_weighted"))
         for task, metrics in scores.items()
     )
+
+
+def changes_text(result: StageResult) -> str:
+    """Each known task's main metric on its dev split, before and after the stage."""
+    parts = []
+    for task, metric in result.main_metrics.items():
+        was = f"{result.before[task][metric]:.4g} → " if task in result.before else ""
+        parts.append(f"{task} {metric} {was}{result.after[task][metric]:.4g}")
+    return ", ".join(parts) or "no dev split to score"
 
 
 def clock(seconds: float) -> str:

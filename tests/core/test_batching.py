@@ -140,7 +140,14 @@ def test_further_inputs_are_padded_with_zeros_also_for_tasks_that_do_not_give_th
     examples = {"one": examples_of([2, 3], token_type_ids=[[0, 1], [1, 1, 1]]), "two": examples_of([4])}
     parts = [Part("one", 0, np.arange(2)), Part("two", 0, np.arange(1))]
     (batch,) = batches_of(
-        parts, examples, {task: Echo(task) for task in examples}, seed=0, pad=PAD, max_rows=9, max_tokens=None, apart=False
+        parts,
+        examples,
+        {task: Echo(task) for task in examples},
+        seed=0,
+        pad=PAD,
+        max_rows=9,
+        max_tokens=None,
+        apart=False,
     )
     assert batch.inputs["token_type_ids"].tolist() == [[0, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
 

@@ -148,7 +148,9 @@ def divided(batch: Batch, *bounds: int) -> list[Batch]:
             if first < last:
                 wanted = segment.targets.tensors["wanted"][first - segment.rows.start : last - segment.rows.start]
                 rows = slice(first - start, last - start)
-                segments.append(Segment(segment.task, rows, np.arange(last - first), Targets(len(wanted), {"wanted": wanted})))
+                segments.append(
+                    Segment(segment.task, rows, np.arange(last - first), Targets(len(wanted), {"wanted": wanted}))
+                )
         pieces.append(Batch({name: tensor[start:stop] for name, tensor in batch.inputs.items()}, tuple(segments)))
     return pieces
 
@@ -159,7 +161,9 @@ def gradients_of(model: HybridModel) -> dict[str, Tensor]:
     return found
 
 
-def filled(model: HybridModel, combiner: Combiner, batches: Sequence[Batch]) -> tuple[gradients.Combined, dict[str, Tensor]]:
+def filled(
+    model: HybridModel, combiner: Combiner, batches: Sequence[Batch]
+) -> tuple[gradients.Combined, dict[str, Tensor]]:
     combined = gradients.fill(model, combiner, batches, MACHINE, draw_seed=5)
     return combined, gradients_of(model)
 
@@ -185,7 +189,9 @@ def mean_losses(model: HybridModel, batches: Sequence[Batch], tasks: Sequence[st
 STEP = batch_of(("a", [3, 5, 2, 7, 1]), ("b", [4, 6]), ("c", [2, 2, 9]))
 
 
-@pytest.mark.parametrize("combiner", [Combiner(("a", "b", "c")), GeometricMean(("a", "b", "c")), Learned(("a", "b", "c"))])
+@pytest.mark.parametrize(
+    "combiner", [Combiner(("a", "b", "c")), GeometricMean(("a", "b", "c")), Learned(("a", "b", "c"))]
+)
 @pytest.mark.parametrize("bounds", [(), (1,), (4, 6), (1, 2, 3, 4, 5, 6, 7, 8, 9)])
 def test_a_step_in_any_number_of_batches_has_the_gradient_of_the_combined_mean_losses(
     combiner: Combiner, bounds: tuple[int, ...]

@@ -18,11 +18,7 @@ from hft_core.resolve import resolve
 from hft_core.stages import Stages
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes more than a few seconds; left out by -m 'not slow'")
-
-
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """The models are so small that more threads only get into each other's way."""
     threads = torch.get_num_threads()

@@ -111,4 +111,6 @@ def test_lora_equals_peft(name: str, models: Any, toys: ModuleType, prepare: Cal
         optimizer.zero_grad()
         assert watch.losses[step] == pytest.approx(loss.item(), abs=TOLERANCE)
         for key, parameter in parameters.items():
-            assert float((watch.weights[step + 1][key] - parameter.detach()).abs().max()) <= TOLERANCE, f"step {step}, {key}"
+            assert float((watch.weights[step + 1][key] - parameter.detach()).abs().max()) <= TOLERANCE, (
+                f"step {step}, {key}"
+            )

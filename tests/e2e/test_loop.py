@@ -78,7 +78,10 @@ def weights_of(stages: Stages) -> dict[str, Tensor]:
 def recipe(model: Path, tasks: list[str], **stage: Any) -> dict[str, Any]:
     heads = {"topic": {"head": "classification"}, "score": {"head": "regression", "label": "score"}}
     defaults = {
-        "per_device_train_batch_size": 8, "learning_rate": 0.01, "warmup_steps": 0, "head_warmup_steps": 0,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 0.01,
+        "warmup_steps": 0,
+        "head_warmup_steps": 0,
     }
     return {
         "backbone": {"model": str(model)},
@@ -107,7 +110,11 @@ def test_epochs_are_passes_over_the_rows_of_all_tasks_and_each_is_evaluated(
     models: Any, toys: ModuleType, prepare: Callable[..., Stages]
 ) -> None:
     watch = Watch()
-    result = run(prepare(recipe(models["bert"], ["topic", "score"], num_train_epochs=3), rows_for(["topic", "score"], toys), watch))
+    result = run(
+        prepare(
+            recipe(models["bert"], ["topic", "score"], num_train_epochs=3), rows_for(["topic", "score"], toys), watch
+        )
+    )
     assert result.steps == len(watch.events) == 30
     assert result.rows == sum(event.rows for event in watch.events) == 240
     assert [e.step for e in result.history] == [10, 20, 30]
@@ -118,7 +125,9 @@ def test_epochs_are_passes_over_the_rows_of_all_tasks_and_each_is_evaluated(
     assert sum(value for name, value in result.seconds.items() if name != "total") <= result.seconds["total"]
 
 
-def test_part_of_an_epoch_ends_with_a_smaller_step(models: Any, toys: ModuleType, prepare: Callable[..., Stages]) -> None:
+def test_part_of_an_epoch_ends_with_a_smaller_step(
+    models: Any, toys: ModuleType, prepare: Callable[..., Stages]
+) -> None:
     watch = Watch()
     run(prepare(recipe(models["bert"], ["topic"], num_train_epochs=0.5), rows_for(["topic"], toys), watch))
     assert [event.rows for event in watch.events] == [8, 8, 4]
@@ -143,7 +152,13 @@ def test_the_learning_rate_that_is_told_is_the_one_that_the_step_was_taken_with(
 
 # --- the best weights
 
-UNSTEADY = {"max_steps": 20, "eval_strategy": "steps", "eval_steps": 2, "learning_rate": 0.3, "lr_scheduler_type": "constant"}
+UNSTEADY = {
+    "max_steps": 20,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "learning_rate": 0.3,
+    "lr_scheduler_type": "constant",
+}
 """A rate at which the dev loss goes up and down."""
 
 
@@ -176,8 +191,16 @@ def test_best_weights_that_were_found_while_the_heads_warmed_up_are_restored(
     watch = Watch()
     # The highest loss is asked for, so that the best weights are those of the first step.
     given = recipe(
-        models["bert"], ["topic"], max_steps=20, eval_strategy="steps", eval_steps=1, head_warmup_steps=8,
-        metric_for_best_model="topic.loss", greater_is_better=True, learning_rate=1e-5, head_learning_rate=0.01,
+        models["bert"],
+        ["topic"],
+        max_steps=20,
+        eval_strategy="steps",
+        eval_steps=1,
+        head_warmup_steps=8,
+        metric_for_best_model="topic.loss",
+        greater_is_better=True,
+        learning_rate=1e-5,
+        head_learning_rate=0.01,
     )
     stages = prepare(given, rows_for(["topic"], toys), watch)
     watch.stages = stages
@@ -222,7 +245,10 @@ def test_a_stage_ends_after_so_many_evaluations_without_a_better_score(
     patience: int, models: Any, toys: ModuleType, prepare: Callable[..., Stages]
 ) -> None:
     given = recipe(
-        models["bert"], ["topic"], **{**UNSTEADY, "max_steps": 200}, metric_for_best_model="topic.loss",
+        models["bert"],
+        ["topic"],
+        **{**UNSTEADY, "max_steps": 200},
+        metric_for_best_model="topic.loss",
         early_stopping_patience=patience,
     )
     watch = Watch()
@@ -271,7 +297,9 @@ def test_a_step_whose_gradient_is_not_finite_moves_nothing(
     plugin = tmp_path / "poison.py"
     plugin.write_text(POISON)
     watch = Watch()
-    given = recipe(models["bert"], ["topic"], max_steps=6, combiner={"type": "poison", "steps": [2, 5]}, eval_strategy="no")
+    given = recipe(
+        models["bert"], ["topic"], max_steps=6, combiner={"type": "poison", "steps": [2, 5]}, eval_strategy="no"
+    )
     stages = prepare(given, rows_for(["topic"], toys), watch, inline=(plugin,))
     watch.stages = stages
     result = run(stages)
@@ -298,7 +326,9 @@ def test_five_steps_in_a_row_that_are_not_finite_end_the_run(models: Any, toys: 
     assert "\n" not in message
     assert [event.error for event in watch.failed] == [caught.value]
     assert watch.failed[0].stage == "stage-1"
-    lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()
+    ]
     assert lines[-1]["event"] == "run_failed"
     assert lines[-1]["error"] == f"RunError: {message}"
     assert [line["losses"] for line in lines if line["event"] == "step"] == [{"score": None}] * 4

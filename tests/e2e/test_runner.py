@@ -53,7 +53,13 @@ def recipe(model: Path, files: Path, **stage: Any) -> dict[str, Any]:
 def test_a_finished_run_is_a_folder_with_everything_in_it(models: Any, files: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = hft_core.run(recipe(models["bert"], files), output=run)
-    assert sorted(path.name for path in run.iterdir()) == ["README.md", "log.jsonl", "model", "recipe.yaml", "results.json"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "README.md",
+        "log.jsonl",
+        "model",
+        "recipe.yaml",
+        "results.json",
+    ]
     assert sorted(path.name for path in (run / "model").iterdir()) == ["language", "topic", "trunk"]
 
     found = json.loads((run / "results.json").read_text(), parse_constant=pytest.fail)
@@ -73,7 +79,11 @@ def test_a_finished_run_is_a_folder_with_everything_in_it(models: Any, files: Pa
     assert found["seconds"] > 0
     assert {"torch", "transformers", "peft", "hft-core"} <= set(found["versions"])
     used = {(plugin["seam"], plugin["name"], plugin["distribution"]) for plugin in found["plugins"]}
-    assert {("strategy", "lora", "hft-core"), ("combiner", "uncertainty", "hft-core"), ("head", "mlm", "hft-core")} <= used
+    assert {
+        ("strategy", "lora", "hft-core"),
+        ("combiner", "uncertainty", "hft-core"),
+        ("head", "mlm", "hft-core"),
+    } <= used
     assert all(plugin["version"] for plugin in found["plugins"])
 
 
@@ -118,8 +128,7 @@ def test_the_code_in_the_card_runs(models: Any, files: Path, tmp_path: Path, mon
         body = (tmp_path / name / "README.md").read_text()
         code = body.split("```python\n")[1].split("```")[0]
         monkeypatch.chdir(tmp_path / name)
-        base = json.loads(Path("model/topic/adapter_config.json").read_text())["base_model_name_or_path"] if name == "adapter" else ""
-        scope: dict[str, Any] = {"BASE": base}
+        scope: dict[str, Any] = {}
         exec(code, scope)  # noqa: S102 (the card's own code is what is tested)
         assert isinstance(scope["model"], torch.nn.Module)
 
@@ -133,7 +142,9 @@ def test_the_saved_recipe_does_the_run_again_bit_by_bit(models: Any, files: Path
         one, two = (load_file(tmp_path / run / "model" / name) for run in ("first", "again"))
         assert one.keys() == two.keys()
         assert all(torch.equal(one[key], two[key]) for key in one), name
-    losses = [[json.loads(line).get("losses") for line in (tmp_path / run / "log.jsonl").open()] for run in ("first", "again")]
+    losses = [
+        [json.loads(line).get("losses") for line in (tmp_path / run / "log.jsonl").open()] for run in ("first", "again")
+    ]
     assert losses[0] == losses[1]
 
 
@@ -203,7 +214,7 @@ def test_a_recipe_may_be_a_file_plain_data_or_a_model(models: Any, files: Path, 
             "language": {"head": "mlm", "data": "data/articles.txt"},
         },
     }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(relative))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(relative, sort_keys=False))
     by_data = hft_core.run(given)
     assert hft_core.run(Recipe.model_validate(given)).final == by_data.final
     assert hft_core.run(tmp_path / "recipe.yaml").final == by_data.final
@@ -280,16 +291,21 @@ class Recorder:
 
 
 def two_stages(model: Path) -> dict[str, Any]:
-    """The first stage gets worse after its second step, by the measure that it is given."""
+    """The first stage's second step brings nothing: the rate is too low to change an answer."""
     common = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "per_device_train_batch_size": 8}
-    measure = {"metric_for_best_model": "topic.loss", "greater_is_better": True}
-    slow = {"learning_rate": 1e-5, "head_learning_rate": 0.01, "warmup_steps": 0, "lr_scheduler_type": "constant"}
     return {
         "backbone": {"model": str(model)},
         "tasks": {"topic": {"head": "classification"}, "language": {"head": "mlm"}},
         "stages": [
-            {"name": "one", "tasks": ["topic"], "strategy": "frozen", **common, **measure, **slow},
-            {"name": "two", "tasks": ["language"], "strategy": "full", **common, "eval_strategy": "no", "eval_steps": None},
+            {"name": "one", "tasks": ["topic"], "strategy": "frozen", **common, "head_learning_rate": 1e-9},
+            {
+                "name": "two",
+                "tasks": ["language"],
+                "strategy": "full",
+                **common,
+                "eval_strategy": "no",
+                "eval_steps": None,
+            },
         ],
         "precision": "fp32",
     }

@@ -194,7 +194,13 @@ def test_fresh_heads_warm_up_on_a_trunk_that_stands_still_for_exactly_the_stated
     given: Any, warm: int, still: int, models: Any, toys: ModuleType, prepare: Callable[..., Stages]
 ) -> None:
     watch = Watch()
-    stage = {"strategy": "full", "max_steps": 20, "head_warmup_steps": given, "warmup_steps": warm, "eval_strategy": "no"}
+    stage = {
+        "strategy": "full",
+        "max_steps": 20,
+        "head_warmup_steps": given,
+        "warmup_steps": warm,
+        "eval_strategy": "no",
+    }
     stages = prepare(recipe(models["bert"], ["topic"], [stage]), rows_for(["topic"], toys), watch)
     watch.model = stages.material.model
     before = copied(stages.material.model)

@@ -20,7 +20,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def of(*seams: str) -> Any:
-    return pytest.mark.parametrize("entry", [e for e in BUILT_IN if e.seam in seams], ids=lambda e: f"{e.seam}-{e.name}")
+    return pytest.mark.parametrize(
+        "entry", [e for e in BUILT_IN if e.seam in seams], ids=lambda e: f"{e.seam}-{e.name}"
+    )
 
 
 def test_every_seam_has_built_in_plugins_and_all_of_them_can_be_used() -> None:

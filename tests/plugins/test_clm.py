@@ -51,7 +51,9 @@ def test_a_long_text_becomes_several_examples_and_nothing_is_lost(models: Any, t
     text = " ".join(row["text"] for row in toys.rows(20))
     encoded = head.encode({"text": [text, "the cat"]}, backbone.tokenizer, 16)
     assert max(map(len, encoded.sequences)) == 16
-    tokens = [token for sequence, row in zip(encoded.sequences, encoded.rows, strict=True) if row == 0 for token in sequence]
+    tokens = [
+        token for sequence, row in zip(encoded.sequences, encoded.rows, strict=True) if row == 0 for token in sequence
+    ]
     assert tokens == [*backbone.tokenizer(text)["input_ids"], backbone.tokenizer.eos_token_id]
 
 

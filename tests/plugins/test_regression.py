@@ -32,7 +32,9 @@ def test_metrics_are_those_of_scipy_and_scikit_learn(seed: int) -> None:
     )
 
 
-@pytest.mark.parametrize(("predictions", "references"), [([1.0, 1.0], [0.0, 1.0]), ([0.0, 1.0], [2.0, 2.0]), ([1.0], [1.0])])
+@pytest.mark.parametrize(
+    ("predictions", "references"), [([1.0, 1.0], [0.0, 1.0]), ([0.0, 1.0], [2.0, 2.0]), ([1.0], [1.0])]
+)
 def test_a_correlation_that_is_not_defined_is_0(predictions: list[float], references: list[float]) -> None:
     found = build(Options(), task="t").metrics(predictions, references, 0.0)
     assert (found["pearson"], found["spearman"]) == (0.0, 0.0)

@@ -127,7 +127,9 @@ def test_lora_adds_to_the_layers_that_peft_adds_to(name: str, models: Any) -> No
     lora.build(lora.Options(r=4)).apply(backbone, ("t",))
     reference = get_peft_model(AutoModel.from_pretrained(models[name]), LoraConfig(r=4, target_modules="all-linear"))
     prefix = "base_model.model."
-    expected = {n.removeprefix(prefix) for n, p in reference.named_parameters() if p.requires_grad and "pooler" not in n}
+    expected = {
+        n.removeprefix(prefix) for n, p in reference.named_parameters() if p.requires_grad and "pooler" not in n
+    }
     assert {n for n, p in backbone.trunk.named_parameters() if p.requires_grad} == expected
 
 

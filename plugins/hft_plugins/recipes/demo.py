@@ -45,7 +45,7 @@ def build(options: Options, *, folder: Path) -> dict[str, Any]:
                 "head": "classification",
                 "label": "topic",
                 "data": _files(folder, "topic"),
-                "max_length": TOKENS,
+                "max_length": TOPIC_TOKENS,
             },
             "match": {
                 "head": "classification",

@@ -88,16 +88,16 @@ class Injected(Strategy):
         save_file(plain, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
     def load_adapter(self, backbone: Backbone, folder: Path, head: Collection[str]) -> dict[str, Tensor]:
-        """Raises `ValueError` when the file has weights that the trunk's adapter does not know."""
+        """Raises `ValueError` when the file's weights are not those of the trunk's adapter."""
         state = load_file(folder / WEIGHTS_FILE)
         found = {name: state.pop(PREFIX + name) for name in head if PREFIX + name in state}
         inside = f"{PREFIX}{backbone.trunk_prefix}."
         prefix = inside if any(name.startswith(inside) for name in state) else PREFIX
-        result: Any = set_peft_model_state_dict(
-            backbone.trunk, {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-        )
-        if result.unexpected_keys:
-            raise ValueError(f"adapter weights are not known: {', '.join(sorted(result.unexpected_keys))}")
+        given = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+        wrong = sorted(given.keys() ^ get_peft_model_state_dict(backbone.trunk).keys())
+        if wrong:
+            raise ValueError(f"{len(wrong)} adapter weights are missing or not known: {', '.join(wrong[:3])}, …")
+        set_peft_model_state_dict(backbone.trunk, given)
         return found
 
     def _state(self, backbone: Backbone) -> dict[str, Tensor]:
