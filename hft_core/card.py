@@ -14,7 +14,7 @@ from hft_core.results import RunResult, Scores, StageResult
 def card(result: RunResult, material: Material, *, adapter_base: str) -> str:
     """What was trained from what, how it scores, and how it is opened.
 
-    `adapter_base`: the model that the adapters in the tasks' folders belong on; empty where the folders hold whole models.
+    `adapter_base`: the model that the adapters in the tasks' folders belong on; empty where those hold whole models.
     """
     recipe = material.resolved.recipe
     base = str(recipe.backbone.options.get("model", ""))

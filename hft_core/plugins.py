@@ -125,9 +125,12 @@ class Catalogue:
         elsewhere = sorted({e.seam for e in named if e.name == plain and e.seam != seam})
         if elsewhere:
             message += f" There is a {' and a '.join(elsewhere)} of that name."
-        # A provider that could not be asked may be the one that has the plugin.
+        return message + self.not_loaded()
+
+    def not_loaded(self) -> str:
+        """A sentence for each provider that could not be asked what it has: it may be the one that is looked for."""
         silent = [entry for entry in self.entries if not entry.seam]
-        return message + "".join(f" Not loaded: {e.provider.label} ({e.name}): {e.reason}." for e in silent)
+        return "".join(f" Not loaded: {e.provider.label} ({e.name}): {e.reason}." for e in silent)
 
 
 def block_list(text: str) -> list[str]:

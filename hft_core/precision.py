@@ -16,8 +16,8 @@ import torch
 SIZE = 384
 """Side of the measured square products, near those of a small encoder."""
 ROUNDS, PRODUCTS = 8, 12
-"""Each format is measured in so many rounds of so many products, in turn with the others; the best product counts, since
-whatever else the machine does can only slow one down."""
+"""Each format is measured in so many rounds of so many products, in turn with the others; the best product counts,
+since whatever else the machine does can only slow one down."""
 GAIN = 1.2
 """bfloat16 is taken only when it is faster by this factor: its rounding is not free."""
 
@@ -55,15 +55,16 @@ def rates(dtypes: Sequence[torch.dtype], device: torch.device) -> list[float]:
     A format without instructions of its own is two hundred times slower than the others: its rounds are cut short.
     """
     pairs = [[torch.randn(SIZE, SIZE, device=device).to(dtype) for _ in range(2)] for dtype in dtypes]
-    best = [_seconds(*pair, device) for pair in pairs]
+    best = [_seconds(pair, device) for pair in pairs]
     for _ in range(ROUNDS):
         for i, pair in enumerate(pairs):
             repeats = PRODUCTS if best[i] < 10 * min(best) else 1
-            best[i] = min(best[i], *(_seconds(*pair, device) for _ in range(repeats)))
+            best[i] = min(best[i], *(_seconds(pair, device) for _ in range(repeats)))
     return [2 * SIZE**3 / seconds / 1e9 for seconds in best]
 
 
-def _seconds(left: torch.Tensor, right: torch.Tensor, device: torch.device) -> float:
+def _seconds(pair: Sequence[torch.Tensor], device: torch.device) -> float:
+    left, right = pair
     start = time.perf_counter()
     left @ right
     if device.type == "cuda":

@@ -51,9 +51,7 @@ def predict(saved: SavedRun, task: str, rows: Rows) -> list[dict[str, Any]]:
 def evaluate(saved: SavedRun, task: str, rows: Rows) -> dict[str, float]:
     """The task's metrics on labelled rows. Raises `DataError` for rows that do not fit the task."""
     assemble.check_rows(task, _head(saved, task), rows, "input", need_targets=True)
-    return score_task(
-        saved.model, task, _encoded(saved, task, rows), _machine(saved), seed=saved.resolved.recipe.seed
-    )
+    return score_task(saved.model, task, _encoded(saved, task, rows), _machine(saved), seed=saved.resolved.recipe.seed)
 
 
 def evaluate_recipe_data(saved: SavedRun, tasks: Sequence[str]) -> dict[str, Scores]:

@@ -340,7 +340,7 @@ class Recipe(Model):
                 raise KeyPathError(("stages", i, "name"), f"two stages are called '{stage.name}'")
             self._check_task_names(i, stage)
         if TRUNK_FOLDER in self.tasks:
-            raise KeyPathError(("tasks", TRUNK_FOLDER), "this name is kept for the shared trunk; call the task otherwise")
+            raise KeyPathError(("tasks", TRUNK_FOLDER), "this name is kept for the trunk; call the task otherwise")
         for name in self.tasks:
             if not any(name in stage.tasks for stage in stages):
                 raise KeyPathError(

@@ -55,7 +55,8 @@ class RunLog:
 
     @hookimpl
     def hft_run_failed(self, event: events.RunFailed) -> None:
-        self._write("run_failed", stage=event.stage, error=f"{type(event.error).__name__}: {event.error}")
+        if self.path.exists():  # what failed before the run began leaves no trace, and the folder free for the next try
+            self._write("run_failed", stage=event.stage, error=f"{type(event.error).__name__}: {event.error}")
 
     def _write(self, kind: str, **facts: Mapping[str, Any] | Any) -> None:
         with open(self.path, "a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Tiny real models with random weights, and rows to learn from; conftest files load this file and make fixtures of it."""
+"""Tiny real models with random weights, and rows to learn from; conftest files make fixtures of them."""
 
 from __future__ import annotations
 

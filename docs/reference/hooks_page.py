@@ -24,13 +24,14 @@ This page is written by `docs/reference/hooks_page.py` from the docstrings; a te
 
 ## Seams
 
-Called when plugins are listed or a recipe is resolved, never while training. Each returns a list of specs: light facts and
-import strings (`"package.module:attribute"`); what they name is imported at its first use.
+Called when plugins are listed or a recipe is resolved, never while training. Each returns a list of specs: light facts
+and import strings (`"package.module:attribute"`); what they name is imported at its first use.
 """
 SPECS_INTRODUCTION = """\
 ## Specs
 
-Frozen dataclasses of `hft_core`; a field that does not have its form raises `ValueError`, and the plugin is listed as broken.
+Frozen dataclasses of `hft_core`; a field that does not have its form raises `ValueError`, and the plugin is listed as
+broken.
 """
 
 

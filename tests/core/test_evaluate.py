@@ -84,7 +84,7 @@ def test_a_metric_that_is_not_measured_is_named_with_the_nearest_one() -> None:
 
 
 def test_a_metric_of_a_task_outside_the_stage_is_refused() -> None:
-    with pytest.raises(RecipeError, match="stage 's'.*task of the stage"):
+    with pytest.raises(RecipeError, match=r"stage 's'.*task of the stage"):
         selection(("topic",), metric_for_best_model="match.accuracy")
 
 

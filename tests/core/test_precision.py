@@ -50,10 +50,9 @@ def test_two_machines_of_one_process_may_have_different_formats() -> None:
 
 def test_a_measurement_is_of_this_machine_and_draws_as_much_whatever_comes_of_it() -> None:
     torch.manual_seed(0)
-    found = [choose(wanted, CPU) for wanted in ("auto", "fp32", "bf16")]
+    chosen = choose("fp32", CPU)
     after = torch.rand(1)
-    assert all(0.001 < chosen.gflops < 1e6 for chosen in found)
+    assert 0.001 < chosen.gflops < 1e6
     torch.manual_seed(0)
-    for wanted in ("fp32", "bf16", "auto"):
-        choose(wanted, CPU)
+    choose("auto", CPU)
     assert torch.equal(torch.rand(1), after)  # fresh heads are drawn next

@@ -346,7 +346,7 @@ class Failing(Recorder):
     def hft_step_finished(self, event: Any) -> None:
         super().hft_step_finished(event)
         if event.step == 2:
-            raise ValueError("the tracker's disk is full")
+            raise ValueError("the disk is full")
 
 
 def test_an_observer_that_raises_is_reported_once_and_ends_nothing(
@@ -359,7 +359,7 @@ def test_an_observer_that_raises_is_reported_once_and_ends_nothing(
     result = hft_core.run(given, data=data, observers=[failing, recorder], output=tmp_path / "run")
     told = [warning for warning in result.warnings if "observer" in warning]
     assert told == [
-        "observer 'Failing' failed at 'step_finished' and is left out from now on: ValueError: the tracker's disk is full"
+        "observer 'Failing' failed at 'step_finished' and is left out from now on: ValueError: the disk is full"
     ]
     assert json.loads((tmp_path / "run/results.json").read_text())["warnings"] == list(result.warnings)
     assert failing.told[-1] == "step 2"

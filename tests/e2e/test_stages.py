@@ -46,7 +46,8 @@ def recipe(model: Any, tasks: list[str], stages: list[dict[str, Any]]) -> dict[s
 
 
 def rows_for(tasks: list[str], toys: ModuleType) -> dict[str, Any]:
-    return dict.fromkeys(tasks, {"train": toys.rows(40), "dev": toys.rows(20, seed=1), "test": toys.rows(20, seed=2)})
+    rows = {"train": toys.rows(40), "dev": toys.rows(20, seed=1), "test": toys.rows(20, seed=2)}
+    return dict.fromkeys(tasks, rows)
 
 
 def copied(model: HybridModel) -> dict[str, Tensor]:

@@ -45,7 +45,7 @@ def test_labels_are_those_of_the_training_rows_with_numbers_in_their_order() -> 
 def test_a_column_from_which_no_classes_can_be_learned_is_refused() -> None:
     with pytest.raises(ValueError, match="one class only"):
         head_of(labelled("a", "a"))
-    with pytest.raises(ValueError, match="bce.*two classes.*3"):
+    with pytest.raises(ValueError, match=r"bce.*two classes.*3"):
         head_of(labelled("a", "b", "c"), loss="bce")
 
 
