@@ -13,11 +13,14 @@ from dataclasses import dataclass
 
 import torch
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SIZE = 384
 """Side of the measured square products, near those of a small encoder."""
 ROUNDS, PRODUCTS = 8, 12
 """Each format is measured in so many rounds of so many products, in turn with the others; the best product counts,
 since whatever else the machine does can only slow one down."""
+HOPELESS = 10
+"""A format that is slower by this factor is not measured any further."""
 GAIN = 1.2
 """bfloat16 is taken only when it is faster by this factor: its rounding is not free."""
 
@@ -39,10 +42,10 @@ class Precision:
 
 def choose(wanted: str, device: torch.device) -> Precision:
     """`auto`: the faster of fp32 and bf16 on `device`, measured; otherwise `wanted`, measured all the same."""
-    single, half = rates((torch.float32, torch.bfloat16), device)
-    measured = {"fp32": single, "bf16": half}
     if wanted != "auto":
-        return Precision(wanted, "as the recipe says", measured[wanted])
+        (rate,) = rates((DTYPES[wanted],), device)
+        return Precision(wanted, "as the recipe says", rate)
+    single, half = rates((DTYPES["fp32"], DTYPES["bf16"]), device)
     told = f"bfloat16 products run at {half:.0f} GFLOP/s, float32 at {single:.0f}"
     if half > GAIN * single:
         return Precision("bf16", f"{told}: bfloat16 is {half / single:.1f} times faster", half)
@@ -52,9 +55,10 @@ def choose(wanted: str, device: torch.device) -> Precision:
 def rates(dtypes: Sequence[torch.dtype], device: torch.device) -> list[float]:
     """The best rate of `[SIZE, SIZE]` products in each of `dtypes`, in 10⁹ operations a second.
 
-    A format without instructions of its own is two hundred times slower than the others: its rounds are cut short.
+    A format without instructions of its own is a hundred times slower than the others: it is tried twice at most.
     """
-    pairs = [[torch.randn(SIZE, SIZE, device=device).to(dtype) for _ in range(2)] for dtype in dtypes]
+    own = torch.Generator(device).manual_seed(0)  # a run's random numbers are not to depend on what was measured
+    pairs = [[torch.randn(SIZE, SIZE, device=device, generator=own).to(dtype) for _ in range(2)] for dtype in dtypes]
     best = [_seconds(pair, device) for pair in pairs]
     for _ in range(ROUNDS):
         for i, pair in enumerate(pairs):

@@ -170,7 +170,9 @@ class _Resolver:
         if not able:
             entries = self.catalogue.seam("backbone")
             known = ", ".join(e.name if e.state is State.OK else f"{e.name} ({e.status})" for e in entries) or "none"
-            raise PluginError(f"{place}: no backbone opens '{model}' (known: {known}){''.join(failed)}{self.catalogue.not_loaded()}")
+            raise PluginError(
+                f"{place}: no backbone opens '{model}' (known: {known}){''.join(failed)}{self.catalogue.not_loaded()}"
+            )
         if len(able) > 1:
             raise PluginError(f"{place}: '{model}' can be opened by {', '.join(able)}; say which one with 'type'")
         return able[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from hft_core import events
 from hft_core.hooks import hookimpl
-from hft_core.results import LOG_FILE
+from hft_core.results import LOG_FILE, finite
 
 
 class RunLog:
@@ -60,14 +59,5 @@ class RunLog:
 
     def _write(self, kind: str, **facts: Mapping[str, Any] | Any) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
-            line = {"event": kind, "time": round(time.time(), 3), **_finite(facts)}
+            line = {"event": kind, "time": round(time.time(), 3), **finite(facts)}
             file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null for numbers that are not finite, for which JSON has no name."""
-    if isinstance(value, Mapping):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

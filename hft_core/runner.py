@@ -18,7 +18,6 @@ from hft_core import assemble, events, machine, recipe_file, results, saved
 from hft_core.assemble import HostData
 from hft_core.card import card
 from hft_core.errors import UsageError
-from hft_core.evaluate import score
 from hft_core.machine import Machine
 from hft_core.observers import Observers
 from hft_core.plugins import Catalogue
@@ -150,9 +149,8 @@ def _result(
 ) -> RunResult:
     """The scores of all tasks on all splits, with what the stages found."""
     material, where = stages.material, stages.machine
-    recipe = material.resolved.recipe
     stages.measure(material.heads)
-    test = score(material.model, material.heads, material.examples["test"], where, seed=recipe.seed)
+    test = stages.score("test", tuple(material.heads))
     warnings = [f"stage '{stage.name}': {warning}" for stage in done for warning in stage.warnings]
     return RunResult(
         folder=folder,

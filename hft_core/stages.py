@@ -135,19 +135,23 @@ class Stages:
 
     def measure(self, tasks: Iterable[str], step: int = 0) -> None:
         """Fill in the dev scores of those of `tasks` that have none with the weights as they are."""
-        dev, seed = self.material.examples["dev"], self.material.resolved.recipe.seed
-        missing = tuple(task for task in dict.fromkeys(tasks) if task in dev and task not in self.scores)
-        if not missing:
-            return
+        self.scores |= self.score("dev", [task for task in dict.fromkeys(tasks) if task not in self.scores], step)
+
+    def score(self, split: str, tasks: Iterable[str], step: int = 0) -> Scores:
+        """The scores of those of `tasks` that have rows in `split`, announced to the observers."""
+        examples, seed = self.material.examples[split], self.material.resolved.recipe.seed
+        scored = tuple(task for task in tasks if task in examples)
+        if not scored:
+            return {}
         started = time.perf_counter()
-        self.observers.emit("evaluation_started", events.EvaluationStarted(stage=self.name, split="dev", tasks=missing))
-        scores = score(self.material.model, missing, dev, self.machine, seed=seed)
-        self.scores |= scores
+        self.observers.emit("evaluation_started", events.EvaluationStarted(stage=self.name, split=split, tasks=scored))
+        scores = score(self.material.model, scored, examples, self.machine, seed=seed)
         seconds = time.perf_counter() - started
         self.observers.emit(
             "evaluation_finished",
-            events.EvaluationFinished(stage=self.name, split="dev", step=step, scores=scores, seconds=seconds),
+            events.EvaluationFinished(stage=self.name, split=split, step=step, scores=scores, seconds=seconds),
         )
+        return scores
 
     def _loop(self, index: int, resolved: ResolvedStage, combiner: Combiner) -> StageLoop:
         stage, material, model = resolved.stage, self.material, self.material.model

@@ -16,7 +16,9 @@ def evaluate(
     ctx: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     task: Annotated[str | None, typer.Option("--task", metavar="T", help="One task only.")] = None,
-    data: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="Labelled rows; the run's own splits if left out.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FILE", help="Labelled rows; the run's own splits if left out.")
+    ] = None,
     trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:

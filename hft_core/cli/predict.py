@@ -16,7 +16,9 @@ from hft_core.errors import UsageError
 def predict(
     ctx: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    text: Annotated[list[str] | None, typer.Argument(metavar="[TEXT …]", help="Texts; a pair task takes them in twos.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT …]", help="Texts; a pair task takes them in twos.")
+    ] = None,
     task: Annotated[str, typer.Option("--task", metavar="T", help="The task that answers.")] = "",
     input: Annotated[Path | None, typer.Option("--input", metavar="FILE", help="Rows of any data format.")] = None,
     output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write JSON lines there.")] = None,

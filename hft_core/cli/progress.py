@@ -71,8 +71,7 @@ class Lines:
         seconds = time.perf_counter() - self._since
         left = seconds / event.step * (event.steps - event.step)
         self.write(
-            f"{event.stage} {event.step}/{event.steps}: {losses_text(event.losses)}; {self.rates()}, "
-            f"{clock(left)} left"
+            f"{event.stage} {event.step}/{event.steps}: {losses_text(event.losses)}; {self.rates()}, {clock(left)} left"
         )
 
     def rates(self) -> str:
@@ -116,9 +115,7 @@ class Bars(Lines):
         return True
 
     def show(self, event: events.StepFinished) -> None:
-        self._progress.update(
-            self._bar, completed=event.step, facts=f"{losses_text(event.losses)}  {self.rates()}"
-        )
+        self._progress.update(self._bar, completed=event.step, facts=f"{losses_text(event.losses)}  {self.rates()}")
 
     def write(self, text: str) -> None:
         self._console.print(plain(text), markup=False)
@@ -139,7 +136,8 @@ def losses_text(losses: Mapping[str, float]) -> str:
 def scores_text(scores: Mapping[str, Mapping[str, float]]) -> str:
     """Every metric but the averages' variants, which the results hold."""
     return "; ".join(
-        f"{task} " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if not name.endswith("_weighted"))
+        f"{task} "
+        + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if not name.endswith("_weighted"))
         for task, metrics in scores.items()
     )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hft_core.plugins import Catalogue
     from hft_core.recipe_source import Source
     from hft_core.resolve import Resolved
-    from hft_core.results import RunResult
+    from hft_core.results import RunResult, StageResult
 
 RecipeArgument = Annotated[Path | None, typer.Argument(metavar="[RECIPE.yaml]", help="A recipe; or say it in flags.")]
 BackboneOption = Annotated[str | None, typer.Option("--backbone", metavar="PATH", help="Folder, GGUF file or hub id.")]
@@ -28,7 +28,9 @@ CombinerOption = Annotated[str | None, typer.Option("--combiner", metavar="NAME[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change any value of the recipe.")
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", metavar="RUN", help="New folder for everything; runs/… if left out.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="RUN", help="New folder for everything; runs/… if left out.")
+]
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let the model's own repository run its code on this machine.")
 ]
@@ -122,14 +124,23 @@ def print_result(result: RunResult) -> None:
     say()
     print_table(("task", "metric", "dev, when first known", "dev", "test"), rows)
     say()
-    rows = [
-        (s.name, s.strategy or "–", s.combiner or "–", f"{s.trainable / s.trunk:.2%}", s.steps, s.best_step)
-        + (f"{s.rows_per_s:.0f}", f"{s.tokens_per_s:.0f}", f"{s.seconds['total']:.0f}")
-        for s in result.stages
-    ]
     headings = ("stage", "strategy", "combiner", "trunk trained", "steps", "best", "rows/s", "tokens/s", "seconds")
-    print_table(headings, rows)
+    print_table(headings, [_cost(stage) for stage in result.stages])
     for warning in result.warnings:
         say_error(f"warning: {warning}")
     say()
     say(f"{result.seconds:.0f} s on {result.device} in {result.precision}; everything is in {result.folder}")
+
+
+def _cost(stage: StageResult) -> tuple[object, ...]:
+    return (
+        stage.name,
+        stage.strategy or "–",
+        stage.combiner or "–",
+        f"{stage.trainable / stage.trunk:.2%}",
+        stage.steps,
+        stage.best_step,
+        f"{stage.rows_per_s:.0f}",
+        f"{stage.tokens_per_s:.0f}",
+        f"{stage.seconds['total']:.0f}",
+    )

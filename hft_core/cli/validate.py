@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from hft_core.cli.run import (
     source_of,
 )
 from hft_core.cli.terminal import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from hft_core.inspection import StageOutlook
 
 
 def validate(
@@ -54,11 +57,17 @@ def validate(
         ],
     )
     say()
-    print_table(
-        ("stage", "strategy", "combiner", "steps", "trains of the trunk", "of heads", "memory, about"),
-        [
-            (s.name, s.strategy or "–", s.combiner or "–", s.steps)
-            + (f"{s.trainable:,} of {s.trunk:,} ({s.trainable / s.trunk:.2%})", f"{s.heads:,}", f"{s.memory / 2**30:.2f} GiB")
-            for s in outlook.stages
-        ],
+    headings = ("stage", "strategy", "combiner", "steps", "trains of the trunk", "of heads", "memory, about")
+    print_table(headings, [_row(stage) for stage in outlook.stages])
+
+
+def _row(stage: StageOutlook) -> tuple[object, ...]:
+    return (
+        stage.name,
+        stage.strategy or "–",
+        stage.combiner or "–",
+        stage.steps,
+        f"{stage.trainable:,} of {stage.trunk:,} ({stage.trainable / stage.trunk:.2%})",
+        f"{stage.heads:,}",
+        f"{stage.memory / 2**30:.2f} GiB",
     )

@@ -1,6 +1,6 @@
 """How long `hft` takes to say something, against a Python that does nothing: paired runs, the median of the ratios.
 
-    python tests/benchmarks/startup.py [PAIRS]
+python tests/benchmarks/startup.py [PAIRS]
 """
 
 from __future__ import annotations
@@ -30,7 +30,17 @@ def main(pairs: int) -> None:
         runs = [(seconds(*arguments), seconds("-c", "pass")) for _ in range(pairs)]
         ours, bare = (statistics.median(column) for column in zip(*runs, strict=True))
         ratio = statistics.median(a / b for a, b in runs)
-        print(json.dumps({"command": name, "pairs": pairs, "seconds": round(ours, 4), "python -c pass": round(bare, 4), "ratio": round(ratio, 2)}))
+        print(
+            json.dumps(
+                {
+                    "command": name,
+                    "pairs": pairs,
+                    "seconds": round(ours, 4),
+                    "python -c pass": round(bare, 4),
+                    "ratio": round(ratio, 2),
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_two_machines_of_one_process_may_have_different_formats() -> None:
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 
 
-def test_a_measurement_is_of_this_machine_and_draws_as_much_whatever_comes_of_it() -> None:
+def test_a_measurement_is_of_this_machine_and_leaves_the_random_numbers_of_the_run_alone() -> None:
     torch.manual_seed(0)
     chosen = choose("fp32", CPU)
     after = torch.rand(1)

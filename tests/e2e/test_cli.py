@@ -111,7 +111,9 @@ def test_evaluate_gives_the_scores_that_the_run_gave(folder: Path, finished: Pat
     for split in ("dev", "test"):
         for task, metrics in results[split].items():
             assert scores[split][task] == pytest.approx(metrics, rel=1e-3), (split, task)
-    table = json.loads(hft("evaluate", finished, "--task", "topic", "--data", "topics.csv", "--json", cwd=folder).stdout)
+    table = json.loads(
+        hft("evaluate", finished, "--task", "topic", "--data", "topics.csv", "--json", cwd=folder).stdout
+    )
     assert 0 <= table["topics.csv"]["topic"]["accuracy"] <= 1
 
 

