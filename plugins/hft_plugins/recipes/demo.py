@@ -23,7 +23,7 @@ TOKENS = 48
 """Longest sequence of the language model and of a pair; few, since this is a demonstration for two cores."""
 TOPIC_TOKENS = 64
 """Longest sequence of a topic."""
-LANGUAGE_ARTICLES = {"train": 300, "dev": 60, "test": 60}
+LANGUAGE_ARTICLES = {"train": 300, "dev": 30, "test": 30}
 """The language model reads so many articles whole, in pieces of `TOKENS`."""
 
 Article = dict[str, str]
@@ -63,7 +63,7 @@ def build(options: Options, *, folder: Path) -> dict[str, Any]:
                 "strategy": {"type": "lora", "r": 8},
                 "combiner": "uncertainty",
                 "sampling": {"weights": {"language": 0.2}},
-                "max_steps": 440,
+                "max_steps": 360,
                 "per_device_train_batch_size": 16,
                 "learning_rate": 1e-3,
             },
