@@ -103,6 +103,7 @@ class LifecycleHooks:
                     evaluation_finished        # scores by task
                     checkpoint_saved           # only when it is the best so far
             stage_finished                     # scores of all known tasks after it, best step, warnings
+        evaluation_started, evaluation_finished    # the test splits, once
         run_finished                           # the whole result
         run_failed                             # instead of run_finished, whatever the moment
 

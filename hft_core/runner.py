@@ -150,7 +150,7 @@ def _result(
     """The scores of all tasks on all splits, with what the stages found."""
     material, where = stages.material, stages.machine
     stages.measure(material.heads)
-    test = stages.score("test", tuple(material.heads))
+    test = stages.score("test", tuple(material.heads), done[-1].best_step)
     warnings = [f"stage '{stage.name}': {warning}" for stage in done for warning in stage.warnings]
     return RunResult(
         folder=folder,

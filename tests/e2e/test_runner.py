@@ -335,6 +335,8 @@ def test_observers_are_told_in_the_documented_order(models: Any, toys: ModuleTyp
         "evaluation_started language topic",
         "evaluation_finished 2 language topic",
         "stage_finished two",
+        "evaluation_started topic language",
+        "evaluation_finished 2 topic language",
         "run_finished",
     ]
 

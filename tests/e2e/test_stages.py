@@ -71,7 +71,7 @@ def hidden_states(model: HybridModel, toys: ModuleType) -> Tensor:
         return model.backbone.forward(dict(inputs))
 
 
-@pytest.mark.parametrize(("first", "second"), product(STRATEGIES, repeat=2))
+@pytest.mark.parametrize(("first", "second"), list(product(STRATEGIES, repeat=2)))
 def test_any_two_strategies_may_follow_each_other(
     first: str, second: str, models: Any, toys: ModuleType, prepare: Callable[..., Stages]
 ) -> None:
