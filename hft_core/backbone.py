@@ -26,22 +26,22 @@ class Features:
     """`[batch, seq]`, 1 for real tokens; padding is on the right."""
 
 
-class FamilyModule(nn.Module):
+class FamilyModule(nn.Module, ABC):
     """What a backbone's family puts on its trunk; its weights go by the names of the family's own class."""
 
     plain_class: str
     """The class of transformers that opens trunk and module together (`AutoModelForSequenceClassification`)."""
 
+    @abstractmethod
     def plain_state(self, *, tied: bool = False) -> dict[str, Tensor]:
         """The module's weights in the names of the plain class; with `tied` also those it shares with the trunk."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load_plain_state(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `plain_state`; tied weights are ignored.
 
         Raises `ValueError` when a name is missing or not known.
         """
-        raise NotImplementedError
 
 
 class LanguageModel(FamilyModule):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from hft_core import assemble, events, optimizer
+from hft_core import assemble, checkpoint, events, optimizer
 from hft_core.assemble import Material
 from hft_core.combiner import Combiner
 from hft_core.errors import RecipeError
@@ -20,7 +20,7 @@ from hft_core.observers import Observers
 from hft_core.plan import Plan, shares
 from hft_core.recipe import DEFAULT_EPOCHS, Stage
 from hft_core.resolve import Chosen, ResolvedStage
-from hft_core.results import CHECKPOINT_FOLDER, Scores, StageResult
+from hft_core.results import CHECKPOINT_FOLDER, COMBINER_FOLDER, Scores, StageResult
 from hft_core.strategy import Strategy
 
 HEAD_WARMUP_SHARE = 0.1
@@ -120,6 +120,9 @@ class Stages:
         counts = Counts(_size(model.trunk_parameters()), trunk, _size(model.head_parameters(stage.tasks)))
         self._announce(index, resolved, loop, counts, before)
         progress = loop.run()
+        if combiner.state_dict():
+            place = self.folder / COMBINER_FOLDER / f"{index + 1}-{stage.name}.safetensors"
+            checkpoint.save(place, combiner.state_dict())
         for task in stage.tasks:
             model.head(task).pretrained = True
         still_true = {} if moves else {task: s for task, s in before.items() if task not in stage.tasks}

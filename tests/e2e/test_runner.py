@@ -55,12 +55,17 @@ def test_a_finished_run_is_a_folder_with_everything_in_it(models: Any, files: Pa
     result = hft_core.run(recipe(models["bert"], files), output=run)
     assert sorted(path.name for path in run.iterdir()) == [
         "README.md",
+        "combiners",
         "log.jsonl",
         "model",
         "recipe.yaml",
         "results.json",
     ]
     assert sorted(path.name for path in (run / "model").iterdir()) == ["language", "topic", "trunk"]
+
+    (learned,) = load_file(run / "combiners/2-finetune.safetensors").values()
+    assert learned.shape == (len(TASKS),)
+    assert (learned != 0).all()
 
     found = json.loads((run / "results.json").read_text(), parse_constant=pytest.fail)
     assert found == json.loads(json.dumps(result.to_json()))

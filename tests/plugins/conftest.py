@@ -1,37 +1,10 @@
-"""Tiny real models (see `tests/models.py`) as fixtures."""
+"""These tests compute on tiny models."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
-
 import pytest
-import torch
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are so small that more threads only get into each other's way."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def toys() -> ModuleType:
-    """The module `tests/models.py`: the tests are no package that it could be imported from."""
-    spec = importlib.util.spec_from_file_location("hft_test_models", Path(__file__).parents[1] / "models.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def models(toys: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> object:
-    """Model folders by name."""
-    return toys.Models(tmp_path_factory.mktemp("models"))
+def _single_thread(one_thread: None) -> None:
+    """See `one_thread`."""
