@@ -11,7 +11,7 @@ from hft_core import assemble
 from hft_core.assemble import HostData, Material
 from hft_core.recipe import Recipe, Stage
 from hft_core.resolve import Resolved
-from hft_core.stages import plan_of
+from hft_core.stages import begin, plan_of, plugin_name
 
 BYTES = 4
 """Of a float32 value."""
@@ -74,25 +74,19 @@ def _stages(material: Material) -> tuple[StageOutlook, ...]:
     model = material.model
     for index, resolved in enumerate(material.resolved.stages):
         stage = resolved.stage
-        trunk = sum(parameter.numel() for parameter in model.trunk.parameters())
-        strategy = assemble.strategy_of(resolved)
-        assemble.combiner_of(resolved)
-        strategy.apply(model.backbone, stage.tasks)
-        model.choose_heads(stage.tasks)
-        trainable = sum(parameter.numel() for parameter in model.trunk_parameters())
-        heads = sum(parameter.numel() for parameter in model.head_parameters(stage.tasks))
+        strategy, _, counts = begin(resolved, model)
         plan, _ = plan_of(stage, material, index)
         found.append(
             StageOutlook(
                 name=stage.name,
                 tasks=stage.tasks,
-                strategy=resolved.strategy.entry.name if resolved.strategy else "",
-                combiner=resolved.combiner.entry.name if resolved.combiner else "",
+                strategy=plugin_name(resolved.strategy),
+                combiner=plugin_name(resolved.combiner),
                 steps=plan.steps,
-                trainable=trainable,
-                trunk=trunk,
-                heads=heads,
-                memory=_memory(material, stage, trainable, heads),
+                trainable=counts.trainable,
+                trunk=counts.trunk,
+                heads=counts.heads,
+                memory=_memory(material, stage, counts.trainable, counts.heads),
             )
         )
         if index + 1 < len(material.resolved.stages):

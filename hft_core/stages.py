@@ -16,6 +16,7 @@ from hft_core.errors import RecipeError
 from hft_core.evaluate import Selection, made_worse, score
 from hft_core.loop import Progress, StageLoop
 from hft_core.machine import Machine
+from hft_core.model import HybridModel
 from hft_core.observers import Observers
 from hft_core.plan import Plan, shares
 from hft_core.recipe import DEFAULT_EPOCHS, Stage
@@ -76,6 +77,25 @@ class Counts:
     """Those of heads that train."""
 
 
+def begin(resolved: ResolvedStage, model: HybridModel) -> tuple[Strategy, Combiner, Counts]:
+    """Let the stage's strategy and heads have the model, up to what trains.
+
+    Raises `RecipeError` when nothing does, and what the strategy and the combiner raise.
+    """
+    stage = resolved.stage
+    trunk = _size(model.trunk.parameters())
+    strategy, combiner = assemble.strategy_of(resolved), assemble.combiner_of(resolved)
+    strategy.apply(model.backbone, stage.tasks)
+    model.choose_heads(stage.tasks)
+    counts = Counts(_size(model.trunk_parameters()), trunk, _size(model.head_parameters(stage.tasks)))
+    if not counts.trainable and not counts.heads:
+        raise RecipeError(
+            f"stage '{stage.name}' trains nothing: the strategy keeps the trunk still, and the heads of its tasks "
+            f"({', '.join(stage.tasks)}) came with the trunk and train only with it"
+        )
+    return strategy, combiner, counts
+
+
 @dataclass
 class Stages:
     """The stages of a run, one after another on one model."""
@@ -102,22 +122,13 @@ class Stages:
         if index == 0:
             for each in self.material.resolved.stages:  # a later stage's mistake is not to be found after hours
                 self._selection(each.stage)
-        trunk = sum(parameter.numel() for parameter in model.trunk.parameters())
-        self.strategy = assemble.strategy_of(resolved)
-        combiner = assemble.combiner_of(resolved).to(self.machine.device)
-        self.strategy.apply(model.backbone, stage.tasks)
+        self.strategy, combiner, counts = begin(resolved, model)
         model.to(self.machine.device)  # what the strategy added
-        model.choose_heads(stage.tasks)
-        moves = bool(model.trunk_parameters())
-        if not moves and not model.head_parameters(stage.tasks):
-            raise RecipeError(
-                f"stage '{stage.name}' trains nothing: the strategy keeps the trunk still, and the heads of its tasks "
-                f"({', '.join(stage.tasks)}) came with the trunk and train only with it"
-            )
+        combiner.to(self.machine.device)
+        moves = counts.trainable > 0
         self.measure([task for task in model.heads if model.head(task).pretrained])
         before = dict(self.scores)
         loop = self._loop(index, resolved, combiner)
-        counts = Counts(_size(model.trunk_parameters()), trunk, _size(model.head_parameters(stage.tasks)))
         self._announce(index, resolved, loop, counts, before)
         progress = loop.run()
         if combiner.state_dict():
@@ -206,8 +217,8 @@ class Stages:
                 name=resolved.stage.name,
                 stages=len(self.material.resolved.stages),
                 tasks=resolved.stage.tasks,
-                strategy=_name(resolved.strategy),
-                combiner=_name(resolved.combiner),
+                strategy=plugin_name(resolved.strategy),
+                combiner=plugin_name(resolved.combiner),
                 steps=loop.plan.steps,
                 trainable=counts.trainable,
                 trunk=counts.trunk,
@@ -231,8 +242,8 @@ class Stages:
         return StageResult(
             name=resolved.stage.name,
             tasks=resolved.stage.tasks,
-            strategy=_name(resolved.strategy),
-            combiner=_name(resolved.combiner),
+            strategy=plugin_name(resolved.strategy),
+            combiner=plugin_name(resolved.combiner),
             steps=progress.step,
             best_step=progress.best_step,
             stopped_early=progress.stopped_early,
@@ -260,6 +271,6 @@ def _size(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def _name(chosen: Chosen | None) -> str:
+def plugin_name(chosen: Chosen | None) -> str:
     """A plugin's name; empty where the recipe leaves the choice to the contract's own default."""
     return chosen.entry.name if chosen is not None else ""

@@ -133,6 +133,7 @@ def test_evaluate_gives_the_scores_that_the_run_gave(folder: Path, finished: Pat
         (("run", "recipe.yaml", "--set", "tasks.language.head=clm"), "autoregressive"),
         (("run", "recipe.yaml", "--set", "stages.finetune.metric_for_best_model=topic.f2"), "no metric 'f2'"),
         (("run", "recipe.yaml", "--out", "recipe.yaml"), "cannot be made"),
+        (("validate", "recipe.yaml", "--set", "stages.pretrain.strategy=frozen"), "trains nothing"),
         (("predict", "done", "a"), "--task is missing"),
         (("predict", "done", "--task", "topic"), "give the texts, or --input"),
         (("predict", "done", "a", "--task", "topics"), "Did you mean 'topic'"),
