@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,7 @@ def load_rows(resolved: Resolved, heads: Mapping[str, Head], host_data: HostData
     found: dict[str, Splits] = {}
     for name, head in heads.items():
         columns = head.columns()
-        found[name] = _load(name, resolved, columns, host_data)
+        found[name] = _load(name, resolved, head, host_data)
         if not head.facts:
             _learn(name, head, found[name]["train"], columns)
         for split, rows in found[name].items():
@@ -70,31 +70,50 @@ def load_rows(resolved: Resolved, heads: Mapping[str, Head], host_data: HostData
     return found
 
 
-def _load(name: str, resolved: Resolved, columns: Sequence[Column], host_data: HostData) -> Splits:
+def _load(name: str, resolved: Resolved, head: Head, host_data: HostData) -> Splits:
     task, seed = resolved.recipe.tasks[name], resolved.recipe.seed
-    labels_from = next((column.name for column in columns if column.target and column.kind == "label"), None)
+    columns, group = head.columns(), head.group_column
+    labels_from = next((c.name for c in columns if c.target and c.kind == "label" and c.classes and not c.many), None)
     if name in host_data:
-        return data.of_host(name, host_data[name], columns, seed=seed, labels_from=labels_from)
+        return data.of_host(name, host_data[name], columns, seed=seed, labels_from=labels_from, group=group)
     if task.data is None:
         raise RecipeError(
             f"tasks.{name}: 'data' is missing: give files, or pass the rows when the run is started in Python"
         )
-    return data.load(name, task.data, columns, seed=seed, labels_from=labels_from)
+    return data.load(name, task.data, columns, seed=seed, labels_from=labels_from, group=group)
 
 
 def _learn(name: str, head: Head, rows: Rows, columns: Sequence[Column]) -> None:
     """Let the head find its facts (label names) in the training rows. Raises `DataError`."""
     try:
-        head.learn({column.name: rows[column.name] for column in columns if column.target})
+        head.learn(_Columns(rows, [column.name for column in columns]))
     except ValueError as error:
         raise DataError(f"task '{name}', train: {error}") from error
 
 
+class _Columns(Mapping[str, Sequence[Any]]):
+    """Columns of some rows, each loaded when it is asked for."""
+
+    def __init__(self, rows: Rows, names: Sequence[str]) -> None:
+        self._rows, self._names = rows, tuple(names)
+
+    def __getitem__(self, name: str) -> Sequence[Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 def _check_labels(name: str, head: Head, rows: Rows, split: str) -> None:
     """Check what only the head knows (labels unknown to training), row by row. Raises `DataError`."""
-    targets = [column.name for column in head.columns() if column.target]
-    if targets:
-        check_each(rows, head.check, targets, task=name, split=split)
+    columns = head.columns()
+    if any(column.target for column in columns):
+        check_each(rows, head.check, [column.name for column in columns], task=name, split=split)
 
 
 def check_rows(name: str, head: Head, rows: Rows, split: str, *, need_targets: bool) -> None:
@@ -132,11 +151,16 @@ def tokenise(resolved: Resolved, rows: Mapping[str, Splits], model: HybridModel)
 
 
 def max_length(resolved: Resolved, task: str, model: HybridModel) -> int:
-    """The task's longest sequence in tokens: its own limit, or the backbone's. Raises `RecipeError` above that one."""
+    """The task's longest sequence in tokens: its own limit, or the backbone's without what a strategy takes for itself.
+
+    Raises `RecipeError` above that.
+    """
     wanted = resolved.recipe.tasks[task].max_length
-    limit = model.backbone.max_length
+    virtual = max(strategy_of(stage).virtual_tokens for stage in resolved.stages)
+    limit = model.backbone.max_length - virtual
     if wanted is not None and wanted > limit:
-        raise RecipeError(f"tasks.{task}.max_length is {wanted}, but the backbone takes at most {limit} tokens")
+        why = f" beside the {virtual} virtual ones of a stage's strategy" if virtual else ""
+        raise RecipeError(f"tasks.{task}.max_length is {wanted}, but the backbone takes at most {limit} tokens{why}")
     return wanted or limit
 
 

@@ -19,7 +19,8 @@ class Features:
     """One padded batch and what the trunk made of it."""
 
     hidden: Tensor
-    """`[batch, seq, hidden]`: the trunk's last hidden states."""
+    """`[batch, seq, hidden]`: the trunk's last hidden states; of an encoder-decoder that was given `decoder_input_ids`,
+    `[batch, target seq, hidden]`."""
     input_ids: Tensor
     """`[batch, seq]`"""
     attention_mask: Tensor
@@ -38,7 +39,7 @@ class FamilyModule(nn.Module, ABC):
 
     @abstractmethod
     def load_plain_state(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `plain_state`; tied weights are ignored.
+        """The inverse of `plain_state`; weights that are tied here stay so where those of `state` are equal.
 
         Raises `ValueError` when a name is missing or not known.
         """
@@ -66,16 +67,24 @@ class Backbone(ABC):
     hidden_size: int
     max_length: int
     """Longest sequence the trunk takes, in tokens."""
+    max_target_length: int = 0
+    """Longest target that an encoder-decoder takes, in tokens."""
     causal: bool
-    """Each position sees only those before it."""
+    """Each position sees only those before it; of an encoder-decoder, those of its decoder."""
+    encoder_decoder: bool = False
+    """The hidden states are those of a decoder, which reads `decoder_input_ids` where a head gives any, and otherwise
+    the text itself once more, shifted right; it sees all of the encoder's text at every position."""
+    generates: bool = False
+    """`generate` can be called."""
     source: str
     """The folder or hub id that the weights came from, as an adapter names its base model; empty where no plain library
     opens it by such a name."""
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Hidden states `[batch, seq, hidden]` of `inputs` (`input_ids`, `attention_mask` and further inputs of the
-        tokenizer, each `[batch, seq]`)."""
+        """Hidden states `[batch, seq, hidden]` of `inputs`: `input_ids`, `attention_mask` and further inputs of the
+        tokenizer, each `[batch, seq]`; for an encoder-decoder also `decoder_input_ids` and `decoder_attention_mask`,
+        each `[batch, target seq]`."""
 
     @property
     @abstractmethod
@@ -91,6 +100,20 @@ class Backbone(ABC):
         """What transformers' `plain_class` puts on this trunk, configured with `config` (for instance `num_labels`);
         None where the family has no such class, so that the head brings its own module."""
         return None
+
+    def decoder_input_ids(self, labels: Sequence[int]) -> list[int]:
+        """What the decoder reads to predict `labels` one after another: they shifted right, behind the family's start
+        token. Of encoder-decoders."""
+        raise NotImplementedError(f"{type(self).__name__} is no encoder-decoder")
+
+    def generate(self, inputs: Mapping[str, Tensor], *, max_new_tokens: int, seed: int = 0, **settings: Any) -> Tensor:
+        """`[batch, new tokens]`: what the model writes after each text of `inputs` (`input_ids` and `attention_mask`,
+        padded on the right), padded on the right.
+
+        Greedy unless `settings` say otherwise; they go by the names of transformers' `GenerationConfig`. What they draw
+        at random depends on `seed` and the batch alone. Of backbones with `generates`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not generate")
 
     @abstractmethod
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
@@ -120,3 +143,7 @@ class Backbone(ABC):
     @abstractmethod
     def trunk_prefix(self) -> str:
         """The trunk's attribute name in the family's own classes with a head (`bert`, `model`)."""
+
+    def prefix_in(self, plain_class: str) -> str:
+        """What the names of the trunk's weights begin with in the family's `plain_class` (`bert.`)."""
+        return f"{self.trunk_prefix}."

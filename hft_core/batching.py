@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hft_core.examples import Drawn, Examples
-from hft_core.head import Draw, Head, Targets
+from hft_core.head import OWN_LENGTH, Draw, Head, Targets
 from hft_core.plan import Part
 
 CALL_TOKENS = 256
@@ -65,21 +65,25 @@ def batches_of(
     *,
     seed: int,
     pad: int,
-    max_rows: int,
+    max_units: int,
     max_tokens: int | None,
     apart: bool,
 ) -> list[Batch]:
     """The batches of one step; `apart`: no batch holds more than one task."""
-    lengths = np.concatenate([examples[part.task].lengths[part.examples] for part in parts])
-    owner = np.repeat(np.arange(len(parts)), [len(part.examples) for part in parts])
-    place = np.concatenate([np.arange(len(part.examples)) for part in parts])
+    lengths = np.concatenate([examples[part.task].lengths[part.units] for part in parts])
+    sizes = np.concatenate([examples[part.task].sizes[part.units] for part in parts])
+    owner = np.repeat(np.arange(len(parts)), [len(part.units) for part in parts])
+    # Rows with inputs of their own length and rows without would each read the other's padding as theirs.
+    kinds = [str(i) if apart else " ".join(examples[part.task].own_length_inputs) for i, part in enumerate(parts)]
+    kind = np.asarray(kinds)[owner]
+    place = np.concatenate([np.arange(len(part.units)) for part in parts])
     made = []
-    for group in _groups(lengths, owner, max_rows, max_tokens, apart):
+    for group in _groups(lengths, sizes, kind, max_units, max_tokens):
         segments = []
         for i, part in enumerate(parts):
-            ids = part.examples[np.sort(place[group[owner[group] == i]])]
-            if len(ids):
-                segments.append((part.task, ids, Draw(seed, part.epoch)))
+            units = part.units[np.sort(place[group[owner[group] == i]])]
+            if len(units):
+                segments.append((part.task, examples[part.task].of_units(units), Draw(seed, part.epoch)))
         made.append(_assemble(segments, examples, heads, pad))
     return made
 
@@ -89,49 +93,73 @@ def in_length_order(
 ) -> Iterator[Batch]:
     """All examples of a split, shortest first, as evaluation sees them: the same masks every time."""
     order = np.argsort(examples.lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while (
-            stop < len(order)
-            and stop - start < max_rows
-            and examples.lengths[order[stop]] * (stop - start + 1) <= max_tokens
-        ):
-            stop += 1
-        yield _assemble([(task, order[start:stop], Draw(seed, -1))], {task: examples}, {task: head}, pad)
-        start = stop
+    for units in _within(order, examples.lengths, examples.sizes, max_rows, max_tokens):
+        drawn = (task, examples.of_units(units), Draw(seed, -1))
+        yield _assemble([drawn], {task: examples}, {task: head}, pad)
 
 
 def _groups(
-    lengths: np.ndarray, owner: np.ndarray, max_rows: int, max_tokens: int | None, apart: bool
+    lengths: np.ndarray, sizes: np.ndarray, kind: np.ndarray, max_units: int, max_tokens: int | None
 ) -> Iterator[np.ndarray]:
-    """Divide the rows into groups that are padded together, within the limits."""
-    for rows in [np.flatnonzero(owner == i) for i in np.unique(owner)] if apart else [np.arange(len(lengths))]:
-        rows = rows[np.argsort(lengths[rows], kind="stable")]
-        for group in _cut(rows, lengths):
-            longest = int(lengths[group[-1]])
-            limit = min(max_rows, max(1, max_tokens // longest)) if max_tokens else max_rows
-            yield from np.array_split(group, -(-len(group) // limit))
+    """Divide the units into groups of one kind that are padded together, within the limits."""
+    for units in (np.flatnonzero(kind == one) for one in dict.fromkeys(kind.tolist())):
+        units = units[np.argsort(lengths[units], kind="stable")]
+        for group in _cut(units, lengths, sizes):
+            rows = max(1, max_tokens // int(lengths[group[-1]])) if max_tokens else None
+            yield from _even(group, sizes[group], max_units, rows)
 
 
-def _cut(rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Cut `rows`, sorted by length, where dividing saves more padding than another pass costs.
+def _even(group: np.ndarray, sizes: np.ndarray, max_units: int, max_rows: int | None) -> Iterator[np.ndarray]:
+    """The group in about as few parts within the limits as there can be, of about equal size; a unit of more rows than
+    `max_rows` is a part of its own."""
+    largest = int(sizes.max())
+    limit = max_units if max_rows is None else min(max_units, max(1, max_rows // largest))
+    if max_rows is None or largest == int(sizes.min()) or len(group) <= limit:
+        yield from np.array_split(group, -(-len(group) // limit))
+        return
+    start, rows = 0, 0
+    for stop, size in enumerate(sizes.tolist()):
+        if stop > start and (stop - start == max_units or rows + size > max_rows):
+            yield group[start:stop]
+            start, rows = stop, 0
+        rows += size
+    yield group[start:]
+
+
+def _within(
+    order: np.ndarray, lengths: np.ndarray, sizes: np.ndarray, max_rows: int, max_tokens: int
+) -> Iterator[np.ndarray]:
+    """Consecutive runs of units, each as long as the limits allow and at least one unit."""
+    start, rows = 0, 0
+    for stop, unit in enumerate(order):
+        size = int(sizes[unit])
+        if stop > start and (rows + size > max_rows or lengths[unit] * (rows + size) > max_tokens):
+            yield order[start:stop]
+            start, rows = stop, 0
+        rows += size
+    if len(order):
+        yield order[start:]
+
+
+def _cut(units: np.ndarray, lengths: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """Cut `units`, sorted by length, where dividing saves more padding than another pass costs.
 
     Dynamic programming over the distinct lengths: the cost of a group is its padded size plus `CALL_TOKENS`.
     """
-    steps = -(-lengths[rows] // LENGTH_STEP) * LENGTH_STEP
-    ends = np.append(np.flatnonzero(np.diff(steps)) + 1, len(rows))
+    steps = -(-lengths[units] // LENGTH_STEP) * LENGTH_STEP
+    ends = np.append(np.flatnonzero(np.diff(steps)) + 1, len(units))
     starts = np.concatenate([[0], ends[:-1]])
+    rows = np.concatenate([[0], np.cumsum(sizes[units])])
     best: list[float] = [0.0]
     came_from: list[int] = [0]
     for j, end in enumerate(ends):
-        costs = [best[i] + (end - starts[i]) * steps[end - 1] + CALL_TOKENS for i in range(j + 1)]
+        costs = [best[i] + (rows[end] - rows[starts[i]]) * steps[end - 1] + CALL_TOKENS for i in range(j + 1)]
         came_from.append(int(np.argmin(costs)))
         best.append(costs[came_from[-1]])
     groups = []
     j = len(ends)
     while j > 0:
-        groups.append(rows[starts[came_from[j]] : ends[j - 1]])
+        groups.append(units[starts[came_from[j]] : ends[j - 1]])
         j = came_from[j]
     return groups[::-1]
 
@@ -156,7 +184,9 @@ def _assemble(
     inputs = {"input_ids": _padded(sequences, width, pad), "attention_mask": _padded(mask, width, 0)}
     for name in dict.fromkeys(name for part in drawn for name in part.extra):
         given = (part.extra.get(name, [[]] * len(part.sequences)) for part in drawn)
-        inputs[name] = _padded([values for part in given for values in part], width, 0)
+        values = [row for part in given for row in part]
+        own_width = name.startswith(OWN_LENGTH)
+        inputs[name] = _padded(values, max(map(len, values)) if own_width else width, 0)
     return Batch(inputs, tuple(made))
 
 

@@ -15,47 +15,81 @@ from datasets import Dataset
 from hft_core import recipe, splits
 from hft_core.errors import DataError
 from hft_core.formats import SUFFIXES, read_file
-from hft_core.rows import Rows, Source, as_label, as_number, check, check_each, from_columns, join, nearest, need_column
+from hft_core.rows import (
+    Rows,
+    Source,
+    as_label,
+    as_list,
+    as_number,
+    check,
+    check_each,
+    from_columns,
+    join,
+    nearest,
+    need_column,
+)
 
 if TYPE_CHECKING:
     from hft_core.head import Column
 
-__all__ = ["Rows", "as_label", "as_number", "check", "check_each", "divide", "from_python", "load", "of_host", "read"]
+__all__ = [
+    "Rows",
+    "as_label",
+    "as_list",
+    "as_number",
+    "check",
+    "check_each",
+    "divide",
+    "from_python",
+    "load",
+    "of_host",
+    "read",
+]
 
 
 def load(
-    name: str, data: recipe.Data, head_columns: Sequence[Column], *, seed: int, labels_from: str | None
+    name: str, data: recipe.Data, head_columns: Sequence[Column], *, seed: int, labels_from: str | None, group: str = ""
 ) -> dict[str, Rows]:
     """The checked splits of task `name` (`train`, `dev`, `test`; one without rows is absent).
 
     `files` is split by `data.split`, stratified by the column `labels_from`; `train`, `dev` and `test` are taken as
-    they are. Raises `DataError` for anything wrong with the files or their rows.
+    they are. Rows with equal values in the column `group` are kept together, in the split and by `max_rows`. Raises
+    `DataError` for anything wrong with the files or their rows.
     """
     if data.files:
         rows = read(data.files, data.format, data.row, task=name)
         return divide(
-            rows, data.split, head_columns, task=name, seed=seed, labels_from=labels_from, max_rows=data.max_rows
+            rows,
+            data.split,
+            head_columns,
+            task=name,
+            seed=seed,
+            labels_from=labels_from,
+            max_rows=data.max_rows,
+            group=group,
         )
     parts = {}
     for split, paths in (("train", data.train), ("dev", data.dev), ("test", data.test)):
         if paths:
             parts[split] = read(paths, data.format, data.row, task=name)
             check(parts[split], head_columns, task=name, split=split)
-    parts["train"] = _at_most(parts["train"], data.max_rows, seed, labels_from)
+    if group:
+        need_column(parts["train"], group, "its equal values belong together", task=name, split="train")
+    parts["train"] = _at_most(parts["train"], data.max_rows, seed, labels_from, group)
     return parts
 
 
 def of_host(
-    name: str, value: Any, head_columns: Sequence[Column], *, seed: int, labels_from: str | None
+    name: str, value: Any, head_columns: Sequence[Column], *, seed: int, labels_from: str | None, group: str = ""
 ) -> dict[str, Rows]:
     """The checked splits of task `name` from what a host passes in Python: one data set, to be split like `files` with
     the default shares, or a mapping of `train` (and `dev`, also called `validation`, and `test`) to data sets.
 
-    Raises `DataError`.
+    `labels_from` and `group` as in `load`. Raises `DataError`.
     """
     if not isinstance(value, Mapping):
         rows = from_python(value, task=name)
-        return divide(rows, recipe.Split(), head_columns, task=name, seed=seed, labels_from=labels_from)
+        return divide(rows, recipe.Split(), head_columns, task=name, seed=seed, labels_from=labels_from, group=group)
     named = {("dev" if split == "validation" else split): data for split, data in value.items()}
     if "train" not in named or len(named) < len(value) or not named.keys() <= set(splits.PARTS):
         given = ", ".join(map(repr, value)) or "none"
@@ -77,19 +111,28 @@ def divide(
     seed: int,
     labels_from: str | None,
     max_rows: int | None = None,
+    group: str = "",
 ) -> dict[str, Rows]:
     """The rows, checked and split: what `load` does with `files`, for rows that are there already."""
     check(rows, head_columns, task=task)
-    for column, why in ((split.by, "'by' of the split"), (labels_from, "the labels")):
-        if column is not None:
+    by = split.by or group or None
+    reasons = (
+        (split.by, "'by' of the split"),
+        (labels_from, "the labels"),
+        (group, "its equal values belong together"),
+    )
+    for column, why in reasons:
+        if column:
             need_column(rows, column, why, task=task)
     labels = None if labels_from is None else [as_label(value) for value in rows[labels_from]]
     try:
-        indices = splits.split(rows, split.dev, split.test, seed=seed, stratify=labels, by=split.by)
+        indices = splits.split(rows, split.dev, split.test, seed=seed, stratify=labels, by=by)
+        if group and by != group:
+            splits.refuse_torn(rows, indices, group, by=by)
     except DataError as error:
         raise DataError(f"task '{task}': {error}") from None
     parts = {part: rows.select(chosen) for part, chosen in indices.items() if chosen}
-    parts["train"] = _at_most(parts["train"], max_rows, seed, labels_from)
+    parts["train"] = _at_most(parts["train"], max_rows, seed, labels_from, group)
     return parts
 
 
@@ -152,12 +195,17 @@ def _columns_of(value: pd.DataFrame | list[Mapping[str, Any]]) -> dict[str, list
 
 
 def _plain(value: Any) -> Any:
+    """The value without numpy, and tuples as lists."""
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _at_most(rows: Rows, count: int | None, seed: int, labels_from: str | None) -> Rows:
+def _at_most(rows: Rows, count: int | None, seed: int, labels_from: str | None, group: str) -> Rows:
     if count is None or count >= len(rows):
         return rows
+    if group:
+        return rows.select(splits.draw_groups(rows[group], count, seed=seed))
     labels = [""] * len(rows) if labels_from is None else [as_label(value) for value in rows[labels_from]]
     return rows.select(splits.draw(labels, count, seed=seed))
 

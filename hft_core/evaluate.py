@@ -16,7 +16,7 @@ from hft_core.examples import Examples
 from hft_core.head import Head
 from hft_core.machine import Machine
 from hft_core.model import HybridModel
-from hft_core.recipe import Stage
+from hft_core.recipe_stage import Stage
 from hft_core.results import Scores
 
 EVALUATION_ROWS, EVALUATION_TOKENS = 256, 16384
@@ -34,7 +34,14 @@ class Judged:
 
 
 def judge(
-    model: HybridModel, task: str, examples: Examples, machine: Machine, *, seed: int, with_loss: bool = True
+    model: HybridModel,
+    task: str,
+    examples: Examples,
+    machine: Machine,
+    *,
+    seed: int,
+    with_loss: bool = True,
+    predicting: bool = True,
 ) -> Judged:
     """Run `task`'s head over all `examples`; the model is put back into the mode it was in."""
     head = model.head(task)
@@ -49,11 +56,12 @@ def judge(
         ):
             moved = batch.to(machine.device)
             with machine.autocast():
-                ((segment, features),) = model.features(moved)
+                ((segment, features),) = model.segments(moved, model.hidden(moved))
                 if with_loss and segment.targets.count:
                     total += float(head.loss(features, segment.targets))
                     count += segment.targets.count
-                said = head.predict(features)
+                model.strategy.route(model.backbone, [(task, slice(None))])  # beams make more rows of a batch
+                said = head.predict(features, segment.targets) if predicting else []
             for example, prediction in zip(segment.examples, said, strict=False):
                 predictions[example] = prediction
     model.train(training)
@@ -64,7 +72,7 @@ def judge(
 def score_task(model: HybridModel, task: str, examples: Examples, machine: Machine, *, seed: int) -> dict[str, float]:
     """The task's metrics on `examples`."""
     head = model.head(task)
-    judged = judge(model, task, examples, machine, seed=seed)
+    judged = judge(model, task, examples, machine, seed=seed, predicting=head.predicts_when_scored)
     references = examples.references(range(len(examples)), head) if judged.predictions else []
     return head.metrics(judged.predictions, references, judged.loss)
 
@@ -74,6 +82,12 @@ def score(
 ) -> Scores:
     """The metrics of those of `tasks` that have examples."""
     return {task: score_task(model, task, examples[task], machine, seed=seed) for task in tasks if task in examples}
+
+
+def main_scores(scores: Scores, heads: Mapping[str, Head]) -> dict[str, float]:
+    """Each task's main metric, turned so that higher is better."""
+    signs = {task: 1 if heads[task].greater_is_better else -1 for task in scores}
+    return {task: signs[task] * values[heads[task].main_metric] for task, values in scores.items()}
 
 
 class Selection:
@@ -107,14 +121,11 @@ class Selection:
             self.check(scores)
             value = scores[self.task][self.metric]
             return value if self._greater() else -value
-        supervised = [self._main(task, values) for task, values in scores.items() if self.heads[task].supervised]
+        main = main_scores(scores, self.heads)
+        supervised = [main[task] for task in scores if self.heads[task].supervised]
         others = [-values["loss"] for task, values in scores.items() if not self.heads[task].supervised]
         chosen = supervised or others
         return float(np.mean(chosen)) if chosen else None
-
-    def _main(self, task: str, values: Mapping[str, float]) -> float:
-        head = self.heads[task]
-        return values[head.main_metric] * (1 if head.greater_is_better else -1)
 
     def _greater(self) -> bool:
         if self.greater_is_better is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ SUFFIXES = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".txt": "txt",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".iob": "conll",
 }
 """Formats by file suffix; `.gz` may follow any but `.parquet`. A directory is a `folder`."""
 
@@ -176,12 +180,72 @@ def _text_lines(path: str) -> Numbered:
                 yield number, {"text": line.rstrip("\r\n")}
 
 
+def _conll(path: str) -> Numbered:
+    """A sentence a record, numbered by the line of its first token: `words`, `column_2` …, and the last as `tags`."""
+    width, tabs, first = _token_form(path)
+    sentence: list[list[str]] = []
+    start = 0
+    with _opened(path) as file:
+        for number, line in _lines(path, file):
+            cells = _token(line)
+            if not cells or line.startswith("-DOCSTART-"):
+                if sentence:
+                    yield start, _sentence(sentence)
+                    sentence = []
+                continue
+            if not sentence and line.startswith("#") and (len(cells), "\t" in line) != (width, tabs):
+                continue
+            if len(cells) != width:
+                raise DataError(
+                    f"{path}, line {number}: found {len(cells)} columns, expected {width} as in line {first} (one "
+                    f"token a line, columns divided by tabs or blanks, a blank line after each sentence)"
+                )
+            start = start if sentence else number
+            sentence.append(cells)
+    if sentence:
+        yield start, _sentence(sentence)
+
+
+def _token_form(path: str) -> tuple[int, bool, int]:
+    """The number of columns of the file's first token, whether tabs divide them, and its line.
+
+    A line with `#` may be a comment or the token `#`: at the start of a sentence, and of another form than the tokens,
+    it is a comment.
+    """
+    first: tuple[int, bool, int] = (0, False, 0)
+    with _opened(path) as file:
+        for number, line in _lines(path, file):
+            cells = _token(line)
+            if not cells or line.startswith("-DOCSTART-") or (line.startswith("#") and first[0]):
+                continue
+            first = (len(cells), "\t" in line, number)
+            if not line.startswith("#"):
+                break
+    return first
+
+
+def _token(line: str) -> list[str]:
+    """The columns of a line: divided by tabs where it has any, otherwise by blanks; Unicode's other blanks may be
+    tokens."""
+    line = line.strip(" \t\r\n")
+    if not line:
+        return []
+    return [cell.strip(" ") for cell in line.split("\t")] if "\t" in line else re.split(" +", line)
+
+
+def _sentence(tokens: list[list[str]]) -> Record:
+    columns = [list(column) for column in zip(*tokens, strict=True)]
+    record = {"words": columns[0]} | {f"column_{i}": column for i, column in enumerate(columns[1:], start=2)}
+    return record | ({"tags": columns[-1]} if len(columns) > 1 else {})
+
+
 _READERS: dict[str, tuple[Callable[[str], Numbered], Literal["row", "line"]]] = {
     "csv": (_csv, "row"),
     "tsv": (_tsv, "row"),
     "json": (_json_list, "row"),
     "jsonl": (_json_lines, "line"),
     "txt": (_text_lines, "line"),
+    "conll": (_conll, "line"),
 }
 
 

@@ -6,15 +6,16 @@ is divided into batches; so accumulation changes memory, not the result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hft_core.batching import Batch
+from hft_core.batching import Batch, Segment
 from hft_core.combiner import Combiner, weights_of
+from hft_core.forward import Forward, random_state_kept
 from hft_core.machine import Machine
 from hft_core.model import HybridModel
 
@@ -28,7 +29,7 @@ class Combined:
     losses: Tensor
     """`[t]` their mean losses."""
     weights: Tensor
-    """`[t]` the weight given to each."""
+    """`[t]` the weight given to each; where the combiner's factors differ within a gradient, its share along itself."""
 
 
 def fill(
@@ -38,44 +39,60 @@ def fill(
 
     `draw_seed` seeds what the combiner draws at random, the same on every process.
     """
-    counts: dict[str, int] = {}
-    for batch in batches:
-        for segment in batch.segments:
-            counts[segment.task] = counts.get(segment.task, 0) + segment.targets.count
-    step = _Step(model, combiner, {task: n for task, n in counts.items() if n}, machine)
+    step = _Step(model, combiner, batches, machine, draw_seed)
     if not step.tasks:  # nothing in these rows is to be learned
         return Combined((), step.losses, step.losses)
-    if combiner.per_task_gradients:
-        return step.by_gradients(batches, draw_seed)
-    return step.by_losses(batches)
+    if not combiner.per_task_gradients:
+        return step.by_losses()
+    return step.at_representation() if combiner.at == "representation" else step.by_gradients()
+
+
+def losses_again(model: HybridModel, combiner: Combiner, batches: Sequence[Batch], machine: Machine) -> Tensor:
+    """`[t]`: the mean losses of the same step with the weights as they are now."""
+    return _Step(model, combiner, batches, machine, 0).losses_ahead()
 
 
 class _Step:
-    def __init__(self, model: HybridModel, combiner: Combiner, counts: dict[str, int], machine: Machine) -> None:
-        self.model, self.combiner, self.counts, self.machine = model, combiner, counts, machine
-        self.tasks = tuple(task for task in combiner.tasks if task in counts)
+    def __init__(
+        self, model: HybridModel, combiner: Combiner, batches: Sequence[Batch], machine: Machine, draw_seed: int
+    ) -> None:
+        self.model, self.combiner, self.batches, self.machine = model, combiner, batches, machine
+        self.draw_seed = draw_seed
+        self.forward = Forward(model, batches, machine)
+        self.counts = {task: n for task, n in self.forward.counts.items() if n}
+        self.tasks = tuple(task for task in combiner.tasks if task in self.counts)
         device = machine.device
         self.present = torch.tensor([combiner.tasks.index(task) for task in self.tasks], device=device)
         self.losses = torch.zeros(len(self.tasks), device=device)
 
     def means(self, batch: Batch) -> Tensor:
         """`[t]`: what the batch adds to each task's mean loss over the step."""
-        with self.machine.autocast():
-            sums = self.model(batch)
+        return self._in_order(self.forward.sums(batch))
+
+    def _in_order(self, sums: dict[str, Tensor]) -> Tensor:
         zero = self.losses.new_zeros(())
         return torch.stack([sums[task] / self.counts[task] if task in sums else zero for task in self.tasks])
 
-    def by_losses(self, batches: Sequence[Batch]) -> Combined:
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Inside, random numbers are the combiner's; afterwards, dropout goes on as if none had been drawn."""
+        with random_state_kept(self.machine.device):
+            torch.manual_seed(self.draw_seed)
+            yield
+
+    # --- combiners of losses
+
+    def by_losses(self) -> Combined:
         """One backward pass a batch, of the losses times their weights."""
         weights = None
         if self.combiner.linear:
-            weights = weights_of(self.combiner, torch.ones_like(self.losses), self.present)
-        elif len(batches) > 1:
-            weights = weights_of(self.combiner, self._losses_ahead(batches), self.present)
-        for batch in batches:
+            weights = self._weights_at(torch.ones_like(self.losses))
+        elif len(self.batches) > 1:
+            weights = self._weights_at(self.losses_ahead())
+        for batch in self.batches:
             means = self.means(batch)
             if weights is None:
-                weights = weights_of(self.combiner, means, self.present)
+                weights = self._weights_at(means)
             if means.requires_grad:
                 self.machine.accelerator.backward((weights * means).sum())
             self.losses += means.detach()
@@ -83,32 +100,34 @@ class _Step:
         self._fill_combiner()
         return Combined(self.tasks, self.losses, weights.detach())
 
-    def _losses_ahead(self, batches: Sequence[Batch]) -> Tensor:
+    def _weights_at(self, losses: Tensor) -> Tensor:
+        with self._drawing():
+            return weights_of(self.combiner, losses, self.present)
+
+    def losses_ahead(self) -> Tensor:
         """The step's losses, computed before its backward passes with the same dropout: a combiner that is not linear
         in the losses needs those of the whole step to weigh any of them."""
-        with self._random_state_kept(), torch.no_grad():
-            return torch.stack([self.means(batch) for batch in batches]).sum(dim=0)
-
-    def _random_state_kept(self) -> AbstractContextManager[None]:
-        """Afterwards, dropout goes on as if nothing had been drawn inside."""
-        device = self.machine.device
-        return torch.random.fork_rng([device] if device.type == "cuda" else [])
+        return self._in_order(self.forward.ahead())
 
     def _fill_combiner(self) -> None:
         learned = [parameter for parameter in self.combiner.parameters() if parameter.requires_grad]
         if learned:
-            gradients = torch.autograd.grad(self.combiner(self.losses, self.present), learned, allow_unused=True)
+            with self._drawing():
+                total = self.combiner(self.losses, self.present)
+            gradients = torch.autograd.grad(total, learned, allow_unused=True)
             for parameter, gradient in zip(learned, gradients, strict=True):
                 parameter.grad = gradient
 
-    def by_gradients(self, batches: Sequence[Batch], draw_seed: int) -> Combined:
+    # --- combiners of gradients
+
+    def by_gradients(self) -> Combined:
         """One backward pass a batch, each of one task's rows; the shared parameters' gradients are kept apart by task
-        and aggregated, the others are each task's own."""
-        shared = self.model.trunk_parameters()
-        own = self.model.head_parameters(self.tasks)
+        and combined, the others are each task's own."""
+        shared = self.model.shared_parameters()
         sizes = [parameter.numel() for parameter in shared]
         rows = torch.zeros(len(self.tasks), sum(sizes), device=self.machine.device)
-        for batch in batches:
+        own: list[_Own] = [_Own(self.model.task_parameters(task)) for task in self.tasks]
+        for batch in self.batches:
             (task,) = {segment.task for segment in batch.segments}
             if task not in self.counts:
                 continue
@@ -117,18 +136,124 @@ class _Step:
             self.losses[index] += loss.detach()
             if not loss.requires_grad:  # nothing that the task goes through trains
                 continue
-            gradients = torch.autograd.grad(loss, [*shared, *own], allow_unused=True)
+            gradients = torch.autograd.grad(loss, [*shared, *own[index].parameters], allow_unused=True)
             for place, gradient in zip(torch.split(rows[index], sizes), gradients, strict=False):
                 if gradient is not None:
                     place += gradient.reshape(-1)
-            for parameter, gradient in zip(own, gradients[len(shared) :], strict=True):
-                if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        weights = torch.ones(len(self.tasks), device=self.machine.device)
-        if shared:
-            with self._random_state_kept():
-                torch.manual_seed(draw_seed)
-                combined, weights = self.combiner.aggregate(rows, self.present)
-            for parameter, gradient in zip(shared, torch.split(combined, sizes), strict=True):
-                parameter.grad = gradient.view_as(parameter)
-        return Combined(self.tasks, self.losses, weights.detach())
+            own[index].add(gradients[len(shared) :])
+        factors = self._factors(rows) if shared else torch.ones_like(self.losses)
+        weights = _along_itself(factors, rows)
+        combined = (factors @ rows) if factors.ndim == 1 else (factors * rows).sum(dim=0)
+        for parameter, gradient in zip(shared, torch.split(combined, sizes), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        self._fill_own(own, weights)
+        return Combined(self.tasks, self.losses, weights)
+
+    def at_representation(self) -> Combined:
+        """One backward pass a batch, of the hidden states' gradients times each task's factor.
+
+        The factors need the gradients of the whole step: those of a step that is divided are computed ahead. Tasks have
+        rows of their own, so that their gradients meet in what a change of all hidden states alike would do.
+        """
+        own = [_Own(self.model.task_parameters(task)) for task in self.tasks]
+        tied = [_Own(self._tied(task)) for task in self.tasks]
+        pooled = torch.zeros(len(self.tasks), self.model.backbone.hidden_size, device=self.machine.device)
+        factors = None
+        if len(self.batches) > 1:
+            with random_state_kept(self.machine.device):
+                for batch in self.batches:
+                    with torch.no_grad(), self.machine.autocast():
+                        hidden = self.model.hidden(batch)
+                    self._pool(batch, self._at_hidden(batch, hidden), pooled)
+            factors = self._factors(pooled)
+            self.losses.zero_()
+        for batch in self.batches:
+            with self.machine.autocast():
+                hidden = self.model.hidden(batch)
+            gradient = self._at_hidden(batch, hidden, own, tied)
+            if factors is None:
+                self._pool(batch, gradient, pooled)
+                factors = self._factors(pooled)
+            if hidden.requires_grad:
+                torch.autograd.backward(hidden, self._scaled(batch, gradient, factors))
+        assert factors is not None
+        weights = _along_itself(factors, pooled)
+        for index, parts in enumerate(tied):
+            parts.into_grad(weights[index])
+        self._fill_own(own, weights)
+        return Combined(self.tasks, self.losses, weights)
+
+    def _at_hidden(self, batch: Batch, hidden: Tensor, own: Sequence[_Own] = (), tied: Sequence[_Own] = ()) -> Tensor:
+        """The gradient `[batch, seq, hidden]` of the tasks' mean losses with respect to the hidden states; that of what
+        the heads train is added to `own` and, where they share it with the trunk, to `tied`."""
+        leaf = hidden.detach().requires_grad_()
+        total = torch.zeros_like(leaf)
+        with self.machine.autocast():
+            sums = self.forward.sums(batch, leaf)
+        for index, task in enumerate(self.tasks):
+            if task not in sums:
+                continue
+            mean = sums[task] / self.counts[task]
+            self.losses[index] += mean.detach()
+            parameters = [*own[index].parameters, *tied[index].parameters] if own else []
+            gradient, *others = torch.autograd.grad(mean, [leaf, *parameters], allow_unused=True)
+            total += 0 if gradient is None else gradient
+            if own:
+                own[index].add(others[: len(own[index].parameters)])
+                tied[index].add(others[len(own[index].parameters) :])
+        return total
+
+    def _pool(self, batch: Batch, gradient: Tensor, pooled: Tensor) -> None:
+        for segment in self._present_segments(batch):
+            pooled[self.tasks.index(segment.task)] += gradient[segment.rows].float().sum(dim=(0, 1))
+
+    def _scaled(self, batch: Batch, gradient: Tensor, factors: Tensor) -> Tensor:
+        scaled = torch.zeros_like(gradient)
+        for segment in self._present_segments(batch):
+            factor = factors[self.tasks.index(segment.task)]
+            scaled[segment.rows] = gradient[segment.rows] * factor.to(gradient.dtype)
+        return scaled
+
+    def _present_segments(self, batch: Batch) -> list[Segment]:
+        return [segment for segment in batch.segments if segment.task in self.counts]
+
+    def _tied(self, task: str) -> list[nn.Parameter]:
+        """What a task's head shares with the trunk and trains (an LM head tied to the embeddings)."""
+        trunk = {id(parameter) for parameter in self.model.trunk_parameters()}
+        return [parameter for parameter in self.model.heads[task].parameters() if id(parameter) in trunk]
+
+    def _factors(self, gradients: Tensor) -> Tensor:
+        with self._drawing(), torch.no_grad():
+            return self.combiner.weigh(gradients, self.losses.clone(), self.present)
+
+    def _fill_own(self, own: Sequence[_Own], weights: Tensor) -> None:
+        for index, parts in enumerate(own):
+            parts.into_grad(weights[index] if self.combiner.weighs_heads else None)
+
+
+class _Own:
+    """The gradient of what one task trains, until its weight is known."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.gradients: list[Tensor | None] = [None] * len(self.parameters)
+
+    def add(self, gradients: Sequence[Tensor | None]) -> None:
+        for i, gradient in enumerate(gradients):
+            held = self.gradients[i]
+            self.gradients[i] = gradient if held is None else held if gradient is None else held + gradient
+
+    def into_grad(self, weight: Tensor | None) -> None:
+        """Add the gradients, times the weight if there is one, to those that the parameters have."""
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            if gradient is not None:
+                gradient = gradient if weight is None else gradient * weight
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def _along_itself(factors: Tensor, gradients: Tensor) -> Tensor:
+    """`[t]`: the factors, or, where they are `[t, p]`, how much of each gradient they leave along itself."""
+    if factors.ndim == 1:
+        return factors
+    squared = gradients.square()
+    return (factors * squared).sum(dim=1) / squared.sum(dim=1).clamp_min(torch.finfo(gradients.dtype).tiny)

@@ -16,15 +16,27 @@ if TYPE_CHECKING:
     from hft_core.backbone import Backbone, FamilyModule, Features
 
 
+OWN_LENGTH = "decoder_"
+"""Inputs of the trunk whose names begin so are not as long as their sequence."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column that a head reads from its rows."""
 
     name: str
-    kind: Literal["text", "label", "number"]
-    """`text`: a string that is not blank. `label`: a string, integer or boolean, used by its text. `number`: finite."""
+    kind: Literal["text", "label", "number", "messages"]
+    """`text`: a string that is not blank. `label`: a string, integer or boolean, used by its text. `number`: finite.
+    `messages`: a conversation, a list of `{role, content}`."""
     target: bool = False
     """The column holds what is to be learned: rows to predict on may lack it."""
+    classes: bool = True
+    """Of a label: its values are classes that rows share, so that splits keep their proportions."""
+    many: bool = False
+    """Each cell is a list of such values (words, choices, probabilities)."""
+    separator: str = ""
+    """With `many`: a cell that is a text, as in a CSV file, is divided at this. A text that is a JSON list is read as
+    one."""
 
 
 @dataclass
@@ -36,9 +48,13 @@ class Encoded:
     rows: list[int]
     """For each example, the index of its row in the batch that was encoded."""
     extra: dict[str, list[Any]] = field(default_factory=dict)
-    """Further trunk inputs by name (`token_type_ids`), one value a token."""
+    """Further trunk inputs by name (`token_type_ids`), one value a token; those called `decoder_…` have a length of
+    their own."""
     targets: dict[str, list[Any]] = field(default_factory=dict)
     """What the head needs to know of each example, for `collate`."""
+    units: list[int] = field(default_factory=list)
+    """For each example, the number of its unit: consecutive examples of one unit (the choices of a question, the
+    candidates of a query) are planned as one and always in the same batch. Empty: each example is a unit."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,12 @@ class Head(nn.Module, ABC):
     supervised = True
     chunks_long_texts = False
     """A row longer than `max_length` becomes several examples instead of being cut."""
+    generates = False
+    """`predict` writes text (`Backbone.generate`)."""
+    predicts_when_scored = True
+    """`metrics` needs predictions. Where making them takes long (generated text), a head may let the loss do."""
+    joint = False
+    """The loss compares the rows of a whole step with one another (`embed`, `joint_loss`)."""
     facts: dict[str, Any]
     """What was learned from the training rows; JSON-able."""
     pretrained = False
@@ -90,6 +112,12 @@ class Head(nn.Module, ABC):
         self.task = task
         self.facts = {}
 
+    @property
+    def group_column(self) -> str:
+        """A column whose equal values belong together (a query's candidates): such rows are in one split, and are given
+        to `encode` one after another in one call. Empty: rows are independent."""
+        return ""
+
     # --- data
 
     @abstractmethod
@@ -97,10 +125,12 @@ class Head(nn.Module, ABC):
         """The columns that the head reads."""
 
     def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
-        """Look at all training rows (by column) and fill `facts`. Raises `ValueError` when nothing can be learned."""
+        """Look at all training rows (by column; one that is not looked at is not loaded) and fill `facts`. Raises
+        `ValueError` when nothing can be learned."""
 
     def check(self, row: Mapping[str, Any]) -> str:
-        """What is wrong with a row beyond its columns' kinds (an unknown label), or an empty string. After `learn`."""
+        """What is wrong with a labelled row beyond its columns' kinds (an unknown label), or an empty string; `row` has
+        the head's columns. After `learn`."""
         return ""
 
     @abstractmethod
@@ -124,13 +154,26 @@ class Head(nn.Module, ABC):
     def loss(self, features: Features, targets: Targets) -> Tensor:
         """The loss, summed over the batch's targets (a scalar; 0 when there is none)."""
 
-    def predict(self, features: Features) -> list[Any]:
-        """One JSON-able prediction an example. Heads that only have a loss return nothing."""
+    def embed(self, features: Features) -> Tensor:
+        """`[examples, d]`: what `joint_loss` needs to know of each example. Of heads whose loss is `joint`."""
+        raise NotImplementedError(f"{type(self).__name__} sets `joint` and does not embed")
+
+    def joint_loss(self, embeddings: Tensor, targets: Targets) -> Tensor:
+        """As `loss`, from the embeddings of all examples of a step, `targets.tensors` joined likewise.
+
+        The embeddings of a step that is divided into batches are computed twice, so that memory is that of one batch
+        (GradCache, Gao et al. 2021, arXiv:2101.06983).
+        """
+        raise NotImplementedError(f"{type(self).__name__} sets `joint` and has no joint loss")
+
+    def predict(self, features: Features, targets: Targets) -> list[Any]:
+        """One JSON-able prediction an example. Heads that only have a loss return nothing. `targets` may be empty: rows
+        to predict on need not have any."""
         return []
 
-    def answer(self, predictions: Sequence[Any]) -> dict[str, Any]:
+    def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         """What `hft predict` prints for a row: a `label` or a `value`, and what else is known, from its examples'
-        predictions."""
+        predictions and its cells by column."""
         raise NotImplementedError(f"the head of task '{self.task}' makes no predictions for single texts")
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:

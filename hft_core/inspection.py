@@ -9,9 +9,10 @@ import numpy as np
 
 from hft_core import assemble
 from hft_core.assemble import HostData, Material
-from hft_core.recipe import Recipe, Stage
+from hft_core.recipe import Recipe
+from hft_core.recipe_stage import Stage
 from hft_core.resolve import Resolved
-from hft_core.stages import begin, plan_of, plugin_name
+from hft_core.stages import begin, fold_into, plan_of, plugin_name
 
 BYTES = 4
 """Of a float32 value."""
@@ -74,7 +75,7 @@ def _stages(material: Material) -> tuple[StageOutlook, ...]:
     model = material.model
     for index, resolved in enumerate(material.resolved.stages):
         stage = resolved.stage
-        strategy, _, counts = begin(resolved, model)
+        _, _, counts = begin(resolved, model)
         plan, _ = plan_of(stage, material, index)
         found.append(
             StageOutlook(
@@ -89,8 +90,8 @@ def _stages(material: Material) -> tuple[StageOutlook, ...]:
                 memory=_memory(material, stage, counts.trainable, counts.heads),
             )
         )
-        if index + 1 < len(material.resolved.stages):
-            strategy.fold(model.backbone)
+        if material.resolved.folds_after(index):
+            fold_into(model)
     return tuple(found)
 
 

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import AdamW
@@ -29,18 +30,21 @@ from hft_core import checkpoint, events, gradients
 from hft_core.batching import Batch, batches_of
 from hft_core.combiner import Combiner
 from hft_core.errors import RunError
-from hft_core.evaluate import Selection, score
+from hft_core.evaluate import Selection, judge, main_scores, score
 from hft_core.examples import Examples
 from hft_core.machine import Machine
+from hft_core.mixture import Following
 from hft_core.model import HybridModel
 from hft_core.observers import Observers
 from hft_core.optimizer import Rates
 from hft_core.plan import Part, Plan
-from hft_core.recipe import Stage
+from hft_core.recipe_stage import Stage
 from hft_core.results import Evaluation
 
 SKIPS_IN_A_ROW = 5
 """So many steps in a row without a finite gradient end the run."""
+DEV_SAMPLE = 16
+"""Dev rows of each task that a combiner which follows dev losses is shown at a time."""
 
 
 @dataclass
@@ -71,7 +75,7 @@ class StageLoop:
     model: HybridModel
     combiner: Combiner
     plan: Plan
-    examples_an_epoch: int
+    units_an_epoch: int
     head_steps: int
     """Steps at the start in which the trunk stands still."""
     rates: Rates
@@ -81,6 +85,7 @@ class StageLoop:
     dev: Mapping[str, Examples]
     machine: Machine
     selection: Selection
+    following: Following
     observers: Observers
     best_file: Path
     """Where the best weights so far are kept."""
@@ -88,19 +93,19 @@ class StageLoop:
     def run(self) -> Progress:
         """Train; the model ends with the best weights. Raises `RunError` when the losses stay non-finite."""
         progress = Progress()
-        # One seed a stage, so that a stage's dropout does not depend on what came before it.
-        torch.manual_seed(self.seed * 1_000_003 + self.index)
         trunk = self.model.trunk_parameters()
         if self.head_steps:
             self._hold(trunk, still=True)
+        self.model.strategy.begin(self.model.backbone, self.plan.steps - self.head_steps)
         self.model.train()
-        due = self._evaluation_steps()
+        due, planned = self._evaluation_steps(), self.plan.steps
         while progress.step < self.plan.steps and not progress.stopped_early:
             if progress.step == self.head_steps > 0:
                 self._hold(trunk, still=False)
             self._step(progress)
             if progress.step in due:
                 self._evaluate(progress)
+                progress.stopped_early = progress.stopped_early or progress.step == self.plan.steps < planned
         self._hold(trunk, still=False)
         if self.stage.load_best_model_at_end and 0 < progress.best_step < progress.step:
             checkpoint.load(self.best_file, self._state())
@@ -120,12 +125,11 @@ class StageLoop:
         parts = self.plan.step(progress.step)
         batches = self._batches(parts)
         computing = time.perf_counter()
-        combined = gradients.fill(
-            self.model, self.combiner, batches, self.machine, self.seed * 7919 + self.index * 104_729 + progress.step
-        )
+        combined = self._fill(batches, progress.step)
         moving = time.perf_counter()
         learning_rate = float(self.schedule.get_last_lr()[0])
-        norm, skipped = self._move(combined, parts, progress)
+        norm, skipped = self._move(combined, batches, parts, progress)
+        self._tell_combiner(progress.step + 1)
         done = time.perf_counter()
         rows, tokens = sum(batch.rows for batch in batches), sum(batch.tokens for batch in batches)
         progress.step += 1
@@ -155,6 +159,23 @@ class StageLoop:
             ),
         )
 
+    def _fill(self, batches: list[Batch], step: int) -> gradients.Combined:
+        """The gradients of the step, with what the strategy adds to them once the trunk moves."""
+        strategy, backbone = self.model.strategy, self.model.backbone
+        moves = step >= self.head_steps
+        if moves:
+            strategy.step_started(backbone, step - self.head_steps)
+        # A step's dropout depends on the step alone, not on what came before it.
+        torch.manual_seed(self._random_seed(step, 0))
+        combined = gradients.fill(self.model, self.combiner, batches, self.machine, self._random_seed(step, 1))
+        penalty = strategy.penalty(backbone) if moves else None
+        if penalty is not None and penalty.requires_grad:
+            self.machine.accelerator.backward(penalty)
+        return combined
+
+    def _random_seed(self, step: int, use: int) -> int:
+        return int(np.random.SeedSequence((self.seed, self.index, step, use)).generate_state(1, np.uint64)[0])
+
     def _batches(self, parts: list[Part]) -> list[Batch]:
         batches = batches_of(
             parts,
@@ -162,13 +183,15 @@ class StageLoop:
             {task: self.model.head(task) for task in self.stage.tasks},
             seed=self.seed,
             pad=self.model.backbone.tokenizer.pad_token_id,
-            max_rows=self.stage.per_device_train_batch_size,
+            max_units=self.stage.per_device_train_batch_size,
             max_tokens=self.stage.max_tokens_per_batch,
-            apart=self.combiner.per_task_gradients,
+            apart=self.combiner.per_task_gradients and self.combiner.at == "shared",
         )
         return [batch.to(self.machine.device) for batch in batches]
 
-    def _move(self, combined: gradients.Combined, parts: list[Part], progress: Progress) -> tuple[float, str]:
+    def _move(
+        self, combined: gradients.Combined, batches: list[Batch], parts: list[Part], progress: Progress
+    ) -> tuple[float, str]:
         """Take the optimizer's step unless a loss or gradient is not finite; the norm, and why the step was skipped."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         limit = self.stage.max_grad_norm or math.inf
@@ -176,10 +199,7 @@ class StageLoop:
         skipped = ""
         if math.isfinite(norm) and bool(torch.isfinite(combined.losses).all()):
             self.optimizer.step()
-            present = [self.combiner.tasks.index(task) for task in combined.tasks]
-            self.combiner.step_finished(
-                combined.losses, torch.tensor(present, dtype=torch.long, device=self.machine.device)
-            )
+            self._moved(combined, batches, progress.step)
             progress.skipped_in_a_row = 0
         else:
             skipped = self._not_finite(combined, parts)
@@ -194,14 +214,47 @@ class StageLoop:
             )
         return norm, skipped
 
+    def _moved(self, combined: gradients.Combined, batches: list[Batch], step: int) -> None:
+        """Tell the strategy and the combiner that the optimizer moved."""
+        if step >= self.head_steps:
+            self.model.strategy.step_finished(self.model.backbone, step - self.head_steps)
+        if not combined.tasks:
+            return
+        losses = combined.losses
+        if self.combiner.losses_after_step:
+            torch.manual_seed(self._random_seed(step, 0))
+            losses = gradients.losses_again(self.model, self.combiner, batches, self.machine)
+        present = [self.combiner.tasks.index(task) for task in combined.tasks]
+        self.combiner.step_finished(losses, torch.tensor(present, dtype=torch.long, device=self.machine.device))
+
+    def _tell_combiner(self, steps: int) -> None:
+        """Tell the combiner of what does not come with each step: ended epochs, dev losses."""
+        if int(self._epoch(steps)) > int(self._epoch(steps - 1)):
+            self.combiner.epoch_finished()
+        if self.combiner.dev_every and steps % self.combiner.dev_every == 0:
+            turn = steps // self.combiner.dev_every - 1
+            losses = [self._dev_loss(task, turn) for task in self.combiner.tasks]
+            self.combiner.dev_measured(torch.tensor(losses, device=self.machine.device))
+
+    def _dev_loss(self, task: str, turn: int) -> float:
+        """The loss of the next few dev rows of a task."""
+        if task not in self.dev:
+            return math.nan
+        size = len(self.dev[task].sizes)
+        few = self.dev[task].of((turn * DEV_SAMPLE + np.arange(min(DEV_SAMPLE, size))) % size)
+        return judge(self.model, task, few, self.machine, seed=self.seed, predicting=False).loss
+
+    def _rows(self, part: Part) -> np.ndarray:
+        examples = self.train[part.task]
+        rows: np.ndarray = examples.rows[examples.of_units(part.units)]
+        return rows
+
     def _not_finite(self, combined: gradients.Combined, parts: list[Part]) -> str:
         """Which tasks' losses were not finite, on which rows."""
         finite = torch.isfinite(combined.losses).tolist()
         tasks = [task for task, good in zip(combined.tasks, finite, strict=True) if not good]
         rows = [
-            f"{part.task} rows {self.train[part.task].rows[part.examples][:5].tolist()}…"
-            for part in parts
-            if part.task in tasks or not tasks
+            f"{part.task} rows {self._rows(part)[:5].tolist()}…" for part in parts if part.task in tasks or not tasks
         ]
         what = f"the loss of {', '.join(tasks)}" if tasks else "the gradient"
         return f"{what} was not finite on {'; '.join(rows)}"
@@ -226,6 +279,10 @@ class StageLoop:
         )
         if value is not None:
             self._keep_best(progress, value)
+        losses = {task: values["loss"] for task, values in scores.items() if "loss" in values}
+        factors = self.following.factors(losses, main_scores(scores, self.selection.heads))
+        if factors is not None and progress.step < self.plan.steps:
+            self.plan.change(progress.step, factors)
 
     def _keep_best(self, progress: Progress, value: float) -> None:
         if value > progress.best_score:
@@ -256,10 +313,9 @@ class StageLoop:
             return frozenset()
         if self.stage.eval_steps and self.stage.eval_strategy == "steps":
             return frozenset(range(self.stage.eval_steps, last, self.stage.eval_steps)) | {last}
-        a_step = self.stage.per_device_train_batch_size * self.stage.gradient_accumulation_steps
-        epochs = range(1, math.ceil(last * a_step / self.examples_an_epoch) + 1)
-        return frozenset(min(last, math.ceil(epoch * self.examples_an_epoch / a_step)) for epoch in epochs) | {last}
+        epochs = range(1, math.ceil(last * self.plan.batch / self.units_an_epoch) + 1)
+        ends = (math.ceil(epoch * self.units_an_epoch / self.plan.batch) for epoch in epochs)
+        return frozenset(min(last, end) for end in ends) | {last}
 
     def _epoch(self, step: int) -> float:
-        a_step = self.stage.per_device_train_batch_size * self.stage.gradient_accumulation_steps
-        return step * a_step / self.examples_an_epoch
+        return step * self.plan.batch / self.units_an_epoch

@@ -1,4 +1,4 @@
-"""The model that a stage trains: one trunk, and a head for each task."""
+"""The model that a stage trains: one trunk under a strategy, and a head for each task."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from torch import Tensor, nn
 from hft_core.backbone import Backbone, Features
 from hft_core.batching import Batch, Segment
 from hft_core.head import Head
+from hft_core.strategy import Strategy
+
+
+class _Heads(nn.ModuleDict):
+    """Heads by task, whatever the tasks are called (a plain ModuleDict refuses `type` and other names of its own)."""
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        self._modules[name] = module
 
 
 class HybridModel(nn.Module):
@@ -18,21 +26,19 @@ class HybridModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.trunk = backbone.trunk
-        self.heads = nn.ModuleDict(heads)
+        self.heads = _Heads(heads)
+        self.strategy = Strategy()
+        """The one that was last applied to the trunk: passes through the trunk go by it."""
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss of each task in the batch, summed over its targets."""
-        hidden = self.backbone.forward(batch.inputs)
-        losses: dict[str, Tensor] = {}
-        for segment in batch.segments:
-            loss = self.head(segment.task).loss(_features(hidden, batch, segment), segment.targets)
-            losses[segment.task] = losses[segment.task] + loss if segment.task in losses else loss
-        return losses
+    def hidden(self, batch: Batch) -> Tensor:
+        """The trunk's last hidden states of a batch."""
+        rows = [(segment.task, segment.rows) for segment in batch.segments]
+        return self.strategy.forward(self.backbone, batch.inputs, rows)
 
-    def features(self, batch: Batch) -> list[tuple[Segment, Features]]:
+    def segments(self, batch: Batch, hidden: Tensor) -> list[tuple[Segment, Features]]:
         """What each segment's head sees of the trunk."""
-        hidden = self.backbone.forward(batch.inputs)
-        return [(segment, _features(hidden, batch, segment)) for segment in batch.segments]
+        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+        return [(s, Features(hidden[s.rows], ids[s.rows], mask[s.rows])) for s in batch.segments]
 
     def head(self, task: str) -> Head:
         head = self.heads[task]
@@ -46,9 +52,16 @@ class HybridModel(nn.Module):
             self.trunk.eval()
         return self
 
+    # --- what trains
+
     def trunk_parameters(self) -> list[nn.Parameter]:
         """What trains in the trunk."""
         return [parameter for parameter in self.trunk.parameters() if parameter.requires_grad]
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """What trains in the trunk and belongs to no task alone."""
+        private = {id(p) for parameters in self.strategy.private(self.backbone).values() for p in parameters}
+        return [parameter for parameter in self.trunk_parameters() if id(parameter) not in private]
 
     def own_parameters(self, task: str) -> list[nn.Parameter]:
         """The parameters of a task's head, without those it shares with (has tied to) the trunk."""
@@ -59,6 +72,11 @@ class HybridModel(nn.Module):
         """What trains in the heads of `tasks`, each parameter once."""
         found = {id(p): p for task in tasks for p in self.own_parameters(task) if p.requires_grad}
         return list(found.values())
+
+    def task_parameters(self, task: str) -> list[nn.Parameter]:
+        """What trains in a task's head and in its private part of the trunk."""
+        private = self.strategy.private(self.backbone).get(task, ())
+        return [*self.head_parameters([task]), *(parameter for parameter in private if parameter.requires_grad)]
 
     def choose_heads(self, tasks: Iterable[str]) -> None:
         """Let the heads of `tasks` train and the others stand still; after the strategy was applied to the trunk.
@@ -71,8 +89,3 @@ class HybridModel(nn.Module):
             trains = task in chosen and (whole_trunk or not self.head(task).part_of_trunk)
             for parameter in self.own_parameters(task):
                 parameter.requires_grad_(trains)
-
-
-def _features(hidden: Tensor, batch: Batch, segment: Segment) -> Features:
-    rows = segment.rows
-    return Features(hidden[rows], batch.inputs["input_ids"][rows], batch.inputs["attention_mask"][rows])

@@ -13,7 +13,7 @@ from transformers import get_scheduler
 
 from hft_core.combiner import Combiner
 from hft_core.model import HybridModel
-from hft_core.recipe import Stage
+from hft_core.recipe_stage import Stage
 
 HEAD_LEARNING_RATE = 1e-3
 """Heads are small and mostly fresh: the trunk's rate would leave them behind."""
@@ -38,7 +38,8 @@ def make(
 ) -> tuple[AdamW, LambdaLR]:
     """The optimizer and its schedule. In the first `head_steps` steps the trunk's rate is 0; its own warm-up follows.
 
-    Biases, norms and what the combiner learns are not decayed.
+    Biases, norms and what the combiner learns are not decayed. The strategy's factors on the trunk's rate make groups
+    of their own.
     """
     warm = stage.warmup_steps if stage.warmup_steps is not None else round(stage.warmup_ratio * steps)
     head_factor = _schedule(stage.lr_scheduler_type, warm, steps)
@@ -50,8 +51,9 @@ def make(
     groups, factors = [], []
     of_trunk = [task for task in stage.tasks if model.head(task).part_of_trunk]
     of_heads = [task for task in stage.tasks if not model.head(task).part_of_trunk]
+    trunk = [*model.trunk_parameters(), *model.head_parameters(of_trunk)]
     for parameters, learning_rate, factor in (
-        ([*model.trunk_parameters(), *model.head_parameters(of_trunk)], rate.trunk, trunk_factor),
+        *((part, rate.trunk * scale, trunk_factor) for part, scale in _by_rate(trunk, model)),
         (model.head_parameters(of_heads), rate.head, head_factor),
     ):
         for group, decay in _by_decay(parameters, stage.weight_decay):
@@ -64,6 +66,15 @@ def make(
     betas = (stage.adam_beta1, stage.adam_beta2)
     optimizer = AdamW(groups, betas=betas, eps=stage.adam_epsilon, fused=True)
     return optimizer, LambdaLR(optimizer, factors)
+
+
+def _by_rate(parameters: Sequence[nn.Parameter], model: HybridModel) -> list[tuple[list[nn.Parameter], float]]:
+    """The parameters by the strategy's factor on their learning rate, in the order in which the factors appear."""
+    factors = {id(parameter): factor for parameter, factor in model.strategy.rate_factors(model.backbone).items()}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+    return [(group, factor) for factor, group in groups.items()]
 
 
 def _by_decay(parameters: Sequence[nn.Parameter], decay: float) -> list[tuple[list[nn.Parameter], float]]:

@@ -1,8 +1,8 @@
 """The plan of a stage: which examples of which tasks each step learns from.
 
-It is a pure function of (seed, stage, step): the same on every process and after every resume, with nothing to save but
-the number of the step. Each step's rows are divided among the tasks by their shares; each task walks through its
-examples in passes, every pass a new permutation in which the rows of one step are of like length.
+It is a pure function of (seed, stage, step), and of the changes that dev scores made to the shares: the same on every
+process and after every resume. Each step's rows are divided among the tasks by their shares; each task walks through
+its units in passes, every pass a new permutation in which the rows of one step are of like length.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from hft_core.recipe import Sampling
+from hft_core.mixture import Mixture
 
 LIKE_LENGTH_STEPS = 50
 """Rows of so many steps are sorted by length together. More makes batches more even and the shuffle less thorough."""
@@ -25,20 +25,13 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True)
 class Part:
-    """Examples of one task in one step, all of the same pass."""
+    """Units of one task (examples, or examples that belong together) in one step, all of the same pass."""
 
     task: str
     epoch: int
-    """The pass over the task's examples, 0 for the first: random masks depend on it."""
-    examples: np.ndarray
-    """`[n]` example numbers."""
-
-
-def shares(rows: Mapping[str, int], sampling: Sampling) -> dict[str, float]:
-    """Each task's share of a step: ∝ weight · rows^(1/temperature)."""
-    raw = {task: sampling.weights.get(task, 1.0) * count ** (1 / sampling.temperature) for task, count in rows.items()}
-    total = sum(raw.values())
-    return {task: value / total for task, value in raw.items()}
+    """The pass over the task's units, 0 for the first: random masks depend on it."""
+    units: np.ndarray
+    """`[n]` unit numbers."""
 
 
 class Plan:
@@ -47,30 +40,76 @@ class Plan:
     def __init__(
         self,
         lengths: Mapping[str, np.ndarray],
-        share: Mapping[str, float],
+        mixture: Mixture,
         *,
         batch: int,
         total: int,
         seed: int,
         stage: int,
     ) -> None:
-        """`lengths`: tokens of each example by task; `batch`: examples in a step; `total`: examples in all steps."""
+        """`lengths`: tokens of each unit by task; `batch`: units in a step; `total`: units in all steps."""
         self.tasks = tuple(lengths)
+        self.batch = batch
         self.steps = max(1, math.ceil(total / batch))
         self._lengths = lengths
+        self._mixture = mixture
         self._key = (seed, stage)
-        # Row i of step s is the point (i + u_s) / batch of [0, 1), which the tasks' shares divide: a step has exactly
-        # `batch` rows, and shares are exact over time. u_s is the golden-ratio sequence, the most even there is.
-        bounds = np.cumsum([share[task] for task in self.tasks])
-        bounds[-1] = 1.0
-        sizes = np.full(self.steps, batch)
-        sizes[-1] = total - batch * (self.steps - 1)
-        shifts = (np.arange(self.steps) * _GOLDEN + 0.5) % 1.0
-        upto = np.clip(np.ceil(bounds[None, :] * sizes[:, None] - shifts[:, None]), 0, sizes[:, None]).astype(np.int64)
-        upto[:, -1] = sizes
-        counts = np.diff(upto, axis=1, prepend=0)
-        self._starts = np.vstack([np.zeros((1, len(self.tasks)), np.int64), np.cumsum(counts, axis=0)])
+        self._sizes = np.full(self.steps, batch)
+        if not mixture.sampling.batch_size:
+            self._sizes[-1] = total - batch * (self.steps - 1)
+        self._starts = np.zeros((self.steps + 1, len(self.tasks)), np.int64)
+        self._begun: dict[tuple[int, int], tuple[int, np.ndarray]] = {}
         self._pass = lru_cache(maxsize=4 * len(self.tasks))(self._make_pass)
+        self._divide_from(0, np.ones(len(self.tasks)))
+
+    def change(self, step: int, factors: Mapping[str, float]) -> None:
+        """From step `step` on, multiply the tasks' usual shares by `factors`; 0 takes a task out. What is left of each
+        task's current pass stays what it is. The stage ends early where no task is left.
+
+        The plan is a pure function of (seed, stage, changes so far, step).
+        """
+        for column, start in enumerate(self._starts[step]):
+            epoch, offset = divmod(int(start), len(self._lengths[self.tasks[column]]))
+            if offset:
+                self._begun[column, epoch] = (offset, self._pass(column, epoch))
+        self._pass.cache_clear()
+        self._divide_from(step, np.array([factors.get(task, 1.0) for task in self.tasks]))
+
+    def _divide_from(self, step: int, factors: np.ndarray) -> None:
+        """Fill in how far each task has come when each later step starts; a task whose budget is spent leaves."""
+        budgets = self._mixture.budgets
+        while step < self.steps:
+            done = self._starts[step]
+            active = factors * (done < budgets)
+            if not active.any():
+                self.steps = step
+                break
+            reached = done + np.cumsum(self._counts(step, active), axis=0)
+            spent = np.flatnonzero(((reached >= budgets) & (active > 0)).any(axis=1))
+            stop = step + int(spent[0]) + 1 if len(spent) else self.steps
+            self._starts[step + 1 : stop + 1] = reached[: stop - step]
+            step = stop
+        self._starts = self._starts[: self.steps + 1]
+
+    def _counts(self, step: int, factors: np.ndarray) -> np.ndarray:
+        """`[steps, tasks]`: the units of each task in each step from `step` on."""
+        steps = np.arange(step, self.steps)
+        if self._mixture.sampling.batch_size:
+            fixed = np.array([self._mixture.sampling.batch_size[task] for task in self.tasks])
+            return np.tile(fixed * (factors > 0), (len(steps), 1))
+        sizes = self._sizes[steps]
+        if self._mixture.sampling.round_robin:
+            turns = np.flatnonzero(factors)
+            on_turn: np.ndarray = turns[steps % len(turns)][:, None] == np.arange(len(self.tasks))
+            return np.where(on_turn, sizes[:, None], 0)
+        # Row i of step s is the point (i + u_s) / size of [0, 1), which the tasks' shares divide: a step has exactly
+        # its size of rows, and shares are exact over time. u_s is the golden-ratio sequence, the most even there is.
+        bounds = np.cumsum(self._mixture.shares(steps / self.steps, factors), axis=1)
+        bounds[:, np.flatnonzero(factors)[-1] :] = 1.0
+        shifts = (steps * _GOLDEN + 0.5) % 1.0
+        upto = np.clip(np.ceil(bounds * sizes[:, None] - shifts[:, None]), 0, sizes[:, None]).astype(np.int64)
+        upto[:, np.flatnonzero(factors)[-1] :] = sizes[:, None]
+        return np.diff(upto, axis=1, prepend=0)
 
     def step(self, index: int) -> list[Part]:
         """What step `index` (0 for the first) learns from, in the order of the tasks."""
@@ -89,12 +128,13 @@ class Plan:
         """The order of one pass: a permutation whose runs, as the steps cut them, are of like length."""
         task = self.tasks[column]
         lengths = self._lengths[task]
-        random = np.random.default_rng((*self._key, zlib.crc32(task.encode()), epoch))
-        order = random.permutation(len(lengths))
+        kept, order = self._begun.get((column, epoch), (0, None))
+        random = np.random.default_rng((*self._key, zlib.crc32(task.encode()), epoch, *([kept] if kept else [])))
+        order = random.permutation(len(lengths)) if order is None else order.copy()
         starts = self._starts[:, column]
         first, last = epoch * len(lengths), (epoch + 1) * len(lengths)
-        inside = np.unique(starts[(starts > first) & (starts < last)]) - first
-        cuts = np.concatenate([[0], inside, [len(lengths)]])
+        inside = np.unique(starts[(starts > first + kept) & (starts < last)]) - first
+        cuts = np.concatenate([[kept], inside, [len(lengths)]])
         for left in range(0, len(cuts) - 1, LIKE_LENGTH_STEPS):
             edges = cuts[left : left + LIKE_LENGTH_STEPS + 1]
             chunk = order[edges[0] : edges[-1]]

@@ -105,6 +105,12 @@ class Catalogue:
             return None
         return _load(entry, "opens")  # type: ignore[no-any-return]
 
+    def load_example(self, entry: Entry, field: str) -> Callable[..., Any] | None:
+        """The function that a spec's `example_rows` or `example_model` names; None without one. Raises `PluginError`."""
+        if not getattr(entry.spec, field, ""):
+            return None
+        return _load(entry, field)  # type: ignore[no-any-return]
+
     def _with_conflict(self, entry: Entry) -> Entry:
         if entry.spec is None:
             return entry

@@ -18,13 +18,19 @@ from hft_core.saved import SavedRun
 
 def rows_from_texts(saved: SavedRun, task: str, texts: Sequence[str]) -> Rows:
     """Rows of the texts given, as many in turn for each row as the task has text columns. Raises `UsageError`."""
-    names = [column.name for column in _head(saved, task).columns() if column.kind == "text" and not column.target]
+    columns = [column for column in _head(saved, task).columns() if not column.target]
+    names = [column.name for column in columns if column.kind in ("text", "messages")]
+    conversations = {column.name for column in columns if column.kind == "messages"}
     if len(texts) % len(names):
         raise UsageError(
             f"task '{task}' reads {len(names)} texts a row ({', '.join(names)}): {len(texts)} were given, expected a "
             f"multiple of {len(names)}"
         )
-    table = [dict(zip(names, texts[i : i + len(names)], strict=True)) for i in range(0, len(texts), len(names))]
+    cells = [
+        [{"role": "user", "content": text}] if names[i % len(names)] in conversations else text
+        for i, text in enumerate(texts)
+    ]
+    table = [dict(zip(names, cells[i : i + len(names)], strict=True)) for i in range(0, len(cells), len(names))]
     return data.from_python(table, task=task)
 
 
@@ -45,7 +51,12 @@ def predict(saved: SavedRun, task: str, rows: Rows) -> list[dict[str, Any]]:
     by_row: list[list[Any]] = [[] for _ in range(len(rows))]
     for row, prediction in zip(examples.rows, judged.predictions, strict=True):
         by_row[row].append(prediction)
-    return [head.answer(predictions) for predictions in by_row]
+    read = [column.name for column in head.columns() if rows.has(column.name)]
+    cells = (row for _, columns in rows.batches(len(rows), read) for row in zip(*columns.values(), strict=True))
+    return [
+        head.answer(predictions, dict(zip(read, row, strict=True)))
+        for predictions, row in zip(by_row, cells, strict=True)
+    ]
 
 
 def evaluate(saved: SavedRun, task: str, rows: Rows) -> dict[str, float]:

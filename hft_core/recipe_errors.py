@@ -10,7 +10,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from hft_core.errors import did_you_mean
-from hft_core.recipe import KeyPathError
+from hft_core.recipe_values import KeyPathError
 
 Key = str | int
 KeyPath = tuple[Key, ...]

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hft_core.errors import RecipeError, did_you_mean
-from hft_core.recipe import DATA_FILES, Data, PluginChoice, Recipe, Stage, Task
+from hft_core.recipe import DATA_FILES, Data, Recipe, Task
 from hft_core.recipe_errors import model_at
 from hft_core.recipe_source import KeyPath, Source, absolute, existing, parse_value
+from hft_core.recipe_stage import Stage
+from hft_core.recipe_values import PluginChoice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

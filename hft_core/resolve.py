@@ -5,7 +5,7 @@ Nothing is built here: `Chosen.build` does that when a run begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
@@ -16,9 +16,11 @@ from hft_core import specs
 from hft_core.discovery import one_line
 from hft_core.errors import PluginError, RecipeError, did_you_mean
 from hft_core.plugins import Catalogue, Entry, State
-from hft_core.recipe import DEFAULT_EPOCHS, BackboneChoice, PluginChoice, Recipe, Stage, Task
+from hft_core.recipe import BackboneChoice, Recipe, Task
 from hft_core.recipe_errors import KeyPath, in_one_line, model_at, problems
 from hft_core.recipe_source import Source
+from hft_core.recipe_stage import DEFAULT_EPOCHS, Stage
+from hft_core.recipe_values import PluginChoice
 
 Where = Callable[[KeyPath], str]
 
@@ -60,6 +62,17 @@ class Resolved:
         used = {(c.entry.seam, c.entry.name, c.entry.provider.distribution): c.entry for c in self._chosen()}
         return [_provenance(used[key]) for key in sorted(used)]
 
+    def folds_after(self, index: int) -> bool:
+        """Whether what the strategy of stage `index` added is folded into the trunk when the stage is over."""
+        return index + 1 < len(self.stages) and not _carries_on(self.stages[index], self.stages[index + 1])
+
+    def last_strategies(self) -> tuple[ResolvedStage, ...]:
+        """The stages whose strategies make the parts that the finished model has beside the trunk, in their order."""
+        first = len(self.stages) - 1
+        while first > 0 and not self.folds_after(first - 1):
+            first -= 1
+        return self.stages[first:]
+
     def _chosen(self) -> Iterator[Chosen]:
         yield self.backbone
         yield from self.heads.values()
@@ -85,6 +98,7 @@ def resolve(recipe: Recipe, catalogue: Catalogue, where: Where | None = None) ->
         for i, stage in enumerate(recipe.stages)
     )
     resolver.check_order(stages)
+    resolver.check_replay(recipe, heads)
     pinned = {
         "backbone": _pinned(recipe.backbone, backbone),
         "tasks": {
@@ -181,11 +195,37 @@ class _Resolver:
         """Raise `RecipeError` when a stage follows one whose strategy cannot be folded into the trunk."""
         for i, (stage, following) in enumerate(pairwise(stages)):
             spec = stage.strategy.entry.spec if stage.strategy else None
-            if isinstance(spec, specs.StrategySpec) and not spec.merges:
+            if spec is not None and not _merges(stage) and not _carries_on(stage, following):
                 raise RecipeError(
                     f"{self.where(('stages', i, 'strategy'))}: strategy '{spec.name}' adds parts that cannot be merged "
                     f"into the trunk, so that stage '{following.stage.name}' cannot follow; make it the last stage"
                 )
+
+    def check_replay(self, recipe: Recipe, heads: Mapping[str, Chosen]) -> None:
+        """Raise `RecipeError` when a task with labels is to be replayed."""
+        for name, task in recipe.tasks.items():
+            spec = heads[name].entry.spec
+            if task.replay and isinstance(spec, specs.HeadSpec) and spec.needs_labels:
+                raise RecipeError(
+                    f"{self.where(('tasks', name, 'replay'))}: only a self-supervised task can be replayed, and head "
+                    f"'{spec.name}' needs labels; give the task its share by 'sampling'"
+                )
+
+
+def _merges(stage: ResolvedStage) -> bool:
+    """Whether what the stage's strategy adds can be folded into the trunk."""
+    if stage.strategy is None:
+        return True
+    spec = stage.strategy.entry.spec
+    return bool(getattr(stage.strategy.options, "merges", isinstance(spec, specs.StrategySpec) and spec.merges))
+
+
+def _carries_on(stage: ResolvedStage, following: ResolvedStage) -> bool:
+    """Whether the strategy of the following stage takes over the parts of this one's as they are."""
+    spec = following.strategy.entry.spec if following.strategy else None
+    if not isinstance(spec, specs.StrategySpec) or stage.strategy is None:
+        return False
+    return stage.strategy.entry.name in spec.continues
 
 
 def _pinned(choice: PluginChoice, chosen: Chosen) -> PluginChoice:

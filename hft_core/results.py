@@ -76,6 +76,9 @@ class RunResult:
     """Scores by split (`dev`, `test`), task and metric."""
     main_metrics: dict[str, str]
     """Each task's main metric."""
+    base_lm_loss: dict[str, dict[str, float]]
+    """Dev loss, `before` the first stage and `after` the last, of each self-supervised task whose head came trained:
+    what the base model has forgotten."""
     stages: tuple[StageResult, ...]
     seconds: float
     device: str

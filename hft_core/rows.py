@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +10,32 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, concatenate_datasets
+from datasets import ClassLabel, Dataset, LargeList, List, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
 
+from hft_core.cells import as_label, as_list, as_number, expected, problem
 from hft_core.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from hft_core.head import Column
+
+__all__ = [
+    "Rows",
+    "Source",
+    "as_label",
+    "as_list",
+    "as_number",
+    "check",
+    "check_each",
+    "dataset_of",
+    "from_columns",
+    "join",
+    "nearest",
+    "need_column",
+    "refuse_odd_names",
+]
 
 CHECK_BATCH = 10_000
 """Rows looked at together when rows are checked or joined; bounds the memory that takes."""
@@ -28,12 +44,6 @@ _ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa
 
 _BREAKING = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories of control characters, lone surrogates and line breaks."""
-
-EXPECTED = {
-    "text": "a non-empty text",
-    "label": "a label (text, a whole number or true/false)",
-    "number": "a finite number",
-}
 
 
 @dataclass(frozen=True)
@@ -83,8 +93,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def has(self, name: str) -> bool:
+        """Whether `name` can be read: a column, or `column.key` for what its objects hold under a key."""
+        return self._column_of(name) in self.dataset.column_names
+
     def __getitem__(self, column: str) -> list[Any]:
-        """All values of a column. Raises `KeyError` when there is no such column."""
+        """All values of a column (see `has`). Raises `KeyError` when there is no such column."""
         return next(self.batches(max(len(self), 1), [column]), ([], {column: []}))[1][column]
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Rows:
@@ -98,34 +112,63 @@ class Rows:
         return self.sources[int(self._source_ids[i])].place(int(self._numbers[i]))
 
     def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[tuple[range, dict[str, list[Any]]]]:
-        """Consecutive runs of at most `size` rows: their indices and their values by column (all columns, or these)."""
-        wanted = self.columns if columns is None else list(columns)
-        for name in wanted:
-            if name not in self.dataset.column_names:
+        """Consecutive runs of at most `size` rows: their indices and their values by column (all columns, or these, as
+        in `has`)."""
+        wanted = {name: self._column_of(name) for name in (self.columns if columns is None else columns)}
+        for name, column in wanted.items():
+            if column not in self.dataset.column_names:
                 raise KeyError(name)
-        view = self.dataset.select_columns(wanted)
+        view = self.dataset.select_columns(list(dict.fromkeys(wanted.values())))
         for start in range(0, len(self), size):
             indices = range(start, min(start + size, len(self)))
             batch = view[indices.start : indices.stop]
-            yield indices, {name: self._decoded(name, batch[name]) for name in wanted}
+            decoded = {column: self._decoded(column, values) for column, values in batch.items()}
+            yield indices, {name: _under(name, column, decoded[column]) for name, column in wanted.items()}
+
+    def _column_of(self, name: str) -> str:
+        """The column that `name` is or leads into."""
+        return name if name in self.dataset.column_names else name.partition(".")[0]
 
     def _decoded(self, name: str, values: list[Any]) -> list[Any]:
         """The values as they were written: class numbers by their names, mixed columns out of their JSON text."""
+        if name in self.mixed:
+            return [None if v is None else json.loads(v) for v in values]
         feature = self.dataset.features[name]
         if isinstance(feature, ClassLabel):
-            return [feature.names[v] if v is not None and 0 <= v < len(feature.names) else None for v in values]
-        return [None if v is None else json.loads(v) for v in values] if name in self.mixed else values
+            return _named(values, feature)
+        if isinstance(feature, List | LargeList) and isinstance(feature.feature, ClassLabel):
+            return [None if cell is None else _named(cell, feature.feature) for cell in values]
+        return values
 
     def origins(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Each row's index in `sources`, and its number there (from 1)."""
         return self._source_ids, self._numbers
 
 
+def _named(numbers: list[int | None], feature: ClassLabel) -> list[str | None]:
+    names = feature.names
+    return [names[number] if number is not None and 0 <= number < len(names) else None for number in numbers]
+
+
+def _under(name: str, column: str, values: list[Any]) -> list[Any]:
+    """What the objects in `values` of `column` hold under the further keys of the dotted `name`; None where there is no
+    such key. Of a list of objects, the list of what each holds."""
+    for key in name[len(column) :].split(".")[1:]:
+        values = [_value_under(key, value) for value in values]
+    return values
+
+
+def _value_under(key: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_value_under(key, one) for one in value]
+    return value.get(key) if isinstance(value, dict) else None
+
+
 def from_columns(
     columns: Mapping[str, list[Any]], sources: Sequence[Source], ids: ArrayLike, numbers: ArrayLike
 ) -> Rows:
-    """Rows from Python values. Values of one type become a column of that type; any others a column of JSON text, so
-    that nothing is converted: in `[1, "1", 1.0]` each value stays what it is."""
+    """Rows from Python values. Values of one type, or lists of values of one type, become a column of that type; any
+    others a column of JSON text, so that nothing is converted: in `[1, "1", 1.0]` each value stays what it is."""
     refuse_odd_names(columns, sources[0])
     arrays, mixed = {}, []
     for name, values in columns.items():
@@ -179,30 +222,27 @@ def check(
     """
     wanted = [column for column in columns if need_targets or not column.target]
     for column in wanted:
-        need_column(rows, column.name, f"{EXPECTED[column.kind]} in each row", task=task, split=split)
+        need_column(rows, column.name, f"{expected(column)} in each row", task=task, split=split)
 
-    def problem(row: Mapping[str, Any]) -> str:
-        for column in wanted:
-            value = row[column.name]
-            if not _fits(value, column.kind):
-                return f"column {column.name!r}: found {_shown(value)}, expected {EXPECTED[column.kind]}"
-        return ""
+    def first_problem(row: Mapping[str, Any]) -> str:
+        found = ((column.name, problem(row[column.name], column)) for column in wanted)
+        return next((f"column {name!r}: {fault}" for name, fault in found if fault), "")
 
-    check_each(rows, problem, [column.name for column in wanted], task=task, split=split)
+    check_each(rows, first_problem, [column.name for column in wanted], task=task, split=split)
 
 
 def check_each(
-    rows: Rows, problem: Callable[[Mapping[str, Any]], str], columns: Iterable[str], *, task: str, split: str | None
+    rows: Rows, fault: Callable[[Mapping[str, Any]], str], columns: Iterable[str], *, task: str, split: str | None
 ) -> None:
-    """Raise one `DataError` for the first row of which `problem` says something (a head's `check`, for instance).
+    """Raise one `DataError` for the first row of which `fault` says something (a head's `check`, for instance).
 
-    `problem` gets a row's values of `columns`.
+    `fault` gets a row's values of `columns`.
     """
     first, bad = "", 0
     names = list(dict.fromkeys(columns))
     for indices, batch in rows.batches(CHECK_BATCH, names):
         for i, values in zip(indices, zip(*batch.values(), strict=True), strict=True):
-            found = problem(dict(zip(names, values, strict=True)))
+            found = fault(dict(zip(names, values, strict=True)))
             if found:
                 bad += 1
                 first = first or f"{rows.where(i)}: {found}"
@@ -214,7 +254,7 @@ def check_each(
 def need_column(rows: Rows, name: str, why: str, *, task: str, split: str | None = None) -> None:
     """Raise a `DataError` that names the columns there are, and the nearest one, unless `name` is one of them."""
     have = rows.columns
-    if name in have:
+    if rows.has(name):
         return
     hint = nearest(name, have)
     if len(have) == 1 and any(mark in have[0] for mark in ";|\t"):
@@ -235,64 +275,16 @@ def _title(task: str, split: str | None) -> str:
     return f"task '{task}'" + (f" ({split})" if split else "")
 
 
-def as_label(value: Any) -> str:
-    """A label by its text: true and false for booleans, digits for integers, text without blanks around it.
-
-    So `1` in a JSON file and `1` in a CSV file are the same class, and a stray blank does not make a new one.
-    """
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value).strip()
-
-
-def as_number(value: Any) -> float:
-    """A number, or a text that is one (as in a CSV file). Raises `ValueError` for all else, infinities included."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str) or (isinstance(value, str) and "_" in value):
-        raise ValueError(f"not a number: {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:
-        raise ValueError("the number is too large") from None
-    if not math.isfinite(number):
-        raise ValueError(f"not a finite number: {value!r}")
-    return number
-
-
 def _typed(values: list[Any]) -> pa.Array | None:
-    """The values as an Arrow array of their one type, or None when they have no such type."""
+    """The values as an Arrow array of their one type (or of lists of one type), or None when they have no such type."""
     kinds = {type(value) for value in values} - {type(None)}
+    lists = kinds == {list}
+    if lists:
+        kinds = {type(item) for value in values if value is not None for item in value} - {type(None)}
     if len(kinds) > 1 or not kinds <= _ARROW_TYPES.keys():
         return None
+    kind = _ARROW_TYPES[kinds.pop()] if kinds else pa.string()
     try:
-        return pa.array(values, _ARROW_TYPES[kinds.pop()] if kinds else pa.string())
+        return pa.array(values, pa.list_(kind) if lists else kind)
     except (OverflowError, pa.ArrowInvalid, UnicodeEncodeError):  # beyond 64 bits; half of a surrogate pair
         return None
-
-
-def _fits(value: Any, kind: str) -> bool:
-    if kind == "number":
-        try:
-            as_number(value)
-        except ValueError:
-            return False
-        return True
-    if isinstance(value, str):
-        return bool(value.strip()) and not _has_lone_surrogate(value)
-    return kind == "label" and isinstance(value, int)
-
-
-def _has_lone_surrogate(text: str) -> bool:
-    """A JSON file can write half of a surrogate pair; no tokenizer takes it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _shown(value: Any) -> str:
-    """The value in at most 40 characters, on one line."""
-    if value is None:
-        return "nothing (null, or no such key)"
-    text = repr(value)
-    return text if len(text) <= 40 else text[:39] + "…"

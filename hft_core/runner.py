@@ -139,9 +139,8 @@ def _announce(resolved: Resolved, folder: Path | None, where: Machine, told: Obs
 
 
 def _all_stages(stages: Stages, resolved: Resolved) -> list[StageResult]:
-    last = len(resolved.stages) - 1
     stages.material.model.to(stages.machine.device)
-    return [stages.run(index, stage, last=index == last) for index, stage in enumerate(resolved.stages)]
+    return [stages.run(index, stage, fold=resolved.folds_after(index)) for index, stage in enumerate(resolved.stages)]
 
 
 def _result(
@@ -156,6 +155,11 @@ def _result(
         folder=folder,
         final={"dev": stages.scores, "test": test},
         main_metrics={task: head.main_metric for task, head in material.heads.items()},
+        base_lm_loss={
+            task: {"before": first["loss"], "after": stages.scores[task]["loss"]}
+            for task, first in done[0].before.items()
+            if not material.heads[task].supervised and task in stages.scores
+        },
         stages=tuple(done),
         seconds=seconds,
         device=str(where.device),
@@ -170,7 +174,7 @@ def _result(
 def _write(result: RunResult, stages: Stages, folder: Path) -> None:
     """Everything that a finished run leaves behind; `results.json` comes last, and says that the rest is whole."""
     model_folder, model = folder / results.MODEL_FOLDER, stages.material.model
-    base = saved.save_model(model_folder, model, stages.strategy, trunk_changed=stages.trunk_changed)
+    base = saved.save_model(model_folder, model, trunk_changed=stages.trunk_changed)
     results.write_text(folder / results.CARD_FILE, card(result, stages.material, adapter_base=base))
     results.write_json(folder / results.RESULTS_FILE, result.to_json())
     shutil.rmtree(folder / results.CHECKPOINT_FOLDER, ignore_errors=True)

@@ -23,17 +23,16 @@ from hft_core.plugins import Catalogue
 from hft_core.recipe import TRUNK_FOLDER
 from hft_core.resolve import Resolved, resolve
 from hft_core.results import MODEL_FOLDER, RECIPE_FILE, RESULTS_FILE, write_json
-from hft_core.strategy import Strategy
 
 TASK_FILE, OWN_HEAD_FILE = "task.json", "head.safetensors"
 
 
-def save_model(folder: Path, model: HybridModel, strategy: Strategy, *, trunk_changed: bool) -> str:
+def save_model(folder: Path, model: HybridModel, *, trunk_changed: bool) -> str:
     """Write all tasks into `folder`; return the base model of their adapters, or nothing where they are whole models.
 
     `trunk_changed`: an earlier stage changed the trunk's own weights, so that they are not those of its source.
     """
-    backbone = model.backbone
+    backbone, strategy = model.backbone, model.strategy
     trunk_folder = folder / TRUNK_FOLDER
     if trunk_changed or not strategy.adapter or not backbone.source:
         backbone.save(trunk_folder, strategy.base_state(backbone))
@@ -42,7 +41,7 @@ def save_model(folder: Path, model: HybridModel, strategy: Strategy, *, trunk_ch
         head = model.head(task)
         if strategy.adapter:
             plain_class = head.family.plain_class if head.family is not None else ""
-            strategy.save_adapter(backbone, folder / task, base, plain_class, _adapter_head(head, trunk_changed))
+            strategy.save_adapter(backbone, task, folder / task, base, plain_class, _adapter_head(head, trunk_changed))
             backbone.tokenizer.save_pretrained(folder / task)
         elif head.family is not None:
             state = head.export_state(head.family.plain_state())
@@ -98,15 +97,16 @@ def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = Fa
     heads = assemble.build_heads(resolved)
     for task, head in heads.items():
         head.facts = _facts(model_folder / task)
-    strategy = assemble.strategy_of(resolved.stages[-1])
     with torch.random.fork_rng():  # modules are made with random weights before they are given their own
         backbone = assemble.open_backbone(resolved, trust_remote_code=trust_remote_code)
         model = assemble.attach(backbone, heads)
-        if strategy.adapter:
-            strategy.apply(backbone, tuple(heads))
+        for stage in resolved.last_strategies():
+            model.strategy = assemble.strategy_of(stage)
+            if model.strategy.adapter:
+                model.strategy.apply(backbone, stage.stage.tasks)
     for task in heads:
         try:
-            _load_task(model_folder / task, model, strategy, task)
+            _load_task(model_folder / task, model, task)
         except Exception as error:  # a damaged file raises what its library likes
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"{model_folder / task}: its weights cannot be read: {reason}") from error
@@ -131,12 +131,12 @@ def _facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _load_task(folder: Path, model: HybridModel, strategy: Strategy, task: str) -> None:
-    head, backbone = model.head(task), model.backbone
+def _load_task(folder: Path, model: HybridModel, task: str) -> None:
+    head, backbone, strategy = model.head(task), model.backbone, model.strategy
     family = head.family
     if strategy.adapter:
         names = head.export_state(family.plain_state(tied=True)) if family is not None else {}
-        state = strategy.load_adapter(backbone, folder, names)
+        state = strategy.load_adapter(backbone, task, folder, names)
         if family is not None and (state or not head.part_of_trunk):
             family.load_plain_state(head.import_state(state))
     elif family is not None:

@@ -66,6 +66,9 @@ class BackboneSpec(Spec):
     opens: str = ""
     """Import string of `(model: str) -> bool`: whether this backbone opens that folder, file or hub id. It lets a
     recipe leave out the type."""
+    example_model: str = ""
+    """Import string of `(folder: pathlib.Path) -> None` that writes a tiny model into `folder`, for the conformance
+    suite: for backbones that open no folder of transformers. `PATH` in `example` stands for that folder."""
 
     seam: ClassVar[str] = "backbone"
 
@@ -81,8 +84,17 @@ class HeadSpec(Spec):
 
     needs_labels: bool = True
     """False for self-supervised heads, which make their own targets from the text."""
+    example_rows: str = ""
+    """Import string of `(count: int, seed: int) -> list[dict]`: rows that the head of `example` can learn, for the
+    conformance suite. Rows whose cells depend on one another (a span and its context) are beyond what it makes up from
+    the head's columns."""
 
     seam: ClassVar[str] = "head"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.example_rows:
+            check_import_string(self.example_rows, f"plugin {self.name!r}: example_rows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +104,10 @@ class StrategySpec(Spec):
     private_parts: bool = False
     """The strategy keeps a part of the trunk for each task."""
     merges: bool = True
-    """What it adds can be folded into the trunk, so that another stage may follow."""
+    """What it adds can be folded into the trunk, so that another stage may follow. Where that depends on the options,
+    their model has a property of this name."""
+    continues: tuple[str, ...] = ()
+    """Strategies of a preceding stage whose parts this one takes over as they are, without folding them."""
 
     seam: ClassVar[str] = "strategy"
 
@@ -103,6 +118,8 @@ class CombinerSpec(Spec):
 
     per_task_gradients: bool = False
     """The combiner works on one gradient a task instead of on the losses."""
+    non_conflicting: bool = False
+    """The combined gradient has no negative product with any task's gradient."""
 
     seam: ClassVar[str] = "combiner"
 

@@ -8,11 +8,12 @@ classes, and gives no class a place in every part; `GroupShuffleSplit` counts gr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hft_core.cells import shown
 from hft_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -65,6 +66,32 @@ def draw(classes: Sequence[str], count: int, *, seed: int) -> list[int]:
     return sorted((firsts + others)[:count])
 
 
+def draw_groups(values: Sequence[object], count: int, *, seed: int) -> list[int]:
+    """Sorted indices of about `count` rows drawn at random by whole groups of equal `values`: no more rows than that,
+    but at least one group."""
+    groups = _members(values)
+    drawn: list[int] = []
+    for i in np.random.default_rng((seed, 1)).permutation(len(groups)):
+        if not drawn or len(drawn) + len(groups[i]) <= count:
+            drawn += groups[i]
+    return sorted(drawn)
+
+
+def refuse_torn(rows: Rows, parts: Mapping[str, Sequence[int]], column: str, *, by: str | None) -> None:
+    """Raise `DataError` when rows with an equal value of `column` are in different `parts`, as a split `by` another
+    column may leave them."""
+    values = [repr(value) for value in rows[column]]
+    home: dict[str, str] = {}
+    for part, indices in parts.items():
+        for i in indices:
+            if home.setdefault(values[i], part) != part:
+                raise DataError(
+                    f"{rows.where(i)}: the rows with {column!r} {shown(rows[column][i])} belong together, but the "
+                    f"split by {by!r} puts them into {home[values[i]]} and {part}: leave 'by' out, or name a column "
+                    f"that has one value for all of them"
+                )
+
+
 def _enough(have: int, what: str, needed: int) -> None:
     if have < needed:
         raise DataError(
@@ -106,11 +133,16 @@ def _counts(size: int, shares: dict[str, float], owed: dict[str, float]) -> dict
 def _groups(values: list[object], random: np.random.Generator, room: float) -> list[list[int]]:
     """The rows of each value: first the groups of more than `room` rows, which only train has a place for, then the
     others; both in random order."""
+    groups = _members(values)
+    return sorted((groups[i] for i in random.permutation(len(groups))), key=lambda group: len(group) <= room)
+
+
+def _members(values: Sequence[object]) -> list[list[int]]:
+    """The indices of each different value, in the order in which the values first occur."""
     members: dict[str, list[int]] = {}
     for i, value in enumerate(values):
         members.setdefault(repr(value), []).append(i)
-    groups = list(members.values())
-    return sorted((groups[i] for i in random.permutation(len(groups))), key=lambda group: len(group) <= room)
+    return list(members.values())
 
 
 def _divide_groups(groups: list[list[int]], classes: list[str], shares: dict[str, float]) -> dict[str, list[int]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from hft_core import assemble, checkpoint, events, optimizer
@@ -16,10 +17,11 @@ from hft_core.errors import RecipeError
 from hft_core.evaluate import Selection, made_worse, score
 from hft_core.loop import Progress, StageLoop
 from hft_core.machine import Machine
+from hft_core.mixture import Following, Mixture, epoch_rows
 from hft_core.model import HybridModel
 from hft_core.observers import Observers
-from hft_core.plan import Plan, shares
-from hft_core.recipe import DEFAULT_EPOCHS, Stage
+from hft_core.plan import Plan
+from hft_core.recipe_stage import DEFAULT_EPOCHS, Stage
 from hft_core.resolve import Chosen, ResolvedStage
 from hft_core.results import CHECKPOINT_FOLDER, COMBINER_FOLDER, Scores, StageResult
 from hft_core.strategy import Strategy
@@ -31,12 +33,14 @@ SAMPLE_ROWS = 8
 
 
 def batch_of(stage: Stage) -> int:
-    """Examples in one optimizer step."""
+    """Units in one optimizer step."""
+    if stage.sampling.batch_size:
+        return sum(stage.sampling.batch_size.values())
     return stage.per_device_train_batch_size * stage.gradient_accumulation_steps
 
 
-def examples_of(stage: Stage, an_epoch: int) -> int:
-    """Examples that the stage sees in all, when its tasks have `an_epoch` together."""
+def units_of(stage: Stage, an_epoch: int) -> int:
+    """Units that the stage sees in all, when an epoch has `an_epoch`."""
     if stage.max_steps is not None:
         return stage.max_steps * batch_of(stage)
     return max(1, round((stage.num_train_epochs or DEFAULT_EPOCHS) * an_epoch))
@@ -50,15 +54,16 @@ def head_steps_of(stage: Stage, steps: int, *, fresh: bool, trunk_trains: bool) 
 
 
 def plan_of(stage: Stage, material: Material, index: int) -> tuple[Plan, int]:
-    """The stage's plan, and the examples in one of its epochs."""
+    """The stage's plan, and the units in one of its epochs."""
     lengths = {task: material.examples["train"][task].lengths for task in stage.tasks}
     counts = {task: len(values) for task, values in lengths.items()}
-    an_epoch = sum(counts.values())
+    replay = material.resolved.recipe.replay_in(stage)
+    an_epoch = epoch_rows(counts, stage.sampling, replay)
     plan = Plan(
         lengths,
-        shares(counts, stage.sampling),
+        Mixture(counts, stage.sampling, replay),
         batch=batch_of(stage),
-        total=examples_of(stage, an_epoch),
+        total=units_of(stage, an_epoch),
         seed=material.resolved.recipe.seed,
         stage=index,
     )
@@ -85,7 +90,14 @@ def begin(resolved: ResolvedStage, model: HybridModel) -> tuple[Strategy, Combin
     stage = resolved.stage
     trunk = _size(model.trunk.parameters())
     strategy, combiner = assemble.strategy_of(resolved), assemble.combiner_of(resolved)
+    writing = [task for task in stage.tasks if model.head(task).generates and not strategy.generates]
+    if writing:
+        raise RecipeError(
+            f"stage '{stage.name}': the task '{writing[0]}' writes text, and text cannot be generated under strategy "
+            f"'{plugin_name(resolved.strategy)}'"
+        )
     strategy.apply(model.backbone, stage.tasks)
+    model.strategy = strategy
     model.choose_heads(stage.tasks)
     counts = Counts(_size(model.trunk_parameters()), trunk, _size(model.head_parameters(stage.tasks)))
     if not counts.trainable and not counts.heads:
@@ -94,6 +106,12 @@ def begin(resolved: ResolvedStage, model: HybridModel) -> tuple[Strategy, Combin
             f"({', '.join(stage.tasks)}) came with the trunk and train only with it"
         )
     return strategy, combiner, counts
+
+
+def fold_into(model: HybridModel) -> None:
+    """Fold what the model's strategy added into the trunk."""
+    model.strategy.fold(model.backbone)
+    model.strategy = Strategy()
 
 
 @dataclass
@@ -107,28 +125,26 @@ class Stages:
     """Where the best weights are kept while training."""
     name: str = ""
     """Of the stage that runs."""
-    strategy: Strategy = field(default_factory=Strategy)
-    """Of the last stage."""
     trunk_changed: bool = False
     """The trunk's own weights are not those that the backbone was opened with."""
     scores: Scores = field(default_factory=dict)
     """Dev scores of the tasks that know something, with the weights as they are now."""
 
-    def run(self, index: int, resolved: ResolvedStage, *, last: bool) -> StageResult:
-        """Run stage `index`; unless it is the `last`, what its strategy added is folded into the trunk afterwards."""
+    def run(self, index: int, resolved: ResolvedStage, *, fold: bool) -> StageResult:
+        """Run stage `index`; with `fold`, what its strategy added is folded into the trunk afterwards."""
         started = time.perf_counter()
         stage, model = resolved.stage, self.material.model
         self.name = stage.name
         if index == 0:
             for each in self.material.resolved.stages:  # a later stage's mistake is not to be found after hours
                 self._selection(each.stage)
-        self.strategy, combiner, counts = begin(resolved, model)
+        strategy, combiner, counts = begin(resolved, model)
         model.to(self.machine.device)  # what the strategy added
         combiner.to(self.machine.device)
         moves = counts.trainable > 0
         self.measure([task for task in model.heads if model.head(task).pretrained])
         before = dict(self.scores)
-        loop = self._loop(index, resolved, combiner)
+        loop = self._loop(index, resolved, strategy, combiner)
         self._announce(index, resolved, loop, counts, before)
         progress = loop.run()
         if combiner.state_dict():
@@ -141,8 +157,8 @@ class Stages:
         self.scores = {**still_true, **at_best}
         self.measure([*before, *stage.tasks], progress.best_step)
         result = self._result(resolved, loop, progress, counts, before, time.perf_counter() - started)
-        if not last:
-            self.strategy.fold(model.backbone)
+        if fold:
+            fold_into(model)
             self.trunk_changed = self.trunk_changed or moves
         self.observers.emit("stage_finished", events.StageFinished(result=result))
         return result
@@ -167,12 +183,12 @@ class Stages:
         )
         return scores
 
-    def _loop(self, index: int, resolved: ResolvedStage, combiner: Combiner) -> StageLoop:
+    def _loop(self, index: int, resolved: ResolvedStage, strategy: Strategy, combiner: Combiner) -> StageLoop:
         stage, material, model = resolved.stage, self.material, self.material.model
         plan, an_epoch = plan_of(stage, material, index)
         fresh = any(not model.head(task).pretrained for task in stage.tasks)
         head_steps = head_steps_of(stage, plan.steps, fresh=fresh, trunk_trains=bool(model.trunk_parameters()))
-        rate = optimizer.rates(stage, self.strategy.learning_rate)
+        rate = optimizer.rates(stage, strategy.learning_rate)
         adamw, schedule = optimizer.make(model, combiner, stage, rate, steps=plan.steps, head_steps=head_steps)
         return StageLoop(
             stage=stage,
@@ -181,7 +197,7 @@ class Stages:
             model=model,
             combiner=combiner,
             plan=plan,
-            examples_an_epoch=an_epoch,
+            units_an_epoch=an_epoch,
             head_steps=head_steps,
             rates=rate,
             optimizer=adamw,
@@ -190,6 +206,7 @@ class Stages:
             dev=material.examples["dev"],
             machine=self.machine,
             selection=self._selection(stage),
+            following=Following(stage.sampling, stage.tasks),
             observers=self.observers,
             best_file=self.folder / CHECKPOINT_FOLDER / f"{index + 1}-{stage.name}.safetensors",
         )
@@ -204,7 +221,7 @@ class Stages:
                     f"stage '{stage.name}': metric_for_best_model '{stage.metric_for_best_model}' cannot be measured: "
                     f"the task '{selection.task}' has no dev rows"
                 )
-            few = {selection.task: dev[selection.task].first(SAMPLE_ROWS)}
+            few = {selection.task: dev[selection.task].of(np.arange(min(SAMPLE_ROWS, len(dev[selection.task].sizes))))}
             seed = self.material.resolved.recipe.seed
             selection.check(score(self.material.model, few, few, self.machine, seed=seed))
         return selection
@@ -263,8 +280,15 @@ class Stages:
             tokens_per_s=progress.tokens / training,
             seconds={**progress.seconds, "total": total},
             skipped_steps=progress.skipped,
-            warnings=tuple(made_worse(before, self.scores, self.material.heads, rows)),
+            warnings=(*_without_effect(loop), *made_worse(before, self.scores, self.material.heads, rows)),
         )
+
+
+def _without_effect(loop: StageLoop) -> list[str]:
+    """A combiner of gradients that had none to combine."""
+    if not loop.combiner.per_task_gradients or loop.model.shared_parameters():
+        return []
+    return ["the combiner had no gradients to combine: the tasks share nothing that trains"]
 
 
 def _size(parameters: Iterable[nn.Parameter]) -> int:

@@ -30,6 +30,8 @@ LIGHT = [
     "hft_core.recipe_flags",
     "hft_core.recipe_override",
     "hft_core.recipe_source",
+    "hft_core.recipe_stage",
+    "hft_core.recipe_values",
     "hft_core.registration",
     "hft_core.requirements",
     "hft_core.resolve",

@@ -46,7 +46,8 @@ class Echo(Head):
 def examples_of(lengths: Sequence[int], first: int = 0, **extra: list[list[int]]) -> Examples:
     """Rows of the given lengths; row i is filled with the token `first + i`."""
     sequences = [[first + i] * length for i, length in enumerate(lengths)]
-    columns = {"sequence": sequences, "row": list(range(len(lengths))), "length": list(lengths), **extra}
+    columns = {"_sequence": sequences, "_row": list(range(len(lengths))), "_length": list(lengths), **extra}
+    columns["_first"] = [True] * len(lengths)
     return Examples(Dataset.from_dict(columns), tuple(extra), ())
 
 
@@ -54,7 +55,7 @@ def made(
     lengths: Mapping[str, Sequence[int]],
     parts: Sequence[Part] | None = None,
     *,
-    max_rows: int = 1000,
+    max_units: int = 1000,
     max_tokens: int | None = None,
     apart: bool = False,
 ) -> list[Batch]:
@@ -65,7 +66,7 @@ def made(
         {task: Echo(task) for task in lengths},
         seed=0,
         pad=PAD,
-        max_rows=max_rows,
+        max_units=max_units,
         max_tokens=max_tokens,
         apart=apart,
     )
@@ -79,19 +80,19 @@ def contents(batches: Sequence[Batch]) -> list[tuple[str, int]]:
 @given(
     one=st.lists(st.integers(1, 90), min_size=1, max_size=25),
     two=st.lists(st.integers(1, 90), max_size=25),
-    max_rows=st.integers(1, 30),
+    max_units=st.integers(1, 30),
     max_tokens=st.none() | st.integers(10, 500),
     apart=st.booleans(),
 )
 def test_each_row_is_in_exactly_one_batch_and_limits_hold(
-    one: list[int], two: list[int], max_rows: int, max_tokens: int | None, apart: bool
+    one: list[int], two: list[int], max_units: int, max_tokens: int | None, apart: bool
 ) -> None:
     lengths = {"one": one, "two": two} if two else {"one": one}
-    batches = made(lengths, max_rows=max_rows, max_tokens=max_tokens, apart=apart)
+    batches = made(lengths, max_units=max_units, max_tokens=max_tokens, apart=apart)
     assert contents(batches) == sorted((task, i) for task, values in lengths.items() for i in range(len(values)))
     for batch in batches:
         rows, width = batch.inputs["input_ids"].shape
-        assert rows <= max_rows
+        assert rows <= max_units
         assert max_tokens is None or rows * width <= max_tokens or rows == 1
         assert not apart or len(batch.segments) == 1
         assert width == int(batch.inputs["attention_mask"].sum(dim=1).max())
@@ -145,7 +146,7 @@ def test_further_inputs_are_padded_with_zeros_also_for_tasks_that_do_not_give_th
         {task: Echo(task) for task in examples},
         seed=0,
         pad=PAD,
-        max_rows=9,
+        max_units=9,
         max_tokens=None,
         apart=False,
     )
@@ -167,3 +168,68 @@ def test_evaluation_sees_each_row_once_shortest_first_within_limits(lengths: lis
         assert batch.rows <= rows
         assert batch.inputs["input_ids"].numel() <= tokens or batch.rows == 1
         assert set(batch.segments[0].targets.tensors["epoch"].tolist()) == {-1}
+
+
+def test_inputs_with_a_length_of_their_own_are_padded_to_it_and_share_a_batch_with_no_task_that_has_none() -> None:
+    examples = {
+        "write": examples_of([5, 3], decoder_input_ids=[[7, 8], [9, 9, 9, 9, 9, 9, 9]]),
+        "read": examples_of([4, 4], first=100),
+    }
+    batches = batches_of(
+        [Part("write", 0, np.arange(2)), Part("read", 0, np.arange(2))],
+        examples,
+        {task: Echo(task) for task in examples},
+        seed=0,
+        pad=PAD,
+        max_units=10,
+        max_tokens=None,
+        apart=False,
+    )
+    assert contents(batches) == [("read", 0), ("read", 1), ("write", 0), ("write", 1)]
+    (write,) = [batch for batch in batches if "decoder_input_ids" in batch.inputs]
+    assert {segment.task for segment in write.segments} == {"write"}
+    assert write.inputs["input_ids"].shape == (2, 5)
+    assert write.inputs["decoder_input_ids"].tolist() == [[7, 8, 0, 0, 0, 0, 0], [9] * 7]
+
+
+def units_of(sizes: Sequence[int], lengths: Sequence[int]) -> Examples:
+    """Units of so many examples, all of them as long as given."""
+    total = sum(sizes)
+    table = {
+        "_sequence": [[1] * length for size, length in zip(sizes, lengths, strict=True) for _ in range(size)],
+        "_row": list(range(total)),
+        "_length": [length for size, length in zip(sizes, lengths, strict=True) for _ in range(size)],
+        "_first": [i == 0 for size in sizes for i in range(size)],
+    }
+    return Examples(Dataset.from_dict(table), (), ())
+
+
+@given(
+    units=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 60)), min_size=1, max_size=20),
+    max_units=st.integers(1, 8),
+    max_tokens=st.one_of(st.none(), st.integers(20, 400)),
+)
+@settings(deadline=None, max_examples=60)
+def test_a_unit_is_never_divided_and_limits_hold_for_its_rows(
+    units: list[tuple[int, int]], max_units: int, max_tokens: int | None
+) -> None:
+    examples = units_of([size for size, _ in units], [length for _, length in units])
+    parts = [Part("a", 0, np.arange(len(units)))]
+    batches = batches_of(
+        parts,
+        {"a": examples},
+        {"a": Echo("a")},
+        seed=0,
+        pad=PAD,
+        max_units=max_units,
+        max_tokens=max_tokens,
+        apart=False,
+    )
+    seen = [segment.examples.tolist() for batch in batches for segment in batch.segments]
+    assert sorted(i for ids in seen for i in ids) == list(range(len(examples)))
+    for batch, ids in zip(batches, seen, strict=True):
+        whole = [unit for unit in range(len(units)) if set(examples.of_units(np.array([unit])).tolist()) <= set(ids)]
+        assert sum(units[unit][0] for unit in whole) == len(ids), "no unit is divided"
+        assert len(whole) <= max_units
+        if max_tokens and len(whole) > 1:
+            assert batch.inputs["input_ids"].numel() <= max_tokens

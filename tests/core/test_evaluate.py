@@ -8,7 +8,7 @@ import pytest
 from hft_core.errors import RecipeError
 from hft_core.evaluate import Selection, made_worse
 from hft_core.head import Head
-from hft_core.recipe import Stage
+from hft_core.recipe_stage import Stage
 
 
 class Known:

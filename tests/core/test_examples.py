@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -87,7 +88,31 @@ def test_random_choices_depend_on_seed_epoch_and_example_and_on_nothing_else() -
     assert numbers([0, 1, 2, 3], 0, -1) != straight
 
 
-def test_the_first_examples_are_no_more_than_there_are() -> None:
-    found = encoded(["abcdef", "gh", "ij"])
-    assert found.first(2).rows.tolist() == [0, 0]
-    assert len(found.first(50)) == 4
+class Units(Chunks):
+    """The chunks of a text, and of all texts with the same last letter, belong together."""
+
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> Encoded:
+        made = super().encode(rows, tokenizer, max_length)
+        made.units = [ord(rows["text"][row][-1]) for row in made.rows]
+        return made
+
+    @property
+    def group_column(self) -> str:
+        return "last"
+
+
+def test_the_chunks_of_a_unit_stay_together_and_units_are_numbered_in_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(examples, "ENCODE_ROWS", 1)
+    texts = ["abcdef", "ghz", "ijf", "k", "lmnopqz"]
+    rows = data.from_python([{"text": text, "last": text[-1]} for text in texts], task="t")
+    tokenizer: Any = None
+    found = examples.encode(rows, Units("t"), tokenizer, 4)
+    assert found.rows.tolist() == [0, 0, 2, 1, 4, 4, 3]
+    assert found.sizes.tolist() == [3, 3, 1]
+    assert found.lengths.tolist() == [4, 4, 1]
+    assert found.of_units(np.array([2, 0])).tolist() == [6, 0, 1, 2]
+    some = found.of(np.array([1, 2]))
+    assert some.sizes.tolist() == [3, 1]
+    assert some.rows.tolist() == [1, 4, 4, 3]

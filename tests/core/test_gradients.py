@@ -14,10 +14,12 @@ from hft_core import gradients
 from hft_core.backbone import Backbone, Features
 from hft_core.batching import Batch, Segment
 from hft_core.combiner import Combiner
+from hft_core.forward import Forward
 from hft_core.head import Column, Draw, Encoded, Head, Targets
 from hft_core.machine import Machine
 from hft_core.model import HybridModel
 from hft_core.precision import Precision
+from hft_core.strategy import Strategy
 
 HIDDEN, WORDS = 6, 11
 
@@ -35,6 +37,8 @@ class Trunk(nn.Module):
 
 class SmallBackbone(Backbone):
     """A trunk of two layers; nothing is tokenised or saved."""
+
+    hidden_size = HIDDEN
 
     def __init__(self, dropout: float) -> None:
         self.trunk = Trunk(dropout)
@@ -107,11 +111,10 @@ class Recorded(Combiner):
         self.seen: Tensor | None = None
         self.drawn: list[float] = []
 
-    def aggregate(self, gradients: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        self.seen = gradients.clone()
+    def weigh(self, gradients: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+        self.seen, self.losses = gradients.clone(), losses
         self.drawn.append(float(torch.rand(())))
-        weights = 1.0 + present.to(gradients.dtype)
-        return weights @ gradients, weights
+        return 1.0 + present.to(gradients.dtype)
 
 
 MACHINE = Machine(Accelerator(cpu=True), Precision("fp32", "for a test", 1.0))
@@ -179,7 +182,7 @@ def mean_losses(model: HybridModel, batches: Sequence[Batch], tasks: Sequence[st
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     for batch in batches:
-        for task, loss in model(batch).items():
+        for task, loss in Forward(model, [batch], MACHINE).sums(batch).items():
             sums[task] = sums.get(task, torch.zeros(())) + loss
         for segment in batch.segments:
             counts[segment.task] = counts.get(segment.task, 0) + segment.targets.count
@@ -289,3 +292,161 @@ def test_a_task_of_which_nothing_trains_is_measured_and_disturbs_no_other(kind: 
     assert combined.tasks == ("a", "b")
     assert bool((combined.losses > 0).all())
     assert set(found) == {"heads.a.output.weight", "heads.a.output.bias"}
+
+
+# --- at the representation
+
+
+class AtRepresentation(Recorded):
+    """Weighs by what reaches the hidden states."""
+
+    at = "representation"
+
+
+class FirstHalf(Combiner):
+    """Leaves the first half of the components of each gradient alone, and takes the others away."""
+
+    per_task_gradients = True
+
+    def weigh(self, gradients: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+        kept = torch.arange(gradients.shape[1]) < gradients.shape[1] // 2
+        return kept.to(gradients.dtype).expand_as(gradients)
+
+
+@pytest.mark.parametrize("bounds", [(), (4,), (2, 6), (1, 5, 7)])
+def test_at_the_representation_a_step_has_the_trunk_gradient_of_the_weighted_losses_and_each_heads_own(
+    bounds: tuple[int, ...],
+) -> None:
+    model, combiner = model_of("a", "b", "c"), AtRepresentation(("a", "b", "c"))
+    losses = mean_losses(model, [STEP], combiner.tasks)
+    (torch.tensor([1.0, 2.0, 3.0]) * losses).sum().backward()
+    expected = {name: tensor for name, tensor in gradients_of(model).items() if name.startswith("trunk")}
+    mean_losses(model, [STEP], combiner.tasks).sum().backward()
+    expected |= {name: tensor for name, tensor in gradients_of(model).items() if name.startswith("heads")}
+    combined, found = filled(model, combiner, divided(STEP, *bounds))
+    torch.testing.assert_close(combined.losses, losses.detach())
+    assert combined.weights.tolist() == [1.0, 2.0, 3.0]
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("bounds", [(), (4,), (1, 5, 7)])
+def test_at_the_representation_a_combiner_sees_each_tasks_gradient_summed_over_its_tokens(
+    bounds: tuple[int, ...],
+) -> None:
+    model, combiner = model_of("a", "b", "c"), AtRepresentation(("a", "b", "c"))
+    hidden = model.hidden(STEP).detach().requires_grad_()
+    sums = Forward(model, [STEP], MACHINE).sums(STEP, hidden)
+    means = [sums[segment.task] / segment.targets.count for segment in STEP.segments]
+    wanted = torch.stack([torch.autograd.grad(mean, hidden, retain_graph=True)[0].sum(dim=(0, 1)) for mean in means])
+    filled(model, combiner, divided(STEP, *bounds))
+    assert combiner.seen is not None
+    torch.testing.assert_close(combiner.seen, wanted)
+    torch.testing.assert_close(combiner.losses, torch.stack(means).detach())
+
+
+def test_at_the_representation_a_divided_step_sees_the_same_dropout_in_both_of_its_passes() -> None:
+    model, combiner = model_of("a", "b", "c", dropout=0.5), AtRepresentation(("a", "b", "c"))
+    batches = divided(STEP, 4, 6)
+    torch.manual_seed(3)
+    losses = mean_losses(model, batches, combiner.tasks)
+    (torch.tensor([1.0, 2.0, 3.0]) * losses).sum().backward()
+    expected = {name: tensor for name, tensor in gradients_of(model).items() if name.startswith("trunk")}
+    torch.manual_seed(3)
+    combined, found = filled(model, combiner, batches)
+    torch.testing.assert_close(combined.losses, losses.detach())
+    assert_same({name: tensor for name, tensor in found.items() if name.startswith("trunk")}, expected)
+
+
+def test_factors_may_differ_from_component_to_component() -> None:
+    model = model_of("a", "b")
+    one, two = batch_of(("a", [3, 4])), batch_of(("b", [2]), seed=1)
+    mean_losses(model, [one, two], ["a", "b"]).sum().backward()
+    whole = torch.cat([p.grad.reshape(-1) for p in model.trunk.parameters() if p.grad is not None])
+    model.zero_grad(set_to_none=True)
+    combined, gradient = filled(model, FirstHalf(("a", "b")), [one, two])
+    found = torch.cat([gradient[f"trunk.{name}"].reshape(-1) for name, _ in model.trunk.named_parameters()])
+    half = len(whole) // 2
+    torch.testing.assert_close(found[:half], whole[:half])
+    assert not found[half:].any()
+    assert bool((combined.weights >= 0).all()) and bool((combined.weights <= 1).all())
+
+
+def test_a_combiner_may_weigh_the_heads_as_well() -> None:
+    class Whole(Recorded):
+        weighs_heads = True
+
+    model, combiner = model_of("a", "b"), Whole(("a", "b"))
+    batches = [batch_of(("a", [3, 4])), batch_of(("b", [2]), seed=1)]
+    (torch.tensor([1.0, 2.0]) * mean_losses(model, batches, ["a", "b"])).sum().backward()
+    expected = gradients_of(model)
+    _, found = filled(model, combiner, batches)
+    assert_same(found, expected)
+
+
+# --- private parts of the trunk
+
+
+class PrivateLayer(Strategy):
+    """The trunk's layer belongs to task a."""
+
+    def private(self, backbone: Backbone) -> Mapping[str, Sequence[nn.Parameter]]:
+        return {"a": list(backbone.trunk.layer.parameters())}  # type: ignore[union-attr]
+
+
+def test_a_private_part_of_the_trunk_gets_its_own_tasks_gradient_and_is_not_combined() -> None:
+    model, combiner = model_of("a", "b"), Recorded(("a", "b"))
+    model.strategy = PrivateLayer()
+    batches = [batch_of(("a", [3, 4])), batch_of(("b", [2]), seed=1)]
+    mean_losses(model, batches[:1], ["a"]).sum().backward()
+    alone = gradients_of(model)
+    _, found = filled(model, combiner, batches)
+    assert combiner.seen is not None
+    assert combiner.seen.shape[1] == model.trunk.words.weight.numel()
+    torch.testing.assert_close(found["trunk.layer.weight"], alone["trunk.layer.weight"])
+
+
+# --- losses that compare the rows of a step
+
+
+class Compared(Sums):
+    """Each row's embedding is to be near the mean of all of them, times a learned factor."""
+
+    joint = True
+
+    def embed(self, features: Features) -> Tensor:
+        return features.hidden.mean(dim=1)
+
+    def joint_loss(self, embeddings: Tensor, targets: Targets) -> Tensor:
+        return self.output(embeddings - embeddings.mean(dim=0)).square().sum()
+
+    def loss(self, features: Features, targets: Targets) -> Tensor:
+        return self.joint_loss(self.embed(features), targets)
+
+
+@pytest.mark.parametrize("bounds", [(1,), (2, 4), (1, 2, 3, 4, 5)])
+@pytest.mark.parametrize("kind", [Combiner, GeometricMean, Recorded, AtRepresentation])
+def test_a_joint_loss_has_the_same_gradient_however_the_step_is_divided(
+    bounds: tuple[int, ...], kind: type[Combiner]
+) -> None:
+    torch.manual_seed(0)
+    model = HybridModel(SmallBackbone(0.0), {"a": Compared("a"), "b": Sums("b")}).train()
+    step, other = batch_of(("a", [4, 4, 4, 4, 4, 4])), batch_of(("b", [4, 4]), seed=1)
+    whole, expected = filled(model, kind(("a", "b")), [step, other])
+    divided_too, found = filled(model, kind(("a", "b")), [*divided(step, *bounds), other])
+    torch.testing.assert_close(divided_too.losses, whole.losses)
+    assert_same(found, expected)
+
+
+def test_a_divided_joint_loss_sees_the_same_dropout_in_both_of_its_passes() -> None:
+    torch.manual_seed(0)
+    model = HybridModel(SmallBackbone(0.5), {"a": Compared("a")}).train()
+    batches = divided(batch_of(("a", [4, 4, 4, 4])), 1, 3)
+    torch.manual_seed(3)
+    hidden = [model.hidden(batch) for batch in batches]
+    head = model.head("a")
+    parts = [features for batch, h in zip(batches, hidden, strict=True) for _, features in model.segments(batch, h)]
+    (head.joint_loss(torch.cat([head.embed(f) for f in parts]), Targets(4, {})) / 4).backward()
+    expected = gradients_of(model)
+    torch.manual_seed(3)
+    _, found = filled(model, Combiner(("a",)), batches)
+    assert_same(found, expected)

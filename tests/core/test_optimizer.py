@@ -12,7 +12,8 @@ from transformers import get_scheduler
 from hft_core.combiner import Combiner
 from hft_core.model import HybridModel
 from hft_core.optimizer import HEAD_LEARNING_RATE, Rates, make, rates
-from hft_core.recipe import Stage
+from hft_core.recipe_stage import Stage
+from hft_core.strategy import Strategy
 
 
 class Parts:
@@ -21,6 +22,7 @@ class Parts:
     def __init__(self, of_trunk: tuple[str, ...] = ()) -> None:
         self.trunk = nn.ModuleDict({"layer": nn.Linear(3, 3), "norm": nn.LayerNorm(3)})
         self.heads = nn.ModuleDict({"topic": nn.Linear(3, 2), "language": nn.Linear(3, 5)})
+        self.strategy, self.backbone = Strategy(), None
         for task, head in self.heads.items():
             head.part_of_trunk = task in of_trunk
 

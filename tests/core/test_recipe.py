@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hft_core.recipe import Data, PluginChoice, Recipe, Sampling, Stage, Task
+from hft_core.recipe import Data, Recipe, Task
+from hft_core.recipe_stage import Sampling, Stage
+from hft_core.recipe_values import PluginChoice
 
 
 def recipe(**changes: Any) -> Recipe:

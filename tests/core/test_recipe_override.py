@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from hft_core.errors import RecipeError
-from hft_core.recipe import PluginChoice
 from hft_core.recipe_file import dump, load, override, parse
+from hft_core.recipe_values import PluginChoice
 
 GOOD = """\
 backbone: {type: tiny, model: some/hub-id}

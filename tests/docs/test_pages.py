@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 SETUP = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[demo]' && .venv/bin/hft demo"
-OF_THE_READER = {"bitfit", "mine", "norms"}
+OF_THE_READER = {"biases", "mine", "norms"}
 """Plugins that a page lets its reader write."""
 EVERYWHERE = {"--plugin", "--block", "--debug"}
 FLAGS_OF_A_RECIPE = ("--backbone", "--task", "--strategy", "--combiner", "--set")

@@ -7,19 +7,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from hft_core.recipe import (
-    BackboneChoice,
-    Data,
-    Model,
-    Output,
-    PluginChoice,
-    Recipe,
-    Sampling,
-    Split,
-    Stage,
-    Task,
-)
+from hft_core.recipe import BackboneChoice, Data, Output, Recipe, Split, Task
 from hft_core.recipe_file import load, parse
+from hft_core.recipe_stage import Sampling, Stage
+from hft_core.recipe_values import Model, PluginChoice
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "recipe.md").read_text(encoding="utf-8")
 

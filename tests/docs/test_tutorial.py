@@ -60,31 +60,31 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     spec.loader.exec_module(toys)
     reader = Reader(folder, Path(toys.Models(folder / "models")["bert"]))
     install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    reader.run(sys.executable, *install, "--target", str(reader.site), "./hft-bitfit")
+    reader.run(sys.executable, *install, "--target", str(reader.site), "./hft-biases")
     return reader
 
 
 def test_the_tutorials_code_is_short() -> None:
-    code = re.findall(r"^`hft-bitfit/[\w./-]+`\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    code = re.findall(r"^`hft-biases/[\w./-]+`\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(code) == 3
     assert sum(1 for file in code for line in file.splitlines() if line.strip()) <= 55
 
 
 def test_the_package_is_listed_and_described(reader: Reader) -> None:
     listed = {row["name"]: row for row in json.loads(reader.hft("hft list-plugins --seam strategy --json"))}
-    bitfit = listed["bitfit"]
-    assert (bitfit["provider"], bitfit["version"], bitfit["state"]) == ("hft-bitfit", "0.1", "ok")
-    assert "norms" in reader.hft(next(line for line in commands() if line == "hft describe strategy bitfit"))
+    biases = listed["biases"]
+    assert (biases["provider"], biases["version"], biases["state"]) == ("hft-biases", "0.1", "ok")
+    assert "norms" in reader.hft(next(line for line in commands() if line == "hft describe strategy biases"))
 
 
 def test_it_trains_and_the_run_says_who_took_part(reader: Reader) -> None:
     (line,) = [line for line in commands() if line.startswith("hft run")]
     reader.hft(line)
-    results = json.loads((reader.folder / "runs" / "bitfit" / "results.json").read_text())
+    results = json.loads((reader.folder / "runs" / "biases" / "results.json").read_text())
     (stage,) = results["stages"]
-    assert (stage["strategy"], stage["steps"]) == ("bitfit", 2)
+    assert (stage["strategy"], stage["steps"]) == ("biases", 2)
     assert 0 < stage["trainable"] < 0.2 * stage["trunk"]
-    assert {"hft-bitfit", "hft-core"} == {plugin["distribution"] for plugin in results["plugins"]}
+    assert {"hft-biases", "hft-core"} == {plugin["distribution"] for plugin in results["plugins"]}
 
 
 def test_validate_shows_how_few_parameters_train(reader: Reader) -> None:
@@ -95,12 +95,12 @@ def test_validate_shows_how_few_parameters_train(reader: Reader) -> None:
 
 
 def test_the_same_code_in_one_file_needs_no_package(reader: Reader) -> None:
-    package = reader.folder / "hft-bitfit" / "hft_bitfit"
-    one_file = (package / "__init__.py").read_text() + (package / "bitfit.py").read_text()
-    file = reader.folder / "alone" / "bitfit.py"
+    package = reader.folder / "hft-biases" / "hft_biases"
+    one_file = (package / "__init__.py").read_text() + (package / "biases.py").read_text()
+    file = reader.folder / "alone" / "biases.py"
     file.parent.mkdir()
-    file.write_text(one_file.replace("hft_bitfit.bitfit:", "bitfit:"))
+    file.write_text(one_file.replace("hft_biases.biases:", "biases:"))
     (line,) = [line for line in commands() if "--plugin" in line]
-    shown = reader.hft(line.replace("bitfit.py", "alone/bitfit.py") + " --block hft-bitfit")
-    assert "alone/bitfit.py" in shown
+    shown = reader.hft(line.replace("biases.py", "alone/biases.py") + " --block hft-biases")
+    assert "alone/biases.py" in shown
     assert "norms" in shown

@@ -82,7 +82,7 @@ def recipe(model: Path, **stage: Any) -> dict[str, Any]:
 
 def run(stages: Stages, watch: Watch) -> Trace:
     watch.model = stages.material.model
-    stages.run(0, stages.material.resolved.stages[0], last=True)
+    stages.run(0, stages.material.resolved.stages[0], fold=False)
     return watch.trace
 
 
@@ -129,7 +129,7 @@ def batches(stages: Stages) -> tuple[list[list[str]], list[list[int]]]:
     plan, _ = plan_of(stages.material.resolved.recipe.stages[0], stages.material, 0)
     rows = stages.material.rows["topic"]["train"]
     names = sorted(set(rows["label"]))
-    chosen = [[int(i) for part in plan.step(step) for i in part.examples] for step in range(STEPS)]
+    chosen = [[int(i) for part in plan.step(step) for i in part.units] for step in range(STEPS)]
     texts = [[rows["text"][i] for i in ids] for ids in chosen]
     return texts, [[names.index(rows["label"][i]) for i in ids] for ids in chosen]
 

@@ -97,7 +97,7 @@ def rows_for(tasks: list[str], toys: ModuleType) -> dict[str, Any]:
 
 
 def run(stages: Stages) -> Any:
-    return stages.run(0, stages.material.resolved.stages[0], last=True)
+    return stages.run(0, stages.material.resolved.stages[0], fold=False)
 
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
@@ -339,3 +339,19 @@ def test_rows_without_any_target_are_passed_over(models: Any, prepare: Callable[
     run(stages)
     assert [(event.losses, event.skipped) for event in watch.events] == [({}, "")] * 3
     assert same(before, weights_of(stages))
+
+
+def test_a_task_may_have_the_name_of_something_that_modules_have(
+    models: Any, toys: ModuleType, prepare: Callable[..., Stages]
+) -> None:
+    recipe = {
+        "backbone": str(models["bert"]),
+        "tasks": {name: {"head": "classification"} for name in ("type", "train", "keys")},
+        "stages": [{"max_steps": 2, "eval_strategy": "no"}],
+    }
+    stages = prepare(recipe, dict.fromkeys(recipe["tasks"], toys.rows(40)))
+    result = stages.run(0, stages.material.resolved.stages[0], fold=False)
+    assert result.tasks == ("type", "train", "keys")
+    assert all(
+        f"heads.{task}.scorer.whole.classifier.weight" in stages.material.model.state_dict() for task in result.tasks
+    )

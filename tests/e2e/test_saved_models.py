@@ -66,9 +66,9 @@ def trained(prepare: Callable[..., Stages], recipe: dict[str, Any], toys: Module
     stages = prepare(recipe, data(toys))
     chosen = stages.material.resolved.stages
     for index, stage in enumerate(chosen):
-        stages.run(index, stage, last=index == len(chosen) - 1)
+        stages.run(index, stage, fold=index < len(chosen) - 1)
     model = stages.material.model
-    saved.save_model(folder, model, stages.strategy, trunk_changed=stages.trunk_changed)
+    saved.save_model(folder, model, trunk_changed=stages.trunk_changed)
     model.eval()
     return model
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import hft_core
-from hft_core import RecipeError, hookimpl
+from hft_core import RecipeError, assemble, hookimpl
 from hft_core.model import HybridModel
-from hft_core.stages import Stages
+from hft_core.stages import Stages, fold_into
 
 STRATEGIES: dict[str, Any] = {
     "full": "full",
@@ -81,18 +81,19 @@ def test_any_two_strategies_may_follow_each_other(
     counts = {"full": TRUNK, "frozen": 0, "partial": LAYER, "lora": LORA}
     opened = copied(model)
 
-    result = stages.run(0, chosen[0], last=False)
+    result = stages.run(0, chosen[0], fold=True)
     between = copied(model)
     assert (result.steps, result.trunk, result.trainable) == (2, TRUNK, counts[first])
     assert trunk_part(moved(opened, between)) == expected_to_move(first, opened, folded=True)
     assert stages.trunk_changed == (first != "frozen")
     handed_on = hidden_states(model, toys)
 
-    stages.strategy.apply(model.backbone, ("topic",))  # as the next stage does; it must find the trunk it knows
-    stages.strategy.fold(model.backbone)
+    strategy = assemble.strategy_of(chosen[0])
+    strategy.apply(model.backbone, ("topic",))  # as the next stage does; it must find the trunk it knows
+    strategy.fold(model.backbone)
     torch.testing.assert_close(hidden_states(model, toys), handed_on, atol=1e-5, rtol=0)
 
-    result = stages.run(1, chosen[1], last=True)
+    result = stages.run(1, chosen[1], fold=False)
     assert (result.steps, result.trunk, result.trainable) == (2, TRUNK, counts[second])
     assert trunk_part(moved(between, copied(model))) == expected_to_move(second, opened, folded=False)
     adapters = {name for name, _ in model.named_parameters() if "lora_" in name}
@@ -121,10 +122,10 @@ def test_folding_an_adapter_keeps_the_function_that_was_learned(
 ) -> None:
     stages = prepare(recipe(models["bert"], ["topic"], [{"strategy": STRATEGIES["lora"]}]), rows_for(["topic"], toys))
     at_first = hidden_states(stages.material.model, toys)
-    stages.run(0, stages.material.resolved.stages[0], last=True)
+    stages.run(0, stages.material.resolved.stages[0], fold=False)
     adapted = hidden_states(stages.material.model, toys)
     assert float((adapted - at_first).abs().max()) > 1e-3
-    stages.strategy.fold(stages.material.model.backbone)
+    fold_into(stages.material.model)
     torch.testing.assert_close(hidden_states(stages.material.model, toys), adapted, atol=1e-5, rtol=0)
 
 
@@ -138,9 +139,9 @@ def test_heads_of_other_tasks_do_not_move_not_even_by_weight_decay(
         {"strategy": STRATEGIES[strategy], "tasks": ["topic"], "weight_decay": 0.5},
     ]
     stages = prepare(recipe(models["bert-without-head"], tasks, chosen), rows_for(tasks, toys))
-    stages.run(0, stages.material.resolved.stages[0], last=False)
+    stages.run(0, stages.material.resolved.stages[0], fold=True)
     before = copied(stages.material.model)
-    stages.run(1, stages.material.resolved.stages[1], last=True)
+    stages.run(1, stages.material.resolved.stages[1], fold=False)
     changed = {name for name in moved(before, copied(stages.material.model)) if name.startswith("heads.")}
     assert changed
     assert all(name.startswith("heads.topic.") for name in changed)
@@ -159,7 +160,7 @@ def test_a_pretrained_lm_head_moves_only_where_the_whole_trunk_does_and_stays_ti
     tied = name != "llama"
     for index, stage in enumerate(stages.material.resolved.stages):
         before = copied(model)
-        result = stages.run(index, stage, last=index == 2)
+        result = stages.run(index, stage, fold=index < 2)
         changed = {n for n in moved(before, copied(model)) if n.startswith("heads.")}
         assert bool(changed) == (index == 1 and result.heads > 0)
         assert torch.isfinite(torch.tensor(result.after["language"]["loss"]))
@@ -205,7 +206,7 @@ def test_fresh_heads_warm_up_on_a_trunk_that_stands_still_for_exactly_the_stated
     stages = prepare(recipe(models["bert"], ["topic"], [stage]), rows_for(["topic"], toys), watch)
     watch.model = stages.material.model
     before = copied(stages.material.model)
-    result = stages.run(0, stages.material.resolved.stages[0], last=True)
+    result = stages.run(0, stages.material.resolved.stages[0], fold=False)
     assert result.head_warmup_steps == (2 if given == "auto" else given)
     trunk_moved = [bool(trunk_part(moved(before, after))) for after in watch.steps]
     assert trunk_moved == [False] * still + [True] * (20 - still)
@@ -219,7 +220,7 @@ def test_a_head_that_an_earlier_stage_trained_needs_no_warm_up(
 ) -> None:
     both = [{"strategy": s, "max_steps": 20, "head_warmup_steps": "auto"} for s in ("full", "full")]
     stages = prepare(recipe(models["bert"], ["topic"], both), rows_for(["topic"], toys))
-    warm = [stages.run(i, s, last=i == 1).head_warmup_steps for i, s in enumerate(stages.material.resolved.stages)]
+    warm = [stages.run(i, s, fold=i < 1).head_warmup_steps for i, s in enumerate(stages.material.resolved.stages)]
     assert warm == [2, 0]
 
 
@@ -233,7 +234,7 @@ def test_language_modelling_and_supervised_tasks_train_together(
     stage = {"strategy": STRATEGIES[strategy], "combiner": combiner, "max_steps": 20, "head_warmup_steps": "auto"}
     stages = prepare(recipe(models["bert"], tasks, [stage]), rows_for(tasks, toys), watch)
     watch.model = stages.material.model
-    result = stages.run(0, stages.material.resolved.stages[0], last=True)
+    result = stages.run(0, stages.material.resolved.stages[0], fold=False)
     assert result.steps == 20
     assert result.skipped_steps == 0
     assert set(result.after) == set(tasks)
@@ -249,7 +250,7 @@ def test_what_a_stage_starts_and_ends_with_is_measured_for_all_tasks_that_know_s
     tasks = ["topic", "score", "language"]
     chosen = [{"tasks": ["topic"]}, {"tasks": ["language"]}, {"tasks": ["score"], "strategy": "frozen"}]
     stages = prepare(recipe(models["bert"], tasks, chosen), rows_for(tasks, toys))
-    results = [stages.run(i, s, last=i == 2) for i, s in enumerate(stages.material.resolved.stages)]
+    results = [stages.run(i, s, fold=i < 2) for i, s in enumerate(stages.material.resolved.stages)]
     assert [sorted(r.before) for r in results] == [["language"], ["language", "topic"], ["language", "topic"]]
     assert [sorted(r.after) for r in results] == [["language", "topic"], ["language", "topic"], sorted(tasks)]
     assert results[1].before == results[0].after
