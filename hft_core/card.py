@@ -19,7 +19,7 @@ def card(result: RunResult, material: Material, *, adapter_base: str) -> str:
     recipe = material.resolved.recipe
     base = str(recipe.backbone.options.get("model", ""))
     sections = [
-        _front_matter(base, bool(adapter_base)),
+        _front_matter(base, _library(material, adapter_base)),
         f"# {Path(base).name} adapted by hybrid fine-tuning\n",
         f"Base model: `{base}`. Tasks: {', '.join(f'`{task}`' for task in recipe.tasks)}.\n",
         "## Scores\n",
@@ -38,8 +38,15 @@ def card(result: RunResult, material: Material, *, adapter_base: str) -> str:
     return "\n".join(sections) + "\n"
 
 
-def _front_matter(base: str, adapter: bool) -> str:
-    facts = {"library_name": "peft" if adapter else "transformers", "base_model": base, "tags": ["hybrid-fine-tuning"]}
+def _library(material: Material, adapter_base: str) -> str:
+    """What opens the tasks' folders."""
+    if not adapter_base:
+        return "transformers"
+    return "peft" if material.model.strategy.plain else "hft"
+
+
+def _front_matter(base: str, library: str) -> str:
+    facts = {"library_name": library, "base_model": base, "tags": ["hybrid-fine-tuning"]}
     return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---\n"
 
 
@@ -70,10 +77,11 @@ def _stages(stages: tuple[StageResult, ...]) -> str:
 
 
 def _use(material: Material, adapter_base: str) -> str:
-    """How plain libraries open each task's folder."""
+    """How each task's folder is opened, by plain libraries where they can."""
     lines = []
+    plain = not adapter_base or material.model.strategy.plain
     for task, head in material.heads.items():
-        if head.family is None:
+        if head.family is None or not plain:
             lines.append(f"# {task}: `hft predict RUN --task {task}`")
             continue
         plain_class, labels = head.family.plain_class, head.config().get("id2label", {})
@@ -85,6 +93,8 @@ def _use(material: Material, adapter_base: str) -> str:
             ]
         else:
             lines.append(f'model = transformers.{plain_class}.from_pretrained("model/{task}")')
+    if all(line.startswith("#") for line in lines):
+        return "```sh\n" + "\n".join(line.partition("`")[2].rstrip("`") for line in lines) + "\n```\n"
     imports = "import transformers\n" + ("import peft\n" if adapter_base else "")
     return f"```python\n{imports}" + "\n".join(lines) + "\n```\n"
 

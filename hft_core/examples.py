@@ -73,13 +73,16 @@ class Examples:
         return head.references({name: columns[name] for name in self._targets})
 
 
-def encode(rows: Rows, head: Head, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examples:
+def encode(
+    rows: Rows, head: Head, tokenizer: PreTrainedTokenizerBase, max_length: int, *, with_targets: bool = True
+) -> Examples:
     """Tokenise all `rows` with `head`; examples keep the order of their rows, which is that of their groups where the
-    head has any."""
+    head has any. Without `with_targets`, target columns are not looked at, whatever they hold."""
     parts: list[Dataset] = []
     extra: dict[str, Any] = {}
     targets: dict[str, Any] = {}
-    read = [column.name for column in head.columns() if rows.has(column.name)]
+    columns_read = [column for column in head.columns() if with_targets or not column.target]
+    read = [column.name for column in columns_read if rows.has(column.name)]
     group = head.group_column
     batches = _groups_whole(rows, group, read) if group and rows.has(group) else rows.batches(ENCODE_ROWS, read)
     for indices, columns in batches:

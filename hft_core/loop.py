@@ -168,9 +168,11 @@ class StageLoop:
         # A step's dropout depends on the step alone, not on what came before it.
         torch.manual_seed(self._random_seed(step, 0))
         combined = gradients.fill(self.model, self.combiner, batches, self.machine, self._random_seed(step, 1))
-        penalty = strategy.penalty(backbone) if moves else None
-        if penalty is not None and penalty.requires_grad:
-            self.machine.accelerator.backward(penalty)
+        if moves:
+            penalty = strategy.penalty(backbone)
+            if penalty is not None and penalty.requires_grad:
+                self.machine.accelerator.backward(penalty)
+            strategy.gradients_ready(backbone, step - self.head_steps)
         return combined
 
     def _random_seed(self, step: int, use: int) -> int:

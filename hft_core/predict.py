@@ -43,7 +43,7 @@ def predict(saved: SavedRun, task: str, rows: Rows) -> list[dict[str, Any]]:
     """An answer for each row, in their order. Raises `DataError` for rows that lack what the task reads."""
     head = _head(saved, task)
     assemble.check_rows(task, head, rows, "input", need_targets=False)
-    examples = _encoded(saved, task, rows)
+    examples = _encoded(saved, task, rows, with_targets=False)
     where = _machine(saved)
     judged = judge(saved.model, task, examples, where, seed=saved.resolved.recipe.seed, with_loss=False)
     if not judged.predictions:
@@ -80,9 +80,9 @@ def _head(saved: SavedRun, task: str) -> Any:
     return saved.model.head(task)
 
 
-def _encoded(saved: SavedRun, task: str, rows: Rows) -> Examples:
+def _encoded(saved: SavedRun, task: str, rows: Rows, *, with_targets: bool = True) -> Examples:
     limit = assemble.max_length(saved.resolved, task, saved.model)
-    return encode(rows, _head(saved, task), saved.model.backbone.tokenizer, limit)
+    return encode(rows, _head(saved, task), saved.model.backbone.tokenizer, limit, with_targets=with_targets)
 
 
 def _machine(saved: SavedRun) -> Machine:

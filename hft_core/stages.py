@@ -285,10 +285,14 @@ class Stages:
 
 
 def _without_effect(loop: StageLoop) -> list[str]:
-    """A combiner of gradients that had none to combine."""
-    if not loop.combiner.per_task_gradients or loop.model.shared_parameters():
-        return []
-    return ["the combiner had no gradients to combine: the tasks share nothing that trains"]
+    """A combiner that had nothing to go by."""
+    found = []
+    if loop.combiner.per_task_gradients and not loop.model.shared_parameters():
+        found.append("the combiner had no gradients to combine: the tasks share nothing that trains")
+    blind = [task for task in loop.stage.tasks if loop.combiner.dev_every and task not in loop.dev]
+    if blind:
+        found.append(f"the combiner follows dev losses, and these tasks have no dev rows: {', '.join(blind)}")
+    return found
 
 
 def _size(parameters: Iterable[nn.Parameter]) -> int:

@@ -19,8 +19,8 @@ class Strategy:
     """Trains every trunk parameter: the identity among strategies, and the base of all others.
 
     Life in a stage: `apply` injects and sets `requires_grad`; `begin` tells the number of steps; each step calls
-    `step_started`, `forward` (by way of `route`) for every batch, `penalty` and, after the optimizer moved,
-    `step_finished`; `fold` takes out what was injected before another stage follows.
+    `step_started`, `forward` (by way of `route`) for every batch, `penalty`, `gradients_ready` and, after the optimizer
+    moved, `step_finished`; `fold` takes out what was injected before another stage follows.
     """
 
     learning_rate = 5e-5
@@ -70,6 +70,9 @@ class Strategy:
     def penalty(self, backbone: Backbone) -> Tensor | None:
         """A scalar that is added to the step's combined loss."""
         return None
+
+    def gradients_ready(self, backbone: Backbone, step: int) -> None:
+        """Told when all gradients of step `step` are in `.grad`, before they are clipped; they may be changed."""
 
     def step_finished(self, backbone: Backbone, step: int) -> None:
         """Told after the optimizer moved in step `step`; the gradients are still there."""

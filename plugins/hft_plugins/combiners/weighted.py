@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from hft_core import options
 from hft_core.combiner import Combiner
-from hft_core.errors import PluginError, did_you_mean
+from hft_plugins.combiners.by_task import by_task
 
 
 class Options(options.Options):
@@ -25,19 +24,17 @@ class Options(options.Options):
 class Weighted(Combiner):
     """Σ_t weight_t · loss_t."""
 
-    def __init__(self, tasks: tuple[str, ...], weights: Sequence[float]) -> None:
+    weights: Tensor
+
+    def __init__(self, tasks: tuple[str, ...], weights: Tensor) -> None:
         super().__init__(tasks)
-        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
+        self.register_buffer("weights", weights)
 
     def forward(self, losses: Tensor, present: Tensor) -> Tensor:
-        return (self.get_buffer("weights")[present] * losses).sum()
+        return (self.weights[present] * losses).sum()
 
 
 def build(options: Options, *, tasks: Sequence[str]) -> Weighted:
     """Raises `PluginError` when a weight names no task of the stage."""
-    for name in options.weights:
-        if name not in tasks:
-            raise PluginError(
-                f"combiner 'weighted': weights.{name}: no such task in the stage.{did_you_mean(name, tasks)}"
-            )
-    return Weighted(tuple(tasks), [options.weights.get(task, 1.0) for task in tasks])
+    weights = by_task(options.weights, tasks, default=1.0, option="weights", combiner="weighted")
+    return Weighted(tuple(tasks), weights)
