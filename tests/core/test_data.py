@@ -152,3 +152,55 @@ def test_bad_rows_and_columns_stop_the_load(write: Write) -> None:
     few = recipe.Data(files=(write("few.csv", topics(2)),))
     with pytest.raises(DataError, match="task 'topic': 2 rows are too few for a split into 3 parts"):
         load("topic", few, [TEXT, LABEL], seed=0, labels_from="label")
+
+
+def test_lists_of_every_host_are_plain_lists(tmp_path: Path) -> None:
+    words = [["a", "b"], ["c"]]
+    frame = pd.DataFrame({"words": words})
+    frame.to_parquet(tmp_path / "words.parquet")
+    hosts = (
+        frame,
+        pd.read_parquet(tmp_path / "words.parquet"),  # cells are arrays
+        datasets.Dataset.from_dict({"words": words}),
+        [{"words": ("a", "b")}, {"words": np.array(["c"])}],
+    )
+    for value in hosts:
+        rows = from_python(value, task="t")
+        assert rows["words"] == words
+        assert all(type(cell) is list for cell in rows["words"])
+
+
+def queries(count: int) -> list[dict[str, Any]]:
+    return [{"text": f"text {i}", "query": i // 4, "site": i // 8} for i in range(count)]
+
+
+def test_a_group_is_kept_in_one_split_and_by_max_rows(write: Write) -> None:
+    path = write("q.csv", "\n".join(["text,query", *(f"{row['text']},{row['query']}" for row in queries(80))]))
+    for data, count in ((recipe.Data(files=(path,)), 64), (recipe.Data(files=(path,), max_rows=10), 8)):
+        parts = load("rank", data, [TEXT], seed=0, labels_from=None, group="query")
+        assert {name: len(rows) for name, rows in parts.items()} == {"train": count, "dev": 8, "test": 8}
+        homes = [set(rows["query"]) for rows in parts.values()]
+        assert sum(map(len, homes)) == len(set().union(*homes))
+        assert all(rows["query"].count(query) == 4 for rows in parts.values() for query in set(rows["query"]))
+    small = load("rank", recipe.Data(train=(path,), max_rows=2), [TEXT], seed=0, labels_from=None, group="query")
+    assert len(small["train"]) == 4
+
+
+def test_a_hosts_groups_are_kept_together_and_must_have_their_column() -> None:
+    parts = of_host("rank", queries(80), [TEXT], seed=0, labels_from=None, group="query")
+    homes = [set(rows["query"]) for rows in parts.values()]
+    assert sum(map(len, homes)) == 20
+    with pytest.raises(DataError, match=r"no column 'qury' \(its equal values belong together\).*Did you mean 'query'"):
+        of_host("rank", queries(80), [TEXT], seed=0, labels_from=None, group="qury")
+
+
+def test_a_split_by_a_larger_group_is_taken_and_one_that_tears_groups_apart_is_refused(write: Write) -> None:
+    rows = [",".join(map(str, row.values())) for row in queries(80)]
+    path = write("q.csv", "\n".join(["text,query,site", *rows]))
+    by = {name: recipe.Data(files=(path,), split=recipe.Split(by=name)) for name in ("site", "text")}
+    parts = load("rank", by["site"], [TEXT], seed=0, labels_from=None, group="query")
+    assert sum(len(set(rows["site"])) for rows in parts.values()) == 10
+    with pytest.raises(
+        DataError, match=r"q.csv, row \d+: the rows with 'query' '\d+' belong together, but the split by"
+    ):
+        load("rank", by["text"], [TEXT], seed=0, labels_from=None, group="query")

@@ -275,3 +275,58 @@ def test_any_bytes_load_or_give_a_data_error(tmp_path: Path, content: bytes, suf
     except DataError as error:
         assert "\n" not in str(error)
         assert str(path) in str(error)
+
+
+def test_conll_gives_a_sentence_a_row(write: Write) -> None:
+    text = (
+        "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects  VBZ B-VP O\r\n\n\n"
+        "# NN B-NP O\n3 CD I-NP O\n-DOCSTART- -X- -X- O\nend NN B-NP O"
+    )
+    rows = read_one(write("train.conll", text))
+    assert values(rows) == {
+        "words": [["EU", "rejects"], ["#", "3"], ["end"]],
+        "column_2": [["NNP", "VBZ"], ["NN", "CD"], ["NN"]],
+        "column_3": [["B-NP", "B-VP"], ["B-NP", "I-NP"], ["B-NP"]],
+        "column_4": [["B-ORG", "O"], ["O", "O"], ["O"]],
+        "tags": [["B-ORG", "O"], ["O", "O"], ["O"]],
+    }
+    assert [rows.where(i) for i in range(3)] == ["train.conll, line 3", "train.conll, line 7", "train.conll, line 10"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "tags"),
+    [
+        ("a\tO\n\u00a0 b\tB-x\n", ["a", "\u00a0 b"], ["O", "B-x"]),
+        ("# id 7\tdomain=en\na _ _ O\n# _ _ O\n", ["a", "#"], ["O", "O"]),
+        ("# sent_id = 1\n# text = a #\na\tO\n#\tB-x\n\n# newdoc\n\n", ["a", "#"], ["O", "B-x"]),
+        ("\ufeffa\u3000b O\n", ["a\u3000b"], ["O"]),
+        ("# O\na B-x\n", ["#", "a"], ["O", "B-x"]),
+    ],
+)
+def test_conll_comments_are_told_from_tokens_and_only_tabs_and_blanks_divide(
+    write: Write, text: str, words: list[str], tags: list[str]
+) -> None:
+    rows = read_one(write("a.bio", text))
+    assert rows["words"] == [words]
+    assert rows["tags"] == [tags]
+
+
+def test_conll_of_one_column_has_words_alone(write: Write) -> None:
+    assert values(read_one(write("a.iob", "a\nb\n\nc\n"))) == {"words": [["a", "b"], ["c"]]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a O\n\nb O\nc\n", "a.conll, line 4: found 1 columns, expected 2 as in line 1"),
+        ("a\tO\nb\tX\tO\n", "a.conll, line 2: found 3 columns, expected 2 as in line 1"),
+        ("a O\n# not a token\n", "a.conll, line 2: found 4 columns"),
+        ("\n\n", "a.conll: no data in it, expected at least one line"),
+        ("-DOCSTART- O\n", "no data in it"),
+        (b"a O\n\xfc O\n", "a.conll, line 2: not UTF-8"),
+    ],
+)
+def test_a_bad_conll_file_is_refused_with_its_line(write: Write, text: str | bytes, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_one(write("a.conll", text))
+    assert message in str(caught.value)

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pyarrow as pa
 import pytest
 
-from hft_core.data import Rows, as_label, as_number, check, check_each, from_python, read
+from hft_core.data import Rows, check, check_each, from_python, read
 from hft_core.errors import DataError
 from hft_core.head import Column
 
@@ -120,6 +122,44 @@ def test_a_check_of_ones_own_names_the_row(write: Write) -> None:
     assert str(caught.value) == "task 't': news.csv, row 2: label 'q' is unknown (and 1 more row)"
 
 
-def test_labels_and_numbers_are_used_by_their_plain_value() -> None:
-    assert [as_label(value) for value in (True, False, 3, " sport ", "3")] == ["true", "false", "3", "sport", "3"]
-    assert [as_number(value) for value in (3, 2.5, " 3.5 ", "1e-3")] == [3.0, 2.5, 3.5, 0.001]
+def test_lists_of_one_type_are_lists_in_arrow_and_any_others_keep_each_value() -> None:
+    lists = {
+        "words": [["a", "b"], [], None],
+        "shares": [[0.5, 0.5], [1.0], []],
+        "counts": [[1], [2, 3], []],
+        "empty": [[], [], []],
+        "mixed": [[1, 0.5], ["a"], [True]],
+        "deep": [[["a"]], [], []],
+        "some": [["a"], "a", ["b"]],
+    }
+    rows = from_python([{name: cells[i] for name, cells in lists.items()} for i in range(3)], task="t")
+    assert {name: rows[name] for name in rows.columns} == lists
+    types = {name: rows.dataset.data.schema.field(name).type for name in rows.columns}
+    assert [types[name] for name in ("words", "shares", "counts")] == [
+        pa.list_(kind) for kind in (pa.string(), pa.float64(), pa.int64())
+    ]
+    assert rows.mixed == {"mixed", "deep", "some"}
+
+
+def test_class_numbers_in_lists_are_used_by_their_names(tmp_path: Path) -> None:
+    tags = datasets.List(datasets.ClassLabel(names=["O", "B-PER"]))
+    data = datasets.Dataset.from_dict({"tags": [[0, 1], [], [-1]]}, features=datasets.Features({"tags": tags}))
+    data.to_parquet(tmp_path / "tags.parquet")
+    for rows in (from_python(data, task="t"), read([str(tmp_path / "tags.parquet")], None, "line", task="t")):
+        assert rows["tags"] == [["O", "B-PER"], [], [None]]
+
+
+def test_a_dotted_name_reads_what_objects_hold() -> None:
+    rows = from_python([{"a": {"b": {"c": 1}}}, {"a": [{"b": {"c": 2}}, {"b": {}}]}, {"a": {}}, {"a": 3}], task="t")
+    assert rows["a.b.c"] == [1, [2, None], None, None]
+    assert [rows.has(name) for name in ("a", "a.b", "b", "")] == [True, True, False, False]
+    assert from_python([{"a.b": 1, "a": {"b": 2}}], task="t")["a.b"] == [1]
+    assert [batch for _, batch in rows.select([0]).batches(5, ["a", "a.b"])] == [
+        {"a": [{"b": {"c": 1}}], "a.b": [{"c": 1}]}
+    ]
+    with pytest.raises(KeyError):
+        rows["b.a"]
+    with pytest.raises(DataError, match=r"row 1 of task 't': column 'a.c': found nothing"):
+        check(rows, [Column("a.c", "text")], task="t")
+    with pytest.raises(DataError, match=r"has no column 'answers\.text'"):
+        check(rows, [Column("answers.text", "text")], task="t")

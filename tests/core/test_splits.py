@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hft_core.data import from_python
 from hft_core.errors import DataError
 from hft_core.rows import Rows
-from hft_core.splits import draw, split
+from hft_core.splits import draw, draw_groups, split
 
 PARTS = ("train", "dev", "test")
 CLASSES = st.lists(st.sampled_from("abcd"), min_size=3, max_size=60)
@@ -149,3 +149,13 @@ def test_a_draw_keeps_every_class_and_smaller_draws_are_part_of_larger_ones(clas
     assert {classes[i] for i in small} == set(classes)
     assert len(small) == kinds
     assert set(small) <= set(large)
+
+
+@given(groups=st.lists(st.integers(0, 12), min_size=1, max_size=60), count=st.integers(1, 60), seed=st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_a_draw_of_groups_takes_whole_ones_within_the_count(groups: list[int], count: int, seed: int) -> None:
+    drawn = draw_groups(groups, count, seed=seed)
+    taken = {groups[i] for i in drawn}
+    assert drawn == [i for i, group in enumerate(groups) if group in taken]
+    assert len(drawn) <= count or len(taken) == 1
+    assert taken

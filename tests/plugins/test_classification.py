@@ -63,7 +63,7 @@ def test_labels_go_to_ids_and_back() -> None:
         assert head.target_of(label) == i
         probabilities = [0.1, 0.1, 0.1]
         probabilities[i] = 0.8
-        answer = head.answer([probabilities])
+        answer = head.answer([probabilities], {})
         assert answer["label"] == label
         assert answer["probabilities"][label] == 0.8
 
@@ -89,7 +89,7 @@ def test_equals_the_loss_and_logits_of_the_plain_class(name: str, models: Any, t
     torch.testing.assert_close(head.logits(features), told.logits, atol=1e-5, rtol=0)
     loss = head.loss(features, Targets(7, {"target": target}))
     torch.testing.assert_close(loss / 7, told.loss, atol=1e-5, rtol=0)
-    probabilities = torch.tensor(head.predict(features))
+    probabilities = torch.tensor(head.predict(features, Targets(0, {})))
     torch.testing.assert_close(probabilities, told.logits.softmax(dim=1), atol=1e-5, rtol=0)
 
 

@@ -55,6 +55,6 @@ def test_equals_the_loss_and_values_of_the_plain_class(models: Any, toys: Any) -
     plain.load_state_dict(head.family.plain_state(), strict=False)
     told = plain(**inputs, labels=target)
     torch.testing.assert_close(head.loss(features, Targets(6, {"target": target})) / 6, told.loss, atol=1e-5, rtol=0)
-    assert head.predict(features) == pytest.approx(told.logits.squeeze(1).tolist(), abs=1e-5)
-    assert head.answer([0.25]) == {"value": 0.25}
+    assert head.predict(features, Targets(0, {})) == pytest.approx(told.logits.squeeze(1).tolist(), abs=1e-5)
+    assert head.answer([0.25], {}) == {"value": 0.25}
     assert head.config()["problem_type"] == "regression"

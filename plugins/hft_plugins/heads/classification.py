@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from hft_core.backbone import Backbone, Features
-from hft_core.errors import did_you_mean
 from hft_core.head import Column, Targets
 from hft_core.rows import as_label
+from hft_plugins.heads.labels import config_of, in_order, unknown
 from hft_plugins.heads.sequence import SequenceHead, SequenceOptions
 
 
@@ -53,7 +53,7 @@ class Classification(SequenceHead):
 
     def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
         found = {as_label(cell) for cell in rows[self.columns_read.label]}
-        labels = list(self.given_labels) if self.given_labels else sorted(found, key=_numbers_in_order)
+        labels = list(self.given_labels) if self.given_labels else in_order(found)
         if len(labels) < 2:
             raise ValueError(
                 f"column '{self.columns_read.label}' has one class only ('{labels[0]}'); expected two or more"
@@ -64,12 +64,7 @@ class Classification(SequenceHead):
 
     def check(self, row: Mapping[str, Any]) -> str:
         label = as_label(row[self.columns_read.label])
-        if label in self.labels:
-            return ""
-        return (
-            f"column '{self.columns_read.label}' holds the unknown label '{label}'; expected one of the "
-            f"{len(self.labels)} labels of the training rows.{did_you_mean(label, self.labels)}"
-        )
+        return "" if label in self.labels else unknown(f"column '{self.columns_read.label}' holds", label, self.labels)
 
     def target_of(self, cell: Any) -> int:
         return self.labels.index(as_label(cell))
@@ -89,10 +84,10 @@ class Classification(SequenceHead):
             return functional.binary_cross_entropy_with_logits(z, target.float(), reduction="sum")
         return functional.cross_entropy(self.outputs(features), target, reduction="sum")
 
-    def predict(self, features: Features) -> list[Any]:
+    def predict(self, features: Features, targets: Targets) -> list[Any]:
         return self.logits(features).softmax(dim=1).tolist()
 
-    def answer(self, predictions: Sequence[Any]) -> dict[str, Any]:
+    def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         (probabilities,) = predictions
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
         return {"label": self.labels[best], "probabilities": dict(zip(self.labels, probabilities, strict=True))}
@@ -109,11 +104,7 @@ class Classification(SequenceHead):
         return scores
 
     def config(self) -> dict[str, Any]:
-        return {
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": {label: i for i, label in enumerate(self.labels)},
-            "problem_type": "single_label_classification",
-        }
+        return {**config_of(self.labels), "problem_type": "single_label_classification"}
 
     def export_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """With one logit: a zero row is put before the last layer's single one."""
@@ -133,14 +124,6 @@ class Classification(SequenceHead):
     def _last_layer(state: Mapping[str, Tensor]) -> set[str]:
         """The layer that gives the single logit: its weight `[1, hidden]` and bias `[1]`."""
         return {name for name, tensor in state.items() if tensor.shape[0] == 1}
-
-
-def _numbers_in_order(label: str) -> tuple[int, float, str]:
-    """Sorts 2 before 10; labels that are not numbers come after, by their text."""
-    try:
-        return (0, float(label), label)
-    except ValueError:
-        return (1, 0.0, label)
 
 
 def build(options: Options, *, task: str) -> Classification:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,10 +40,10 @@ class Regression(SequenceHead):
     def loss(self, features: Features, targets: Targets) -> Tensor:
         return functional.mse_loss(self.outputs(features).squeeze(1), targets.tensors["target"], reduction="sum")
 
-    def predict(self, features: Features) -> list[Any]:
+    def predict(self, features: Features, targets: Targets) -> list[Any]:
         return self.outputs(features).squeeze(1).tolist()
 
-    def answer(self, predictions: Sequence[Any]) -> dict[str, Any]:
+    def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         (value,) = predictions
         return {"value": value}
 

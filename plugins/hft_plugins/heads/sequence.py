@@ -1,4 +1,4 @@
-"""What heads that give one answer for a text, or for a pair of texts, have in common."""
+"""What heads that give one vector for a text, or for a pair of texts, have in common."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from hft_core import options
 from hft_core.backbone import Backbone, FamilyModule, Features
 from hft_core.head import Column, Draw, Encoded, Head, Targets
+from hft_plugins.heads.pooling import PooledLinear
 
 PLAIN_CLASS = "AutoModelForSequenceClassification"
 
@@ -29,44 +30,16 @@ class SequenceOptions(options.Options):
         return (self.text,) if isinstance(self.text, str) else self.text
 
 
-class PooledLinear(nn.Module):
-    """For backbones whose family has no module of its own: a linear layer on the mean of the hidden states
-    (bidirectional trunks) or on the last token's (causal ones)."""
+class ScoringHead(Head):
+    """One vector of outputs a sequence, by the family's own module where it has one."""
 
-    def __init__(self, hidden_size: int, outputs: int, causal: bool) -> None:
-        super().__init__()
-        self.causal = causal
-        self.output = nn.Linear(hidden_size, outputs)
-
-    def forward(self, features: Features) -> Tensor:
-        """→ `[batch, outputs]`"""
-        mask = features.attention_mask.to(features.hidden.dtype)
-        if self.causal:
-            last = features.attention_mask.sum(dim=1).long() - 1
-            pooled = features.hidden[torch.arange(len(last), device=last.device), last]
-        else:
-            pooled = (features.hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        outputs: Tensor = self.output(pooled)
-        return outputs
-
-
-class SequenceHead(Head):
-    """A text or a pair in, one vector `[outputs]` out."""
-
-    target_dtype: torch.dtype
-
-    def __init__(self, task: str, options: SequenceOptions) -> None:
+    def __init__(self, task: str) -> None:
         super().__init__(task)
-        self.columns_read = options
         self.scorer: nn.Module | None = None
 
-    @abstractmethod
-    def target_of(self, cell: Any) -> int | float:
-        """The target that a cell of the label column stands for."""
-
-    def attach_outputs(self, backbone: Backbone, outputs: int) -> None:
-        """Make the module that scores `[batch, outputs]`: the family's own where it has one."""
-        self.scorer = backbone.sequence_module(PLAIN_CLASS, num_labels=outputs) or PooledLinear(
+    def attach_outputs(self, backbone: Backbone, outputs: int, plain_class: str = PLAIN_CLASS) -> None:
+        """Make the module that scores `[batch, outputs]`."""
+        self.scorer = backbone.sequence_module(plain_class, num_labels=outputs) or PooledLinear(
             backbone.hidden_size, outputs, backbone.causal
         )
 
@@ -80,13 +53,34 @@ class SequenceHead(Head):
     def family(self) -> FamilyModule | None:
         return self.scorer if isinstance(self.scorer, FamilyModule) else None
 
+
+def tokenised(
+    texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[list[int]], dict[str, list[Any]]]:
+    """Token ids of texts, or of pairs (`texts` holds one or two columns), and the trunk's further inputs by name."""
+    encoding = tokenizer(*map(list, texts), truncation=True, max_length=max_length, return_attention_mask=False)
+    extra = {"token_type_ids": encoding["token_type_ids"]} if "token_type_ids" in encoding else {}
+    return encoding["input_ids"], extra
+
+
+class SequenceHead(ScoringHead):
+    """A text or a pair in, one vector `[outputs]` out."""
+
+    target_dtype: torch.dtype
+
+    def __init__(self, task: str, options: SequenceOptions) -> None:
+        super().__init__(task)
+        self.columns_read = options
+
+    @abstractmethod
+    def target_of(self, cell: Any) -> int | float:
+        """The target that a cell of the label column stands for."""
+
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-        texts = [list(rows[name]) for name in self.columns_read.texts]
-        encoding = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
-        extra = {"token_type_ids": encoding["token_type_ids"]} if "token_type_ids" in encoding else {}
+        sequences, extra = tokenised([rows[name] for name in self.columns_read.texts], tokenizer, max_length)
         cells = rows.get(self.columns_read.label)
         targets = {} if cells is None else {"target": [self.target_of(cell) for cell in cells]}
-        return Encoded(encoding["input_ids"], list(range(len(encoding["input_ids"]))), extra, targets)
+        return Encoded(sequences, list(range(len(sequences))), extra=extra, targets=targets)
 
     def text_columns(self) -> list[Column]:
         return [Column(name, "text") for name in self.columns_read.texts]

@@ -1,0 +1,160 @@
+"""`multiple-choice`: which of a question's choices is the right one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from textwrap import shorten
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from sklearn.metrics import accuracy_score
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+from hft_core import options
+from hft_core.backbone import Backbone, Features
+from hft_core.head import Column, Draw, Encoded, Targets
+from hft_core.rows import as_label, as_list, nearest
+from hft_plugins.heads.sequence import ScoringHead, tokenised
+from hft_plugins.heads.units import table
+
+PLAIN_CLASS = "AutoModelForMultipleChoice"
+
+
+class Options(options.Options):
+    """Columns, and how the right choice is named."""
+
+    text: str | None = Field(
+        default=None, description="column of the question or context; left out where the choices stand alone"
+    )
+    choices: str | Annotated[tuple[str, ...], Field(min_length=2)] = Field(
+        default="choices", description="column of each row's list of choices, or one column a choice"
+    )
+    separator: str = Field(default="", description="divides a list of choices that is one text, as in a CSV file")
+    label: str = Field(default="label", description="column of the right choice")
+    label_is: Literal["index", "text"] | None = Field(
+        default=None,
+        description="whether labels are places from 0 or texts of choices; places where all training labels are whole "
+        "numbers, when left out",
+    )
+
+
+class MultipleChoice(ScoringHead):
+    """Cross-entropy over a row's choices. Each choice, after the question, is one sequence with one score; the choices
+    of a row are a unit, and rows may have different numbers of them."""
+
+    main_metric = "accuracy"
+
+    def __init__(self, task: str, options: Options) -> None:
+        super().__init__(task)
+        self.options = options
+        listed = isinstance(options.choices, str)
+        names = (options.choices,) if isinstance(options.choices, str) else options.choices
+        self.choice_columns = [Column(n, "text", many=listed, separator=options.separator) for n in names]
+        self.label_column = Column(options.label, "label", target=True, classes=False)
+
+    def columns(self) -> Sequence[Column]:
+        question = [Column(self.options.text, "text")] if self.options.text is not None else []
+        return [*question, *self.choice_columns, self.label_column]
+
+    def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
+        numbers = all(as_label(cell).isdecimal() for cell in rows[self.options.label])
+        self.facts = {"label_is": self.options.label_is or ("index" if numbers else "text")}
+
+    def choices_of(self, row: Mapping[str, Any]) -> list[str]:
+        if isinstance(self.options.choices, str):
+            return as_list(row[self.options.choices], self.choice_columns[0])
+        return [row[name] for name in self.options.choices]
+
+    def check(self, row: Mapping[str, Any]) -> str:
+        choices = [as_label(choice) for choice in self.choices_of(row)]
+        if len(choices) < 2:
+            found = f"one choice ('{_short(choices[0])}')" if choices else "an empty list of choices"
+            return f"column '{self.options.choices}': found {found}, expected two or more"
+        label = as_label(row[self.options.label])
+        found = f"column '{self.options.label}': found '{_short(label)}'"
+        if self.facts["label_is"] == "index":
+            inside = label.isdecimal() and int(label) < len(choices)
+            return "" if inside else f"{found}, expected the place of a choice, 0 to {len(choices) - 1}"
+        if choices.count(label) > 1:
+            return f"{found}, which is the text of {choices.count(label)} choices, expected that of one"
+        if label in choices:
+            return ""
+        hint = nearest(_short(label), map(_short, choices))
+        return f"{found}, which is none of the row's {len(choices)} choices.{hint}"
+
+    def right_of(self, choices: Sequence[str], cell: Any) -> int:
+        """The place of the choice that a cell of the label column stands for."""
+        label = as_label(cell)
+        return int(label) if self.facts["label_is"] == "index" else [as_label(text) for text in choices].index(label)
+
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+        names = [column.name for column in self.choice_columns]
+        listed = [
+            self.choices_of(dict(zip(names, cells, strict=True)))
+            for cells in zip(*(rows[name] for name in names), strict=True)
+        ]
+        row_of = [i for i, choices in enumerate(listed) for _ in choices]
+        texts = [[text for choices in listed for text in choices]]
+        if self.options.text is not None:
+            questions = rows[self.options.text]
+            texts.insert(0, [questions[i] for i in row_of])
+        sequences, extra = tokenised(texts, tokenizer, max_length)
+        targets = {"position": [j for choices in listed for j in range(len(choices))]}
+        if (labels := rows.get(self.options.label)) is not None:
+            right = [self.right_of(choices, cell) for choices, cell in zip(listed, labels, strict=True)]
+            targets["right"] = [right[i] for i in row_of]
+        return Encoded(sequences, row_of, units=row_of, extra=extra, targets=targets)
+
+    def collate(
+        self, sequences: list[list[int]], targets: Mapping[str, list[Any]], examples: Sequence[int], draw: Draw
+    ) -> tuple[list[list[int]], Targets]:
+        tensors = {name: torch.tensor(values) for name, values in targets.items()}
+        questions = targets["position"].count(0) if "right" in targets else 0
+        return sequences, Targets(questions, tensors)
+
+    def attach(self, backbone: Backbone) -> None:
+        self.attach_outputs(backbone, 1, PLAIN_CLASS)
+
+    def scores(self, features: Features) -> Tensor:
+        """`[batch]`"""
+        return self.outputs(features).squeeze(1)
+
+    def loss(self, features: Features, targets: Targets) -> Tensor:
+        position = targets.tensors["position"]
+        logits = table(self.scores(features), position, -math.inf)
+        return functional.cross_entropy(logits, targets.tensors["right"][position == 0], reduction="sum")
+
+    def predict(self, features: Features, targets: Targets) -> list[Any]:
+        return self.scores(features).tolist()
+
+    def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
+        """The place and the text of the chosen one, and the probability of each."""
+        probabilities = torch.tensor(predictions).softmax(dim=0)
+        chosen = int(probabilities.argmax())
+        return {
+            "label": str(chosen),
+            "text": self.choices_of(row)[chosen],
+            "probabilities": {str(place): value for place, value in enumerate(probabilities.tolist())},
+        }
+
+    def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
+        """Each choice's place, and that of the right one."""
+        return list(zip(targets["position"], targets["right"], strict=True))
+
+    def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
+        position, right = torch.tensor(references).unbind(dim=1)
+        chosen = table(torch.tensor(predictions), position, -math.inf).argmax(dim=1)
+        return {"loss": loss, "accuracy": float(accuracy_score(right[position == 0], chosen))}
+
+
+def _short(text: str) -> str:
+    """A text on one line."""
+    return shorten(text, 60, placeholder="…")
+
+
+def build(options: Options, *, task: str) -> MultipleChoice:
+    return MultipleChoice(task, options)

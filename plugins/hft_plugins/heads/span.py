@@ -1,0 +1,262 @@
+"""`span`: extractive question answering: where in a context the answer to a question stands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+from hft_core import options
+from hft_core.backbone import Backbone, Features
+from hft_core.cells import shown
+from hft_core.errors import PluginError
+from hft_core.head import Column, Draw, Encoded, Targets
+from hft_core.rows import as_list, as_number
+from hft_plugins.heads import squad
+from hft_plugins.heads.positions import PositionHead
+
+START, END = 0, 1
+"""The two outputs of each token."""
+
+
+class Options(options.Options):
+    """Columns, division of long contexts, and choice of the answer; names as in transformers' run_qa."""
+
+    question: str = Field(default="question", description="column of the question")
+    context: str = Field(default="context", description="column of the text that holds the answer")
+    answer: str = Field(
+        default="answers.text", description="column of the answer, or of the list of right answers (SQuAD's by default)"
+    )
+    answer_start: str = Field(
+        default="answers.answer_start", description="column of the character in the context at which each answer starts"
+    )
+    doc_stride: int = Field(default=128, ge=1, description="tokens that two neighbouring chunks of a context share")
+    max_query_length: int = Field(default=64, ge=1, description="tokens of the question; a longer one is cut")
+    n_best_size: int = Field(default=20, ge=1, description="likeliest starts and ends that are combined to an answer")
+    max_answer_length: int = Field(default=30, ge=1, description="longest answer, in tokens")
+    version_2_with_negative: bool = Field(default=False, description="some questions have no answer (SQuAD 2.0)")
+    null_score_diff_threshold: float = Field(
+        default=0.0, description="no answer where its score is higher than the best answer's by more than this"
+    )
+
+
+class Span(PositionHead):
+    """Cross-entropy on where the answer starts and where it ends, half each, as AutoModelForQuestionAnswering.
+
+    A context longer than `max_length` becomes several chunks, each an example. In a chunk without the answer, the
+    target is the tokenizer's CLS token, or else the first token. Padding takes no part in the softmax, so that the loss
+    of a row does not depend on the rows beside it.
+    """
+
+    main_metric = "f1"
+    chunks_long_texts = True
+
+    def __init__(self, task: str, options: Options) -> None:
+        super().__init__(task)
+        self.options = options
+        self.answers = Column(options.answer, "text", target=True, many=True)
+        self.starts = Column(options.answer_start, "number", target=True, many=True)
+
+    # --- data
+
+    def columns(self) -> Sequence[Column]:
+        return [Column(self.options.question, "text"), Column(self.options.context, "text"), self.answers, self.starts]
+
+    def check(self, row: Mapping[str, Any]) -> str:
+        context = row[self.options.context]
+        texts, starts = as_list(row[self.answers.name], self.answers), as_list(row[self.starts.name], self.starts)
+        if len(texts) != len(starts):
+            return (
+                f"columns '{self.answers.name}' and '{self.starts.name}' differ in length: found {len(texts)} answers "
+                f"and {len(starts)} starts"
+            )
+        if not texts and not self.options.version_2_with_negative:
+            return f"column '{self.answers.name}': found no answer, expected one (or version_2_with_negative: true)"
+        problems = (_misplaced(text, as_number(start), context) for text, start in zip(texts, starts, strict=True))
+        return next((f"column '{self.starts.name}': {problem}" for problem in problems if problem), "")
+
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+        room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+        if room < 4:
+            raise PluginError(f"task '{self.task}': max_length {max_length} has no room for a question and a context")
+        query = min(self.options.max_query_length, room // 2)
+        contexts = list(rows[self.options.context])
+        encoding = tokenizer(
+            _cut(rows[self.options.question], tokenizer, query),
+            contexts,
+            truncation="only_second",
+            max_length=max_length,
+            stride=min(self.options.doc_stride, (room - query) // 2),
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+        )
+        of_row: list[int] = list(encoding["overflow_to_sample_mapping"])
+        firsts = [i == 0 or of_row[i - 1] != row for i, row in enumerate(of_row)]
+        places = [
+            _places(offsets, encoding.sequence_ids(i), contexts[of_row[i]])
+            for i, offsets in enumerate(encoding["offset_mapping"])
+        ]
+        targets: dict[str, list[Any]] = {
+            "from": [place[0] for place in places],
+            "to": [place[1] for place in places],
+            "null": [_null(ids, tokenizer.cls_token_id) for ids in encoding["input_ids"]],
+            "first": firsts,
+            "context": [contexts[row] if first else "" for row, first in zip(of_row, firsts, strict=True)],
+        }
+        if self.answers.name in rows and self.starts.name in rows:
+            answers = [as_list(cell, self.answers) for cell in rows[self.answers.name]]
+            starts = [[int(as_number(s)) for s in as_list(cell, self.starts)] for cell in rows[self.starts.name]]
+            found = [_found(answers[r], starts[r], place) for r, place in zip(of_row, places, strict=True)]
+            targets["start"], targets["end"] = (
+                [null if f is None else f[side] for f, null in zip(found, targets["null"], strict=True)]
+                for side in (START, END)
+            )
+            targets["answers"] = [answers[row] if first else [] for row, first in zip(of_row, firsts, strict=True)]
+        extra = {"token_type_ids": encoding["token_type_ids"]} if "token_type_ids" in encoding else {}
+        return Encoded(encoding["input_ids"], of_row, extra=extra, targets=targets)
+
+    def collate(
+        self, sequences: list[list[int]], targets: Mapping[str, list[Any]], examples: Sequence[int], draw: Draw
+    ) -> tuple[list[list[int]], Targets]:
+        width = max(map(len, sequences))
+        tensors = {
+            name: torch.tensor([[*row, *[-1] * (width - len(row))] for row in targets[name]], dtype=torch.long)
+            for name in ("from", "to")
+        }
+        single = [name for name in ("null", "start", "end") if name in targets]
+        tensors |= {name: torch.tensor(targets[name], dtype=torch.long) for name in single}
+        return sequences, Targets(len(sequences) if "start" in targets else 0, tensors)
+
+    # --- model
+
+    def attach(self, backbone: Backbone) -> None:
+        self.attach_positions(backbone, 2, "AutoModelForQuestionAnswering")
+
+    def loss(self, features: Features, targets: Targets) -> Tensor:
+        """`targets` holds the positions `start` and `end`, each `[batch]`."""
+        outputs = self.outputs(features).masked_fill(features.attention_mask.unsqueeze(-1) == 0, -torch.inf)
+        start = functional.cross_entropy(outputs[..., START], targets.tensors["start"], reduction="sum")
+        end = functional.cross_entropy(outputs[..., END], targets.tensors["end"], reduction="sum")
+        return (start + end) / 2
+
+    def predict(self, features: Features, targets: Targets) -> list[Any]:
+        """Of each chunk, the likeliest answer as [first character, last + 1, score] (None where the chunk has nothing
+        of the context), and the score of there being none. Scores are sums of two logits."""
+        outputs = self.outputs(features)
+        begin, stop, null = (targets.tensors[name] for name in ("from", "to", "null"))
+        rows = torch.arange(len(outputs), device=outputs.device)
+        nothing = outputs[rows, null].sum(dim=1)
+        inside = outputs[:, : begin.shape[1]].masked_fill((begin < 0).unsqueeze(-1), -torch.inf)
+        scores, places = inside.topk(min(self.options.n_best_size, inside.shape[1]), dim=1)
+        start, end = places[..., START].unsqueeze(2), places[..., END].unsqueeze(1)
+        fits = (end >= start) & (end - start < self.options.max_answer_length)
+        pairs = (scores[..., START].unsqueeze(2) + scores[..., END].unsqueeze(1)).masked_fill(~fits, -torch.inf)
+        score, pair = pairs.flatten(1).max(dim=1)
+        k = pairs.shape[2]
+        first = begin[rows, places[rows, pair // k, START]]
+        last = stop[rows, places[rows, pair % k, END]]
+        found = zip(first.tolist(), last.tolist(), score.tolist(), nothing.tolist(), strict=True)
+        return [{"span": [a, b, s] if s > -math.inf else None, "null": n} for a, b, s, n in found]
+
+    def _chosen(self, chunks: Sequence[Any]) -> tuple[int, int, float] | None:
+        """The best span of a row's chunks; None where it has no answer."""
+        spans = [chunk["span"] for chunk in chunks if chunk["span"] is not None]
+        if not spans:
+            return None
+        start, end, score = max(spans, key=lambda span: span[2])
+        none = min(chunk["null"] for chunk in chunks)
+        if self.options.version_2_with_negative and none - score > self.options.null_score_diff_threshold:
+            return None
+        return start, end, score
+
+    def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
+        """`value`: the answer, empty where there is none; `start` and `end`: its place in the context."""
+        chosen = self._chosen(predictions)
+        if chosen is None:
+            return {"value": ""}
+        start, end, score = chosen
+        return {"value": row[self.options.context][start:end], "start": start, "end": end, "score": score}
+
+    def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
+        """SQuAD's measures, each a mean over rows: the chunks of a row give one answer."""
+        begins = [i for i, reference in enumerate(references) if reference["first"]]
+        measured = []
+        for begin, stop in zip(begins, [*begins[1:], len(references)], strict=True):
+            reference, chosen = references[begin], self._chosen(predictions[begin:stop])
+            said = reference["context"][chosen[0] : chosen[1]] if chosen is not None else ""
+            measured.append([squad.best(m, said, reference["answers"]) for m in (squad.exact_match, squad.f1)])
+        exact, f1 = np.mean(measured, axis=0).tolist()
+        return {"loss": loss, "exact_match": exact, "f1": f1}
+
+    def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
+        names = ("first", "context", "answers")
+        return [dict(zip(names, cells, strict=True)) for cells in zip(*(targets[n] for n in names), strict=True)]
+
+    def config(self) -> dict[str, Any]:
+        return {"id2label": {START: "start", END: "end"}, "label2id": {"start": START, "end": END}}
+
+
+def _misplaced(text: str, start: float, context: str) -> str:
+    """What is wrong with the place of an answer, or nothing."""
+    if start != int(start) or start < 0:
+        return f"found {start:g}, expected a whole number from 0"
+    there = context[int(start) : int(start) + len(text)]
+    if there == text:
+        return ""
+    elsewhere = context.find(text)
+    hint = "the context does not hold that answer" if elsewhere < 0 else f"it begins at character {elsewhere}"
+    place = f"character {int(start)} of the context"
+    return f"found {shown(there)} at {place}, expected the answer {shown(text)} ({hint})"
+
+
+def _cut(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[str]:
+    """The questions, those of more than `limit` tokens cut behind that many."""
+    encoding = tokenizer(
+        list(questions), add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False
+    )
+    offsets = encoding["offset_mapping"]
+    return [q if len(o) <= limit else q[: o[limit - 1][1]] for q, o in zip(questions, offsets, strict=True)]
+
+
+def _places(
+    offsets: Sequence[tuple[int, int]], parts: Sequence[int | None], context: str
+) -> tuple[list[int], list[int]]:
+    """For each token of a chunk, the first character of the context that it covers and the one behind its last; -1 for
+    tokens of the question and special ones. Some tokenizers count the blank before a word as part of it: not here."""
+    begins, ends = [], []
+    for (begin, end), part in zip(offsets, parts, strict=True):
+        covered = context[begin:end]
+        begins.append(begin + len(covered) - len(covered.lstrip()) if part == 1 else -1)
+        ends.append(end if part == 1 else -1)
+    return begins, ends
+
+
+def _null(ids: Sequence[int], cls: int | None) -> int:
+    """The position that stands for there being no answer."""
+    return ids.index(cls) if cls is not None and cls in ids else 0
+
+
+def _found(answers: Sequence[str], starts: Sequence[int], place: tuple[list[int], list[int]]) -> tuple[int, int] | None:
+    """The positions of the tokens at which the first answer starts and ends; None where the chunk does not hold it."""
+    begins, ends = place
+    context = [i for i, begin in enumerate(begins) if begin >= 0]
+    if not answers or not context:
+        return None
+    first, behind = starts[0], starts[0] + len(answers[0])
+    if begins[context[0]] > first or ends[context[-1]] < behind:
+        return None
+    start = max(i for i in context if begins[i] <= first)
+    end = min(i for i in context if ends[i] >= behind)
+    return start, max(start, end)
+
+
+def build(options: Options, *, task: str) -> Span:
+    return Span(task, options)

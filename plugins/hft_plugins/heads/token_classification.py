@@ -1,0 +1,242 @@
+"""`token-classification`: a tag for each word (named entities, chunks, parts of speech)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from seqeval.metrics.v1 import precision_recall_fscore_support
+from seqeval.scheme import BILOU, IOB2, IOBES
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
+
+from hft_core import options
+from hft_core.backbone import Backbone, Features
+from hft_core.head import Column, Draw, Encoded, Targets
+from hft_core.rows import as_label, as_list
+from hft_plugins.heads import tag_schemes
+from hft_plugins.heads.labels import config_of, in_order, unknown
+from hft_plugins.heads.positions import PositionHead
+
+PLAIN = "plain"
+SEQEVAL = {"bio": IOB2, "iobes": IOBES, "bilou": BILOU}
+
+
+class Options(options.Options):
+    """Columns and tags."""
+
+    words: str = Field(default="words", description="column of the words: a list, or a text divided at blanks")
+    tags: str = Field(default="tags", description="column of the tags, one a word: a list, or a text divided at blanks")
+    scheme: Literal["auto", "bio", "iob1", "iobes", "bilou", "plain"] = Field(
+        default="auto",
+        description="how the tags mark chunks (plain: not at all); auto: found from the training rows",
+    )
+    repair: bool = Field(
+        default=False, description="read tags that break the scheme as conlleval does, instead of refusing the row"
+    )
+    labels: tuple[str, ...] | None = Field(
+        default=None, description="tags in the order of their ids; those of the training rows' scheme when left out"
+    )
+
+
+class TokenClassification(PositionHead):
+    """Cross-entropy at the first token of each word, as AutoModelForTokenClassification with -100 at the others.
+
+    A word without a token (beyond `max_length`, or dropped by the tokenizer) is not trained on. In evaluation it counts
+    as a word for which nothing was found: `O`, or for plain tags no tag at all.
+    """
+
+    main_metric = "f1"
+
+    def __init__(self, task: str, options: Options) -> None:
+        super().__init__(task)
+        self.options = options
+        self.words = Column(options.words, "text", many=True, separator=" ")
+        self.tags = Column(options.tags, "label", target=True, many=True, separator=" ")
+
+    @property
+    def labels(self) -> list[str]:
+        """The tags; the position is the id."""
+        labels: list[str] = self.facts["labels"]
+        return labels
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of `labels`; IOB1 is learned as BIO."""
+        return str(self.facts["scheme"])
+
+    # --- data
+
+    def columns(self) -> Sequence[Column]:
+        return [self.words, self.tags]
+
+    def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
+        """Facts: the `labels`, their `scheme`, and the scheme that the rows are `read_as`."""
+        sentences = [self._tags(cell) for cell in rows[self.tags.name]]
+        found = {tag for sentence in sentences for tag in sentence}
+        read_as = tag_schemes.detect(sentences) if self.options.scheme == "auto" else self.options.scheme
+        scheme = "bio" if read_as == "iob1" else read_as
+        labels = in_order(found) if scheme == PLAIN else tag_schemes.tags_of(tag_schemes.types_of(found), scheme)
+        labels = list(self.options.labels or labels)
+        if len(labels) < 2:
+            raise ValueError(
+                f"column '{self.tags.name}' has {', '.join(map(repr, labels)) or 'no tags'} only; "
+                "expected two different tags or more"
+            )
+        self.facts = {"labels": labels, "scheme": scheme, "read_as": read_as}
+
+    def check(self, row: Mapping[str, Any]) -> str:
+        words, tags = as_list(row[self.words.name], self.words), self._tags(row[self.tags.name])
+        if len(words) != len(tags):
+            return (
+                f"columns '{self.words.name}' and '{self.tags.name}' differ in length: found {len(words)} words and "
+                f"{len(tags)} tags, expected one tag a word"
+            )
+        for i, tag in enumerate([*tags, *self._learned(tags)]):
+            if tag not in self.labels:
+                return unknown(f"column '{self.tags.name}', item {i % len(tags) + 1}: found", tag, self.labels)
+        broken = None if self._converts or self.scheme == PLAIN else tag_schemes.fault(tags, self.scheme)
+        if broken is None:
+            return ""
+        i, right = broken
+        before = f"behind '{tags[i - 1]}'" if i else "at the start"
+        return (
+            f"column '{self.tags.name}', item {i + 1}: found '{tags[i]}' {before}, expected '{right}' in the scheme "
+            f"{self.scheme.upper()} (repair: true reads it so)"
+        )
+
+    def _tags(self, cell: Any) -> list[str]:
+        return [as_label(value) for value in as_list(cell, self.tags)]
+
+    @property
+    def _converts(self) -> bool:
+        """The tags of the rows are rewritten, so that they need not be well formed."""
+        return self.scheme != PLAIN and (self.options.repair or self.facts["read_as"] != self.scheme)
+
+    def _learned(self, tags: list[str]) -> list[str]:
+        """The tags of a sentence as they are learned."""
+        return tag_schemes.write(tag_schemes.read(tags), len(tags), self.scheme) if self._converts else tags
+
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+        sentences = [as_list(cell, self.words) for cell in rows[self.words.name]]
+        encoding = tokenizer(
+            [" ".join(words) for words in sentences],
+            truncation=True,
+            max_length=max_length,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+        )
+        extra = {"token_type_ids": encoding["token_type_ids"]} if "token_type_ids" in encoding else {}
+        firsts = [first_tokens(words, o) for words, o in zip(sentences, encoding["offset_mapping"], strict=True)]
+        targets: dict[str, list[Any]] = {
+            "position": [[position for position, _ in first] for first in firsts],
+            "word": [[word for _, word in first] for first in firsts],
+        }
+        if self.tags.name in rows:
+            ids = {label: i for i, label in enumerate(self.labels)}
+            cells = rows[self.tags.name]
+            targets["label"] = [[ids[tag] for tag in self._learned(self._tags(cell))] for cell in cells]
+        return Encoded(encoding["input_ids"], list(range(len(sentences))), extra=extra, targets=targets)
+
+    def collate(
+        self, sequences: list[list[int]], targets: Mapping[str, list[Any]], examples: Sequence[int], draw: Draw
+    ) -> tuple[list[list[int]], Targets]:
+        places = [
+            (i, position, word)
+            for i, (positions, words) in enumerate(zip(targets["position"], targets["word"], strict=True))
+            for position, word in zip(positions, words, strict=True)
+        ]
+        table = torch.tensor(places, dtype=torch.long).reshape(-1, 3)
+        tensors = dict(zip(("sequence", "position", "word"), table.unbind(1), strict=True))
+        if "label" not in targets:
+            return sequences, Targets(0, tensors)
+        labels = [targets["label"][i][word] for i, _, word in places]
+        return sequences, Targets(len(labels), {**tensors, "label": torch.tensor(labels, dtype=torch.long)})
+
+    # --- model
+
+    def attach(self, backbone: Backbone) -> None:
+        self.attach_positions(backbone, len(self.labels), "AutoModelForTokenClassification")
+
+    def logits(self, features: Features, targets: Targets) -> Tensor:
+        """`[words, labels]`, of all words of the batch that have a token."""
+        return self.outputs(features)[targets.tensors["sequence"], targets.tensors["position"]]
+
+    def loss(self, features: Features, targets: Targets) -> Tensor:
+        """`targets` holds `sequence`, `position` and `label` of each word, `[words]`."""
+        return functional.cross_entropy(self.logits(features, targets), targets.tensors["label"], reduction="sum")
+
+    def predict(self, features: Features, targets: Targets) -> list[Any]:
+        """Of each example, `[word, label id]` for each word that has a token."""
+        said: list[list[list[int]]] = [[] for _ in range(len(features.input_ids))]
+        best = self.logits(features, targets).argmax(dim=1).tolist()
+        places = (targets.tensors[name].tolist() for name in ("sequence", "word"))
+        for sequence, word, label in zip(*places, best, strict=True):
+            said[sequence].append([word, label])
+        return said
+
+    def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
+        """`value`: a tag a word. `entities`: the chunks that they mark, from word `start` to word `end`, exclusive."""
+        (said,) = predictions
+        words = as_list(row[self.words.name], self.words)
+        tags = self._full(said, len(words))
+        if self.scheme == PLAIN:
+            return {"value": tags}
+        entities = [
+            {"label": kind, "text": " ".join(words[start:end]), "start": start, "end": end}
+            for start, end, kind in tag_schemes.well_formed(tags, self.scheme)
+        ]
+        return {"value": tags, "entities": entities}
+
+    def _full(self, said: Sequence[Sequence[int]], length: int) -> list[str]:
+        """A tag for each of `length` words; `O`, or for plain tags none, where nothing is said."""
+        tags = ["" if self.scheme == PLAIN else "O"] * length
+        for word, label in said:
+            tags[word] = self.labels[label]
+        return tags
+
+    def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
+        """Of chunks, by seqeval in its strict mode, micro-averaged; of plain tags, each word is a chunk. `accuracy` is
+        that of the words' tags, `cut_words` the share of words that have no token."""
+        truth = [[self.labels[label] for label in reference] for reference in references]
+        said = [self._full(p, len(t)) for p, t in zip(predictions, truth, strict=True)]
+        words, found = sum(map(len, truth)), sum(map(len, predictions))
+        right = sum(a == b for t, s in zip(truth, said, strict=True) for a, b in zip(t, s, strict=True))
+        if self.scheme == PLAIN:
+            precision, recall = right / max(found, 1), right / max(words, 1)
+            f1 = 2 * right / max(found + words, 1)
+        else:
+            precision, recall, f1, _ = precision_recall_fscore_support(
+                truth, said, scheme=SEQEVAL[self.scheme], average="micro", zero_division=0
+            )
+        shares = {"accuracy": right / max(words, 1), "cut_words": 1 - found / max(words, 1)}
+        return {"loss": loss, "precision": float(precision), "recall": float(recall), "f1": float(f1), **shares}
+
+    def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
+        return targets["label"]
+
+    def config(self) -> dict[str, Any]:
+        return config_of(self.labels)
+
+
+def first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(position, word) of the first token of each word, from the tokens' `offsets` in the words joined by blanks.
+
+    So each tokenizer sees a text as it was pre-trained on, also those that make a blank part of the word behind it.
+    """
+    owner = [i for i, word in enumerate(words) for i in [i] * len(word) + [-1]]
+    found: list[tuple[int, int]] = []
+    last = -1
+    for position, (start, end) in enumerate(offsets):
+        word = next((owner[c] for c in range(start, end) if owner[c] >= 0), -1)
+        if word > last:
+            found.append((position, word))
+            last = word
+    return found
+
+
+def build(options: Options, *, task: str) -> TokenClassification:
+    return TokenClassification(task, options)
