@@ -8,6 +8,7 @@ from hft_core import options
 from hft_core.backbone import Backbone
 from hft_core.errors import PluginError
 from hft_core.strategy import Strategy
+from hft_plugins.strategies.depth import depths
 
 
 class Options(options.Options):
@@ -24,18 +25,13 @@ class Partial(Strategy):
 
     def apply(self, backbone: Backbone, tasks: tuple[str, ...]) -> None:
         """Raises `PluginError` when the trunk has fewer layers."""
-        layers = backbone.layers
-        if self.layers > len(layers):
-            raise PluginError(f"strategy 'partial': layers is {self.layers}, but the trunk has {len(layers)}")
+        by_depth = depths(backbone)
+        if self.layers > len(by_depth.layers):
+            raise PluginError(f"strategy 'partial': layers is {self.layers}, but the trunk has {len(by_depth.layers)}")
         backbone.trunk.requires_grad_(False)
-        trained = layers[-self.layers :]
-        for layer in trained:
-            layer.requires_grad_(True)
-        seen_layers = False
-        for child in backbone.trunk.children():  # what follows the layers, a final norm for instance
-            if seen_layers:
-                child.requires_grad_(True)
-            seen_layers = seen_layers or any(module is trained[-1] for module in child.modules())
+        for parameters in (*by_depth.layers[-self.layers :], by_depth.above):
+            for parameter in parameters:
+                parameter.requires_grad_(True)
 
 
 def build(options: Options) -> Partial:
