@@ -112,7 +112,7 @@ class _Columns(Mapping[str, Sequence[Any]]):
 def _check_labels(name: str, head: Head, rows: Rows, split: str) -> None:
     """Check what only the head knows (labels unknown to training), row by row. Raises `DataError`."""
     columns = head.columns()
-    if any(column.target for column in columns):
+    if head.supervised or any(column.target for column in columns):
         check_each(rows, head.check, [column.name for column in columns], task=name, split=split)
 
 

@@ -56,6 +56,12 @@ class SequenceModule(FamilyModule):
     """What the family has for one kind of task: `Features` → logits `[batch, labels]` or `[batch, seq, labels]`."""
 
 
+class Pooler(nn.Module):
+    """One vector a sequence: `Features` → `[batch, size]`."""
+
+    size: int
+
+
 class Backbone(ABC):
     """A trunk with its tokenizer.
 
@@ -114,6 +120,11 @@ class Backbone(ABC):
         at random depends on `seed` and the batch alone. Of backbones with `generates`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not generate")
+
+    def pooler(self) -> Pooler | None:
+        """A new module that makes one vector of a sequence as the checkpoint was trained to; None where that is left to
+        the heads."""
+        return None
 
     @abstractmethod
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:

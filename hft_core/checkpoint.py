@@ -1,37 +1,212 @@
-"""The weights that train, in a file that appears whole or not at all."""
+"""Checkpoints: folders that appear whole or not at all, and the newest of them that is sound.
+
+A checkpoint is written beside its place, every file is synced, a manifest with sizes and hashes comes last, and a
+rename publishes it; only then are older ones removed. Tensors are safetensors, all else is JSON: nothing in it can run.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
+
+from hft_core.errors import RunError, UsageError
+from hft_core.results import write_text
+
+FORMAT = 1
+MANIFEST, STATE, LATEST = "manifest.json", "state.json", "LATEST"
+_NAME = re.compile(r"\d{4}-\d{8}")
+_PIECE = 1 << 22
+"""Bytes hashed at a time."""
 
 
-def trained_state(model: nn.Module, combiner: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """What the optimizer moves in the model (at the time or later: a warm-up of the heads holds the trunk still), and
-    the combiner's parameters and buffers, by name; tied ones once."""
-    moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    trained = {f"model.{name}": p for name, p in model.named_parameters() if id(p) in moved}
-    return {**trained, **{f"combiner.{name}": tensor for name, tensor in combiner.state_dict(keep_vars=True).items()}}
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that was found to be whole."""
+
+    path: Path
+    state: dict[str, Any]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors that were saved under `name`; none where there were none."""
+        file = self.path / f"{name}.safetensors"
+        return load_file(file) if file.exists() else {}
 
 
-def save(path: Path, state: dict[str, Tensor]) -> None:
-    """Write `state` to `path`: beside it first, then renamed, so that a file of that name is always complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}, beside)
-    with open(beside, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+class Checkpoints:
+    """Those of one run."""
+
+    def __init__(self, folder: Path, *, recipe: str, limit: int) -> None:
+        """`recipe`: the hash of the run's recipe; `limit`: how many are kept."""
+        self.folder, self.recipe, self.limit = folder, recipe, limit
+        self._known: dict[tuple[int, int], str] = {}
+
+    def publish(
+        self,
+        stage: int,
+        step: int,
+        state: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        links: Mapping[str, Path],
+    ) -> float:
+        """Write a checkpoint of step `step` of stage `stage`, with the files `links` as they are; the seconds it took.
+
+        Raises `RunError` when it cannot be written; the ones before are left as they are.
+        """
+        started = time.perf_counter()
+        name = f"{stage:04d}-{step:08d}"
+        beside = self.folder / f".{name}.{uuid.uuid4().hex[:8]}"
+        try:
+            beside.mkdir(parents=True)
+            self._fill(beside, state, tensors, links)
+            self._put(beside, self.folder / name)
+            write_text(self.folder / LATEST, name + "\n")
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            last = self._names()
+            rest = f"; the last good one is {last[0]}" if last else ""
+            reason = getattr(error, "strerror", None) or str(error)
+            raise RunError(f"{self.folder}: a checkpoint cannot be written: {reason}{rest}") from error
+        for old in self._names()[self.limit :]:
+            self._remove(self.folder / old)
+        return time.perf_counter() - started
+
+    def _fill(
+        self,
+        beside: Path,
+        state: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        links: Mapping[str, Path],
+    ) -> None:
+        files = {}
+        for name, part in tensors.items():
+            if part:
+                path = beside / f"{name}.safetensors"
+                save_file({key: tensor.detach().to("cpu").contiguous() for key, tensor in part.items()}, path)
+                _sync(path)
+                files[path.name] = path
+        for name, source in links.items():
+            path = beside / f"{name}.safetensors"
+            try:
+                os.link(source, path)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(source, path)
+                _sync(path)
+            files[path.name] = path
+        (beside / STATE).write_text(json.dumps(state), encoding="utf-8")
+        _sync(beside / STATE)
+        files[STATE] = beside / STATE
+        manifest = {
+            "format": FORMAT,
+            "recipe": self.recipe,
+            "files": {name: {"size": path.stat().st_size, "sha256": self._hash(path)} for name, path in files.items()},
+        }
+        (beside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        _sync(beside / MANIFEST)
+        _sync(beside)
+
+    def _hash(self, path: Path) -> str:
+        """The file's hash; one that is linked into several checkpoints is read once."""
+        status = path.stat()
+        key = (status.st_ino, status.st_mtime_ns)
+        if status.st_nlink == 1 or key not in self._known:
+            self._known[key] = sha256(path)
+        return self._known[key]
+
+    def _put(self, beside: Path, place: Path) -> None:
+        if place.exists():  # damaged, or written before the run was taken up again from an earlier one
+            self._remove(place)
+        os.rename(beside, place)
+        _sync(self.folder)
+
+    def _remove(self, path: Path) -> None:
+        """Take a checkpoint away such that no half of it is ever seen under its name."""
+        away = self.folder / f".{path.name}.{uuid.uuid4().hex[:8]}"
+        os.rename(path, away)
+        shutil.rmtree(away, ignore_errors=True)
+
+    def newest(self, report: Callable[[str], None]) -> Checkpoint | None:
+        """The newest whole checkpoint; `report` is told of those that are damaged. None where there is none at all.
+
+        Raises `UsageError` when all are damaged, or when the newest whole one belongs to another recipe.
+        """
+        problems = []
+        for name in self._names():
+            path = self.folder / name
+            try:
+                return Checkpoint(path, self._checked(path))
+            except _DamagedError as error:
+                problems.append(f"{path}: {error}")
+                report(f"checkpoint {name} is not used: {error}")
+        if problems:
+            raise UsageError(
+                f"no checkpoint in {self.folder} can be used ({problems[0]}); remove that folder to start the run anew"
+            )
+        return None
+
+    def clear_leftovers(self) -> None:
+        """Remove what writes that were cut off left behind."""
+        for path in self.folder.glob(".????-????????.*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _names(self) -> list[str]:
+        """Published checkpoints, the newest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted((p.name for p in self.folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir()), reverse=True)
+
+    def _checked(self, path: Path) -> dict[str, Any]:
+        """The state of a checkpoint whose files are all as the manifest says."""
+        try:
+            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+            files, version, recipe = dict(manifest["files"]), manifest["format"], manifest["recipe"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _DamagedError(f"its manifest cannot be read ({type(error).__name__})") from error
+        if version != FORMAT:
+            raise _DamagedError(f"it has format {version}, and this hft reads format {FORMAT}")
+        for name, facts in files.items():
+            file = path / name
+            if Path(name).name != name or not file.is_file():
+                raise _DamagedError(f"its file {name} is missing")
+            if file.stat().st_size != facts["size"] or sha256(file) != facts["sha256"]:
+                raise _DamagedError(f"its file {name} is not as it was written")
+        if recipe != self.recipe:
+            raise UsageError(
+                f"{path} belongs to another recipe than the one given: resume it with its own, or start anew"
+            )
+        state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+        return state
 
 
-def load(path: Path, state: dict[str, Tensor]) -> None:
-    """Copy the tensors in `path` into those of `state`, which must have the same names."""
-    found = load_file(path)
-    with torch.no_grad():
-        for name, tensor in state.items():
-            tensor.copy_(found[name])
+class _DamagedError(Exception):
+    """A checkpoint is not whole."""
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

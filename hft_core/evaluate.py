@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hft_core import interruption
 from hft_core.batching import in_length_order
 from hft_core.errors import RecipeError, did_you_mean
 from hft_core.examples import Examples
@@ -54,6 +55,7 @@ def judge(
         for batch in in_length_order(
             task, examples, head, seed=seed, pad=pad, max_rows=EVALUATION_ROWS, max_tokens=EVALUATION_TOKENS
         ):
+            interruption.check()
             moved = batch.to(machine.device)
             with machine.autocast():
                 ((segment, features),) = model.segments(moved, model.hidden(moved))

@@ -45,6 +45,8 @@ class StageStarted:
     """Head parameters that train."""
     before: Scores
     """Dev scores of all tasks that can be measured, before the first step."""
+    step: int = 0
+    """Steps done already, where a run that was stopped goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)

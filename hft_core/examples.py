@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
+from hft_core import interruption
 from hft_core.head import OWN_LENGTH, Draw, Encoded, Head, Targets
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 ENCODE_ROWS = 1000
 """Rows given to the tokenizer at a time."""
+FINGERPRINT_EXAMPLES = 500
+"""Examples whose tokens a fingerprint looks at; of all it looks at the lengths."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,14 @@ class Examples:
         numbers: np.ndarray = np.repeat(self._starts[units], sizes) + np.arange(int(sizes.sum())) - before
         return numbers
 
+    def fingerprint(self) -> int:
+        """A number that stands for the examples: equal for equal ones, and hardly ever for others."""
+        digest = zlib.crc32(self.lengths.tobytes() + self.sizes.tobytes() + self.rows.tobytes())
+        some = np.unique(np.linspace(0, len(self) - 1, FINGERPRINT_EXAMPLES, dtype=np.int64))
+        for sequence in self._table.select(some)["_sequence"]:
+            digest = zlib.crc32(np.asarray(sequence, dtype=np.int64).tobytes(), digest)
+        return digest
+
     def of(self, units: np.ndarray) -> Examples:
         """Some units as examples of their own."""
         return Examples(self._table.select(self.of_units(units)), self._extra, self._targets)
@@ -86,6 +98,7 @@ def encode(
     group = head.group_column
     batches = _groups_whole(rows, group, read) if group and rows.has(group) else rows.batches(ENCODE_ROWS, read)
     for indices, columns in batches:
+        interruption.check()
         encoded = head.encode(columns, tokenizer, max_length)
         extra, targets = encoded.extra, encoded.targets
         parts.append(

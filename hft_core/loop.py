@@ -17,8 +17,9 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,12 +27,14 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from hft_core import checkpoint, events, gradients
+from hft_core import events, gradients, interruption, random_state, weights
 from hft_core.batching import Batch, batches_of
+from hft_core.checkpoint import Checkpoint
 from hft_core.combiner import Combiner
 from hft_core.errors import RunError
 from hft_core.evaluate import Selection, judge, main_scores, score
 from hft_core.examples import Examples
+from hft_core.keeper import Keeper
 from hft_core.machine import Machine
 from hft_core.mixture import Following
 from hft_core.model import HybridModel
@@ -63,6 +66,20 @@ class Progress:
     skipped_in_a_row: int = 0
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
+    def to_json(self) -> dict[str, Any]:
+        """The values as JSON holds them."""
+        return {**vars(self), "history": [asdict(e) for e in self.history], "seconds": dict(self.seconds)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Progress:
+        """The inverse of `to_json`."""
+        history = [Evaluation(**evaluation) for evaluation in value["history"]]
+        return cls(**{**value, "history": history, "seconds": defaultdict(float, value["seconds"])})
+
+    def is_evaluated(self) -> bool:
+        """Whether the step done last was evaluated."""
+        return bool(self.history) and self.history[-1].step == self.step
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageLoop:
@@ -89,30 +106,86 @@ class StageLoop:
     observers: Observers
     best_file: Path
     """Where the best weights so far are kept."""
+    keeper: Keeper | None
+    """Saves the loop's state; None where nothing is kept."""
 
-    def run(self) -> Progress:
-        """Train; the model ends with the best weights. Raises `RunError` when the losses stay non-finite."""
-        progress = Progress()
+    def run(self, at: Checkpoint | None = None) -> Progress:
+        """Train, from the beginning or from `at`; the model ends with the best weights.
+
+        Raises `RunError` when the losses stay non-finite or the disk is full, and `Interrupted`, with the state saved,
+        when the process was told to end.
+        """
         trunk = self.model.trunk_parameters()
-        if self.head_steps:
-            self._hold(trunk, still=True)
         self.model.strategy.begin(self.model.backbone, self.plan.steps - self.head_steps)
-        self.model.train()
         due, planned = self._evaluation_steps(), self.plan.steps
-        while progress.step < self.plan.steps and not progress.stopped_early:
-            if progress.step == self.head_steps > 0:
-                self._hold(trunk, still=False)
-            self._step(progress)
-            if progress.step in due:
-                self._evaluate(progress)
-                progress.stopped_early = progress.stopped_early or progress.step == self.plan.steps < planned
+        progress = Progress() if at is None else self._restore(at)
+        self._hold(trunk, still=progress.step < self.head_steps)
+        try:
+            self._train(progress, trunk, due, planned)
+        except interruption.Interrupted:
+            self.keep(progress)
+            raise
         self._hold(trunk, still=False)
         if self.stage.load_best_model_at_end and 0 < progress.best_step < progress.step:
-            checkpoint.load(self.best_file, self._state())
+            weights.load(self.best_file, self._state())
         elif progress.best_step < progress.step or not self.stage.load_best_model_at_end:
             progress.best_step = progress.step
             self._save(progress, math.nan)
         return progress
+
+    def _train(self, progress: Progress, trunk: list[torch.nn.Parameter], due: frozenset[int], planned: int) -> None:
+        """All steps that are left; `due`: after which of them is evaluated; `planned`: how many there are at most."""
+        while True:
+            if progress.step in due and not progress.is_evaluated():
+                self._evaluate(progress)
+                progress.stopped_early = progress.stopped_early or progress.step == self.plan.steps < planned
+            if progress.step >= self.plan.steps or progress.stopped_early:
+                return
+            interruption.check()
+            if progress.step == self.head_steps > 0:
+                self._hold(trunk, still=False)
+            self._step(progress)
+            ended = int(self._epoch(progress.step)) > int(self._epoch(progress.step - 1))
+            if self.keeper is not None and self.keeper.due(progress.step, epoch_ended=ended):
+                self.keep(progress)
+
+    def keep(self, progress: Progress) -> None:
+        """Save everything from which the stage can go on."""
+        if self.keeper is None:
+            return
+        started = time.perf_counter()
+        state = {
+            "progress": progress.to_json(),
+            "schedule": self.schedule.state_dict(),
+            "rates": [group["lr"] for group in self.optimizer.param_groups],
+            "changes": self.plan.changes,
+            "following": self.following.state(),
+        }
+        tensors = {
+            "weights": self._state(),
+            "optimizer": weights.optimizer_state(self.optimizer),
+            "strategy": self.model.strategy.state(),
+        }
+        best = {"best": self.best_file} if self.best_file.exists() else {}
+        self.keeper.save(self.index, progress.step, state, tensors, best)
+        progress.seconds["saving"] += time.perf_counter() - started
+
+    def _restore(self, at: Checkpoint) -> Progress:
+        state = at.state["loop"]
+        weights.put(at.tensors("weights"), self._state())
+        weights.load_optimizer_state(self.optimizer, at.tensors("optimizer"))
+        self.schedule.load_state_dict(state["schedule"])
+        for group, rate in zip(self.optimizer.param_groups, state["rates"], strict=True):
+            group["lr"] = rate
+        self.model.strategy.load_state(at.tensors("strategy"))
+        for step, factors in state["changes"]:
+            self.plan.change(step, factors)
+        self.following.load_state(state["following"])
+        best = at.tensors("best")
+        if best:
+            weights.save(self.best_file, best)
+        random_state.restore(at.state["random"], at.tensors("random"))
+        return Progress.from_json(state["progress"])
 
     def _hold(self, trunk: list[torch.nn.Parameter], *, still: bool) -> None:
         """Let the trunk stand still while fresh heads warm up, or move again."""
@@ -176,7 +249,7 @@ class StageLoop:
         return combined
 
     def _random_seed(self, step: int, use: int) -> int:
-        return int(np.random.SeedSequence((self.seed, self.index, step, use)).generate_state(1, np.uint64)[0])
+        return random_state.random_seed(self.seed, self.index, step, use)
 
     def _batches(self, parts: list[Part]) -> list[Batch]:
         batches = batches_of(
@@ -298,7 +371,7 @@ class StageLoop:
 
     def _save(self, progress: Progress, value: float) -> None:
         started = time.perf_counter()
-        checkpoint.save(self.best_file, self._state())
+        weights.save(self.best_file, self._state())
         progress.seconds["saving"] += time.perf_counter() - started
         self.observers.emit(
             "checkpoint_saved",
@@ -306,7 +379,7 @@ class StageLoop:
         )
 
     def _state(self) -> dict[str, Tensor]:
-        return checkpoint.trained_state(self.model, self.combiner, self.optimizer)
+        return weights.trained_state(self.model, self.combiner, self.optimizer)
 
     def _evaluation_steps(self) -> frozenset[int]:
         """The steps after which the stage is evaluated; the last one always is, unless nothing is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -72,6 +73,15 @@ class Following:
     lowest_loss: dict[str, float] = field(default_factory=dict)
     best_score: dict[str, float] = field(default_factory=dict)
     since_best: dict[str, int] = field(default_factory=dict)
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What was seen so far; JSON-able."""
+        return {name: dict(getattr(self, name)) for name in ("first_loss", "lowest_loss", "best_score", "since_best")}
+
+    def load_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """The inverse of `state`."""
+        for name, values in state.items():
+            getattr(self, name).update(values)
 
     def factors(self, losses: Mapping[str, float], scores: Mapping[str, float]) -> dict[str, float] | None:
         """The factors on the tasks' shares after an evaluation, or None where nothing follows the dev scores.

@@ -16,7 +16,8 @@ class _Heads(nn.ModuleDict):
     """Heads by task, whatever the tasks are called (a plain ModuleDict refuses `type` and other names of its own)."""
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
-        self._modules[name] = module
+        if module is not None:
+            self._modules[name] = module
 
 
 class HybridModel(nn.Module):

@@ -58,6 +58,8 @@ class Plan:
         if not mixture.sampling.batch_size:
             self._sizes[-1] = total - batch * (self.steps - 1)
         self._starts = np.zeros((self.steps + 1, len(self.tasks)), np.int64)
+        self.changes: list[tuple[int, dict[str, float]]] = []
+        """Those made so far, each with its step."""
         self._begun: dict[tuple[int, int], tuple[int, np.ndarray]] = {}
         self._pass = lru_cache(maxsize=4 * len(self.tasks))(self._make_pass)
         self._divide_from(0, np.ones(len(self.tasks)))
@@ -68,6 +70,7 @@ class Plan:
 
         The plan is a pure function of (seed, stage, changes so far, step).
         """
+        self.changes.append((step, dict(factors)))
         for column, start in enumerate(self._starts[step]):
             epoch, offset = divmod(int(start), len(self._lengths[self.tasks[column]]))
             if offset:

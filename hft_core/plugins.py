@@ -106,7 +106,7 @@ class Catalogue:
         return _load(entry, "opens")  # type: ignore[no-any-return]
 
     def load_example(self, entry: Entry, field: str) -> Callable[..., Any] | None:
-        """The function that a spec's `example_rows` or `example_model` names; None without one. Raises `PluginError`."""
+        """The function that a spec's `example_rows` or `example_model` names, or None. Raises `PluginError`."""
         if not getattr(entry.spec, field, ""):
             return None
         return _load(entry, field)  # type: ignore[no-any-return]

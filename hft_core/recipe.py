@@ -133,6 +133,19 @@ class Output(Model):
 
     logging_steps: Annotated[int, Field(gt=0)] = 10
     """A line of `log.jsonl` every so many steps."""
+    save_strategy: Literal["auto", "steps", "epoch", "no"] = "auto"
+    """When a checkpoint is saved from which the run can go on: `auto`, every two minutes (less often where saving takes
+    long), by steps, after each epoch, or never."""
+    save_steps: Annotated[int, Field(gt=0)] | None = None
+    """Steps between checkpoints, for `save_strategy: steps`."""
+    save_total_limit: Annotated[int, Field(gt=0)] = 2
+    """The newest checkpoints that are kept while a run goes on; a finished run needs none."""
+
+    @model_validator(mode="after")
+    def _steps_are_given(self) -> Output:
+        if self.save_strategy == "steps" and self.save_steps is None:
+            raise ValueError("save_strategy 'steps' needs 'save_steps'")
+        return self
 
 
 class Recipe(Model):

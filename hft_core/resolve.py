@@ -68,10 +68,15 @@ class Resolved:
 
     def last_strategies(self) -> tuple[ResolvedStage, ...]:
         """The stages whose strategies make the parts that the finished model has beside the trunk, in their order."""
-        first = len(self.stages) - 1
+        last = len(self.stages) - 1
+        return (*self.strategies_before(last), self.stages[last])
+
+    def strategies_before(self, index: int) -> tuple[ResolvedStage, ...]:
+        """The stages whose strategies' parts are still in the trunk when stage `index` begins, in their order."""
+        first = index
         while first > 0 and not self.folds_after(first - 1):
             first -= 1
-        return self.stages[first:]
+        return self.stages[first:index]
 
     def _chosen(self) -> Iterator[Chosen]:
         yield self.backbone

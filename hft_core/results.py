@@ -67,6 +67,13 @@ class StageResult:
     warnings: tuple[str, ...] = ()
 
 
+def stage_result(value: Mapping[str, Any]) -> StageResult:
+    """The inverse of `dataclasses.asdict`, after a way through JSON."""
+    lists = {name: tuple(value[name]) for name in ("tasks", "warnings")}
+    history = tuple(Evaluation(**evaluation) for evaluation in value["history"])
+    return StageResult(**{**value, **lists, "history": history})
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
     """A finished run."""

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
-from hft_core import assemble, checkpoint, events, optimizer
+from hft_core import assemble, events, optimizer, weights
 from hft_core.assemble import Material
+from hft_core.checkpoint import Checkpoint
 from hft_core.combiner import Combiner
 from hft_core.errors import RecipeError
 from hft_core.evaluate import Selection, made_worse, score
+from hft_core.keeper import Keeper
 from hft_core.loop import Progress, StageLoop
 from hft_core.machine import Machine
 from hft_core.mixture import Following, Mixture, epoch_rows
 from hft_core.model import HybridModel
 from hft_core.observers import Observers
 from hft_core.plan import Plan
+from hft_core.random_state import random_seed
 from hft_core.recipe_stage import DEFAULT_EPOCHS, Stage
 from hft_core.resolve import Chosen, ResolvedStage
-from hft_core.results import CHECKPOINT_FOLDER, COMBINER_FOLDER, Scores, StageResult
+from hft_core.results import CHECKPOINT_FOLDER, COMBINER_FOLDER, Scores, StageResult, stage_result
 from hft_core.strategy import Strategy
 
 HEAD_WARMUP_SHARE = 0.1
@@ -129,27 +133,69 @@ class Stages:
     """The trunk's own weights are not those that the backbone was opened with."""
     scores: Scores = field(default_factory=dict)
     """Dev scores of the tasks that know something, with the weights as they are now."""
+    keeper: Keeper | None = None
+    """Saves the run's state as it goes on; None where nothing is kept."""
+    done: list[StageResult] = field(default_factory=list)
+    """The results of the stages before."""
 
-    def run(self, index: int, resolved: ResolvedStage, *, fold: bool) -> StageResult:
-        """Run stage `index`; with `fold`, what its strategy added is folded into the trunk afterwards."""
+    def all(self, at: Checkpoint | None = None) -> list[StageResult]:
+        """Run every stage, or, from a checkpoint, those that are left."""
+        resolved = self.material.resolved
+        self.material.model.to(self.machine.device)
+        for each in resolved.stages:  # a later stage's mistake is not to be found after hours
+            self._selection(each.stage)
+        first = 0 if at is None else self._take_up(at)
+        for index in range(first, len(resolved.stages)):
+            fold = resolved.folds_after(index)
+            self.done.append(self.run(index, resolved.stages[index], fold=fold, at=at if index == first else None))
+        return self.done
+
+    def _take_up(self, at: Checkpoint) -> int:
+        """Bring the model to where the checkpoint's stage began; the stage's number."""
+        state, model, resolved = at.state, self.material.model, self.material.resolved
+        self.done = [stage_result(value) for value in state["done"]]
+        self.trunk_changed, self.scores = state["trunk_changed"], state["before"]
+        for result in self.done:
+            for task in result.tasks:
+                model.head(task).pretrained = True
+        for stage in resolved.strategies_before(state["stage"]):  # parts that the stage found in the trunk
+            model.strategy = assemble.strategy_of(stage)
+            model.strategy.apply(model.backbone, stage.stage.tasks)
+        base = at.tensors("base")
+        if base:
+            weights.put(base, weights.whole_state(model))
+        return int(state["stage"])
+
+    def run(self, index: int, resolved: ResolvedStage, *, fold: bool, at: Checkpoint | None = None) -> StageResult:
+        """Run stage `index`, from its beginning or from a checkpoint of it; with `fold`, what its strategy added is
+        folded into the trunk afterwards."""
         started = time.perf_counter()
         stage, model = resolved.stage, self.material.model
         self.name = stage.name
-        if index == 0:
-            for each in self.material.resolved.stages:  # a later stage's mistake is not to be found after hours
-                self._selection(each.stage)
+        base = self._keep_base(index, at)
+        # A stage's fresh weights depend on the seed and the stage, and not on what came before it.
+        torch.manual_seed(random_seed(self.material.resolved.recipe.seed, index))
         strategy, combiner, counts = begin(resolved, model)
         model.to(self.machine.device)  # what the strategy added
         combiner.to(self.machine.device)
         moves = counts.trainable > 0
-        self.measure([task for task in model.heads if model.head(task).pretrained])
+        if at is None:
+            self.measure([task for task in model.heads if model.head(task).pretrained])
         before = dict(self.scores)
         loop = self._loop(index, resolved, strategy, combiner)
-        self._announce(index, resolved, loop, counts, before)
-        progress = loop.run()
+        self._announce(index, resolved, loop, counts, before, 0 if at is None else at.state["loop"]["progress"]["step"])
+        if self.keeper is not None:
+            self.keeper.run |= {
+                "stage": index,
+                "done": [asdict(result) for result in self.done],
+                "trunk_changed": self.trunk_changed,
+                "before": before,
+            }
+            self.keeper.links = base
+        progress = loop.run(at)
         if combiner.state_dict():
             place = self.folder / COMBINER_FOLDER / f"{index + 1}-{stage.name}.safetensors"
-            checkpoint.save(place, combiner.state_dict())
+            weights.save(place, combiner.state_dict())
         for task in stage.tasks:
             model.head(task).pretrained = True
         still_true = {} if moves else {task: s for task, s in before.items() if task not in stage.tasks}
@@ -162,6 +208,14 @@ class Stages:
             self.trunk_changed = self.trunk_changed or moves
         self.observers.emit("stage_finished", events.StageFinished(result=result))
         return result
+
+    def _keep_base(self, index: int, at: Checkpoint | None) -> dict[str, Path]:
+        """The file of what earlier stages made of the model, which all checkpoints of the stage hold."""
+        if index == 0 or self.keeper is None:
+            return {}
+        path = self.folder / CHECKPOINT_FOLDER / f"{index + 1}-{self.name}.base.safetensors"
+        weights.save(path, weights.whole_state(self.material.model))
+        return {"base": path}
 
     def measure(self, tasks: Iterable[str], step: int = 0) -> None:
         """Fill in the dev scores of those of `tasks` that have none with the weights as they are."""
@@ -209,6 +263,7 @@ class Stages:
             following=Following(stage.sampling, stage.tasks),
             observers=self.observers,
             best_file=self.folder / CHECKPOINT_FOLDER / f"{index + 1}-{stage.name}.safetensors",
+            keeper=self.keeper,
         )
 
     def _selection(self, stage: Stage) -> Selection:
@@ -226,7 +281,9 @@ class Stages:
             selection.check(score(self.material.model, few, few, self.machine, seed=seed))
         return selection
 
-    def _announce(self, index: int, resolved: ResolvedStage, loop: StageLoop, counts: Counts, before: Scores) -> None:
+    def _announce(
+        self, index: int, resolved: ResolvedStage, loop: StageLoop, counts: Counts, before: Scores, step: int
+    ) -> None:
         self.observers.emit(
             "stage_started",
             events.StageStarted(
@@ -241,6 +298,7 @@ class Stages:
                 trunk=counts.trunk,
                 heads=counts.heads,
                 before=before,
+                step=step,
             ),
         )
 

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch import nn
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
     BertModel,
@@ -27,6 +30,8 @@ from transformers import (
     RobertaForMaskedLM,
     SplinterConfig,
     SplinterModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 SUBJECTS = {
@@ -107,6 +112,11 @@ def _byte_pairs(special: list[str], **names: Any) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    if names.pop("ends", False):
+        end = names["eos_token"]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, vocabulary[end])]
+        )
     if "cls_token" in names:
         # By position: the second name changed in tokenizers 0.23.
         tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
@@ -191,6 +201,57 @@ def _gpt2() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     return GPT2LMHeadModel(config), tokenizer
 
 
+def _t5(tied: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """T5, or T5 1.1, whose LM head is its own and gets the hidden states unscaled."""
+    tokenizer = _byte_pairs(
+        ["<pad>", "</s>", "<unk>"],
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        ends=True,
+        model_max_length=64,
+    )
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=16,
+        d_ff=48,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_heads=2,
+        feed_forward_proj="relu" if tied else "gated-gelu",
+        tie_word_embeddings=tied,
+        decoder_start_token_id=0,
+    )
+    model = T5ForConditionalGeneration(config)
+    if not tied:
+        model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight))
+    return model, tokenizer
+
+
+def _bart() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    tokenizer = _roberta_tokenizer()
+    tokenizer.model_max_length = 64
+    config = BartConfig(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=3,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=64,
+        init_std=0.1,
+        forced_eos_token_id=None,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+    )
+    return BartForConditionalGeneration(config), tokenizer
+
+
 MAKERS: dict[str, Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerFast]]] = {
     "bert": lambda: _bert(BertForMaskedLM),
     "bert-without-head": lambda: _bert(BertModel),
@@ -200,6 +261,9 @@ MAKERS: dict[str, Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerFast]]]
     "splinter": _splinter,
     "llama": _llama,
     "gpt2": _gpt2,
+    "t5": _t5,
+    "t5-untied": lambda: _t5(tied=False),
+    "bart": _bart,
 }
 
 

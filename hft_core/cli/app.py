@@ -24,6 +24,7 @@ from hft_core.specs import load
 COMMANDS = {
     "demo": "hft_core.cli.demo:demo",
     "run": "hft_core.cli.run:run",
+    "resume": "hft_core.cli.resume:resume",
     "validate": "hft_core.cli.validate:validate",
     "evaluate": "hft_core.cli.evaluate:evaluate",
     "predict": "hft_core.cli.predict:predict",
@@ -38,7 +39,8 @@ own; `ctx: typer.Context` gives it the `Invocation` as `ctx.obj`."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (that of the process when `arguments` is None) and return its exit code.
 
-    0: done. 1: a run failed, or an unexpected error. 2: the request itself was wrong. 130: interrupted.
+    0: done. 1: a run failed, or an unexpected error. 2: the request itself was wrong. 130: ended by SIGINT. 143: by
+    SIGTERM.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _write_any_text()

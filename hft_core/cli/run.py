@@ -36,6 +36,9 @@ TrustOption = Annotated[
 ]
 
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
+
+
 def run(
     ctx: typer.Context,
     recipe: RecipeArgument = None,
@@ -45,13 +48,18 @@ def run(
     combiner: CombinerOption = None,
     set_: SetOption = None,
     out: OutOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the same run in --out was stopped, if it was.")
+    ] = False,
     trust_remote_code: TrustOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train what a recipe, or the flags, say."""
+    if resume and out is None:
+        raise UsageError("--resume needs --out RUN, the folder of the run that was stopped")
     source = source_of(recipe, backbone, task, strategy, combiner, set_)
     folder = out or new_run_folder(recipe.stem if recipe else "run")
-    result = run_source(source, ctx.obj.catalogue, folder, trust_remote_code=trust_remote_code)
+    result = run_source(source, ctx.obj.catalogue, folder, trust_remote_code=trust_remote_code, resume=resume)
     if as_json:
         print_json(result.to_json())
     else:
@@ -97,8 +105,11 @@ def new_run_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def run_source(source: Source, catalogue: Catalogue, folder: Path, *, trust_remote_code: bool = False) -> RunResult:
-    """Run with progress on standard error."""
+def run_source(
+    source: Source, catalogue: Catalogue, folder: Path, *, trust_remote_code: bool = False, resume: bool = False
+) -> RunResult:
+    """Run with progress on standard error; SIGTERM and SIGINT stop it such that it can be resumed."""
+    from hft_core import interruption
     from hft_core.cli.progress import observer
 
     resolved = resolved_of(source, catalogue)  # before torch is imported: a wrong recipe is told at once
@@ -106,9 +117,17 @@ def run_source(source: Source, catalogue: Catalogue, folder: Path, *, trust_remo
 
     progress = observer()
     try:
-        return run_resolved(
-            resolved, catalogue, output=folder, observers=[progress], trust_remote_code=trust_remote_code
-        )
+        with interruption.listening():
+            return run_resolved(
+                resolved,
+                catalogue,
+                output=folder,
+                observers=[progress],
+                trust_remote_code=trust_remote_code,
+                resume=resume,
+            )
+    except interruption.Interrupted as stopped:
+        raise interruption.Interrupted(stopped.number, f"; go on with: hft resume {folder}") from stopped
     finally:
         progress.close()
 

@@ -106,7 +106,7 @@ def test_json_is_all_that_standard_output_holds(hostile: Site) -> None:
         "version": "0.1",
         "state": "ok",
         "reason": "",
-        "capabilities": {"per_task_gradients": False},
+        "capabilities": {"per_task_gradients": False, "non_conflicting": False},
         "source": "",
     }
 

@@ -17,7 +17,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "pair": {"head": "classification", "text": ["text", "other"], "label": "other_label"},
     "regression": {"head": "regression", "label": "score"},
     "mlm": {"head": "mlm"},
-    "whole-word": {"head": "mlm", "whole_word": True},
+    "whole-word": {"head": "mlm", "masking": "whole-word"},
     "clm": {"head": "clm"},
 }
 

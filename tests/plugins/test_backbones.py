@@ -13,12 +13,20 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from hft_core.errors import ModelError
-from hft_plugins.backbones import decoder, encoder
-from hft_plugins.backbones.options import DecoderOptions, EncoderOptions, opens_decoder, opens_encoder
+from hft_plugins.backbones import decoder, encoder, seq2seq
+from hft_plugins.backbones.options import (
+    DecoderOptions,
+    EncoderOptions,
+    Seq2SeqOptions,
+    opens_decoder,
+    opens_encoder,
+    opens_seq2seq,
+)
 from hft_plugins.backbones.trunk import HfBackbone
 
 ENCODERS = ["bert", "bert-without-head", "distilbert", "roberta", "modernbert"]
 DECODERS = ["llama", "gpt2"]
+SEQ2SEQ = ["t5", "t5-untied", "bart"]
 
 
 def opened(path: Path, **options: Any) -> HfBackbone:
@@ -37,10 +45,11 @@ def broken(models: Any, tmp_path: Path) -> Callable[..., Path]:
     return copy
 
 
-@pytest.mark.parametrize("name", ENCODERS + DECODERS)
+@pytest.mark.parametrize("name", ENCODERS + DECODERS + SEQ2SEQ)
 def test_each_model_is_opened_by_one_of_the_backbones(name: str, models: Any) -> None:
     path = str(models[name])
-    assert (opens_encoder(path), opens_decoder(path)) == (name in ENCODERS, name in DECODERS)
+    opens = (opens_encoder(path), opens_decoder(path), opens_seq2seq(path))
+    assert opens == (name in ENCODERS, name in DECODERS, name in SEQ2SEQ)
 
 
 @pytest.mark.parametrize("name", ENCODERS + DECODERS)
@@ -235,6 +244,23 @@ def test_a_checkpoint_with_weights_of_another_shape_is_refused(broken: Callable[
 def test_a_decoder_is_not_opened_as_an_encoder_nor_the_other_way_round(models: Any) -> None:
     assert "hf-decoder" in refused(lambda: encoder.build(EncoderOptions(model=str(models["llama"]))))
     assert "hf-encoder" in refused(lambda: decoder.build(DecoderOptions(model=str(models["bert"]))))
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_an_encoder_decoder_is_opened_by_its_own_backbone_alone(name: str, models: Any) -> None:
+    path = str(models[name])
+    assert "hf-seq2seq" in refused(lambda: encoder.build(EncoderOptions(model=path)))
+    assert "hf-seq2seq" in refused(lambda: decoder.build(DecoderOptions(model=path)))
+    assert "hf-encoder" in refused(lambda: seq2seq.build(Seq2SeqOptions(model=str(models["bert"]))))
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_an_encoder_decoder_that_lacks_trunk_weights_is_refused(name: str, broken: Callable[..., Path]) -> None:
+    folder = broken(name)
+    weights = load_file(folder / "model.safetensors")
+    lost = [key for key in weights if "decoder" in key and ".1." in key]
+    save_file({n: t for n, t in weights.items() if n not in lost}, folder / "model.safetensors", {"format": "pt"})
+    assert f"{len(lost)} trunk weights are missing" in refused(lambda: seq2seq.build(Seq2SeqOptions(model=str(folder))))
 
 
 def test_a_tokenizer_with_nothing_to_pad_with_is_refused(broken: Callable[..., Path]) -> None:

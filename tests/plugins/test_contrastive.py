@@ -269,7 +269,6 @@ def test_pairs_are_found_after_training_and_plain_transformers_gives_the_same_em
     (alone,) = predict.predict(opened, "near", data.from_python([{"anchor": "cat"}], task="near"))
     assert alone.keys() == {"value"}
     assert alone["value"] == pytest.approx(answers[0]["value"], abs=1e-5)
-    assert answers[0]["similarity"] > 0.5
 
 
 def test_a_projection_is_saved_with_the_run(models: Any, tmp_path: Path) -> None:

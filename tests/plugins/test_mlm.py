@@ -43,25 +43,27 @@ def drawn(head: MaskedLanguageModelling, sequences: Any, targets: Any, epoch: in
     return masked, table
 
 
-def test_masks_depend_on_seed_epoch_and_example_and_on_nothing_else(backbone: Any, toys: Any) -> None:
-    head = head_on(backbone)
+@pytest.mark.parametrize("masking", ["token", "whole-word", "span"])
+def test_masks_depend_on_seed_epoch_and_example_and_on_nothing_else(masking: str, backbone: Any, toys: Any) -> None:
+    head = head_on(backbone, masking=masking)
     sequences, targets = sequences_of(head, backbone, toys)
     masked, table = drawn(head, sequences, targets)
-    again, other_table = drawn(head_on(backbone), sequences, targets)
+    again, other_table = drawn(head_on(backbone, masking=masking), sequences, targets)
     assert masked == again
     assert np.array_equal(table, other_table)
     some = [7, 3]
-    alone, _ = head.collate([sequences[i] for i in some], {}, some, Draw(0, 0))
+    theirs = {name: [values[i] for i in some] for name, values in targets.items()}
+    alone, _ = head.collate([sequences[i] for i in some], theirs, some, Draw(0, 0))
     assert alone == [masked[i] for i in some]
     assert drawn(head, sequences, targets, epoch=1)[0] != masked
     assert drawn(head, sequences, targets, seed=1)[0] != masked
 
 
-@pytest.mark.parametrize("whole_word", [False, True])
+@pytest.mark.parametrize("masking", ["token", "whole-word", "span"])
 def test_labels_are_the_hidden_tokens_and_special_tokens_are_never_hidden(
-    whole_word: bool, backbone: Any, toys: Any
+    masking: str, backbone: Any, toys: Any
 ) -> None:
-    head = head_on(backbone, whole_word=whole_word)
+    head = head_on(backbone, masking=masking)
     sequences, targets = sequences_of(head, backbone, toys)
     special = set(backbone.tokenizer.all_special_ids)
     for epoch in range(20):
@@ -89,8 +91,9 @@ def test_the_shares_of_hidden_masked_and_random_tokens_are_those_of_the_options(
     assert np.mean((became != word) & (became != backbone.tokenizer.mask_token_id)) == pytest.approx(0.3, abs=0.03)
 
 
-def test_whole_words_are_hidden_whole(backbone: Any, toys: Any) -> None:
-    head = head_on(backbone, whole_word=True)
+@pytest.mark.parametrize("masking", ["whole-word", "span"])
+def test_words_are_hidden_whole(masking: str, backbone: Any, toys: Any) -> None:
+    head = head_on(backbone, masking=masking)
     sequences, targets = sequences_of(head, backbone, toys)
     divided = 0
     for epoch in range(10):

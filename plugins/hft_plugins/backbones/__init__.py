@@ -29,4 +29,13 @@ def hft_backbones() -> list[BackboneSpec]:
             example={"model": "PATH"},
             source=_SOURCE,
         ),
+        BackboneSpec(
+            name="hf-seq2seq",
+            summary="An encoder-decoder (T5, BART, mBART, Pegasus, …) with its LM head",
+            factory="hft_plugins.backbones.seq2seq:build",
+            options="hft_plugins.backbones.options:Seq2SeqOptions",
+            opens="hft_plugins.backbones.options:opens_seq2seq",
+            example={"model": "PATH"},
+            source=_SOURCE,
+        ),
     ]

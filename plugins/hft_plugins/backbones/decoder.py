@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from transformers import AutoModelForCausalLM
 
-from hft_core.errors import ModelError
-from hft_plugins.backbones.options import DecoderOptions, opens_encoder
-from hft_plugins.backbones.trunk import HfBackbone, open_pretrained
+from hft_plugins.backbones.options import DecoderOptions
+from hft_plugins.backbones.pretrained import open_pretrained, refuse_other_kinds
+from hft_plugins.backbones.trunk import HfBackbone
 
 
 def build(options: DecoderOptions, *, trust_remote_code: bool = False) -> HfBackbone:
@@ -14,6 +14,6 @@ def build(options: DecoderOptions, *, trust_remote_code: bool = False) -> HfBack
 
     Raises `ModelError` when it cannot be opened or is not a decoder.
     """
-    if opens_encoder(options.model):
-        raise ModelError(f"model '{options.model}' is a bidirectional encoder: open it with 'hf-encoder'")
-    return open_pretrained(options, (AutoModelForCausalLM,), causal=True, trust_remote_code=trust_remote_code)
+    refuse_other_kinds(options.model, "hf-decoder")
+    opened = open_pretrained(options, (AutoModelForCausalLM,), trust_remote_code=trust_remote_code)
+    return HfBackbone(opened, causal=True)

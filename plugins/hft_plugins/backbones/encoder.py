@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from hft_core.errors import ModelError
-from hft_plugins.backbones.options import EncoderOptions, opens_decoder
-from hft_plugins.backbones.trunk import HfBackbone, open_pretrained
+from hft_plugins.backbones.options import EncoderOptions
+from hft_plugins.backbones.pretrained import open_pretrained, refuse_other_kinds
+from hft_plugins.backbones.trunk import HfBackbone
 
 
 def build(options: EncoderOptions, *, trust_remote_code: bool = False) -> HfBackbone:
@@ -14,8 +14,6 @@ def build(options: EncoderOptions, *, trust_remote_code: bool = False) -> HfBack
 
     Raises `ModelError` when it cannot be opened or is not an encoder.
     """
-    if opens_decoder(options.model):
-        raise ModelError(f"model '{options.model}' is an autoregressive decoder: open it with 'hf-decoder'")
-    return open_pretrained(
-        options, (AutoModelForMaskedLM, AutoModel), causal=False, trust_remote_code=trust_remote_code
-    )
+    refuse_other_kinds(options.model, "hf-encoder")
+    opened = open_pretrained(options, (AutoModelForMaskedLM, AutoModel), trust_remote_code=trust_remote_code)
+    return HfBackbone(opened, causal=False)

@@ -27,18 +27,42 @@ class DecoderOptions(EncoderOptions):
     """How a transformers decoder is opened."""
 
 
+class Seq2SeqOptions(EncoderOptions):
+    """How a transformers encoder-decoder is opened."""
+
+
+BACKBONES = {
+    "hf-encoder": "a bidirectional encoder",
+    "hf-decoder": "an autoregressive decoder",
+    "hf-seq2seq": "an encoder-decoder",
+}
+
+
+def backbone_of(model: str) -> str:
+    """Which backbone opens the folder, file or hub id `model`; empty for none."""
+    if model.endswith(".gguf"):
+        return "hf-decoder" if Path(model).is_file() else ""
+    config = _config(model)
+    if config is None:
+        return ""
+    if config.get("is_encoder_decoder", False):
+        return "hf-seq2seq"
+    return "hf-decoder" if _is_decoder(config) else "hf-encoder"
+
+
 def opens_encoder(model: str) -> bool:
     """Whether `model` is a folder or hub id with a bidirectional encoder."""
-    config = _config(model)
-    return config is not None and not _is_decoder(config) and not config.get("is_encoder_decoder", False)
+    return backbone_of(model) == "hf-encoder"
 
 
 def opens_decoder(model: str) -> bool:
     """Whether `model` is a GGUF file, or a folder or hub id with an autoregressive decoder."""
-    if model.endswith(".gguf"):
-        return Path(model).is_file()
-    config = _config(model)
-    return config is not None and _is_decoder(config) and not config.get("is_encoder_decoder", False)
+    return backbone_of(model) == "hf-decoder"
+
+
+def opens_seq2seq(model: str) -> bool:
+    """Whether `model` is a folder or hub id with an encoder-decoder."""
+    return backbone_of(model) == "hf-seq2seq"
 
 
 def _is_decoder(config: dict[str, Any]) -> bool:

@@ -11,8 +11,9 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +21,42 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
-from transformers.utils import logging as transformers_logging
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import Seq2SeqModelOutput
 
 from hft_core.backbone import Backbone, FamilyModule, Features, LanguageModel, SequenceModule
 from hft_core.errors import ModelError
-from hft_plugins.backbones.options import EncoderOptions
+from hft_plugins.backbones import generation
+from hft_plugins.backbones.pretrained import Opened, quiet, refuse_incomplete_trunk
 
+MULTIPLE_CHOICE = "AutoModelForMultipleChoice"
 TRUNK_FILE, HEAD_FILE, INDEX_FILE = "model.safetensors", "head.safetensors", "model.safetensors.index.json"
 
 
+@dataclass
+class PassedOn(Seq2SeqModelOutput):
+    """What plain classes look for in the output of any trunk, or of a part of one."""
+
+    pooler_output: Tensor | None = None
+    hidden_states: Tensor | None = None
+    attentions: Tensor | None = None
+
+
 class Passthrough(nn.Module):
-    """Stands in a plain class where its trunk was: returns the hidden states that it is given as `inputs_embeds`."""
+    """Stands in a plain class where its trunk was, or a part of it: returns the hidden states that it is given as
+    `inputs_embeds`."""
+
+    weight = torch.empty(0)
+    """T5's classes give their embeddings their first values themselves."""
 
     def __init__(self, pooler: nn.Module | None) -> None:
         super().__init__()
         self.pooler = pooler
 
-    def forward(
-        self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, **_: Any
-    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
+    def forward(self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, **_: Any) -> PassedOn:
         """`[batch, seq, hidden]` → the same, with the pooled `[batch, hidden]` where the family has a pooler."""
         pooled = self.pooler(inputs_embeds) if self.pooler is not None else None
-        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=inputs_embeds, pooler_output=pooled)
+        return PassedOn(last_hidden_state=inputs_embeds, pooler_output=pooled)
 
 
 class _Whole(FamilyModule):
@@ -54,6 +67,11 @@ class _Whole(FamilyModule):
         self.whole = whole
         self.plain_class = plain_class
         self._trunk_parameters = frozenset(id(p) for p in trunk.parameters())
+        self._shown_as = ["inputs_embeds", *(["decoder_inputs_embeds"] if whole.config.is_encoder_decoder else [])]
+
+    def outputs_of(self, hidden: Tensor, **inputs: Tensor) -> Any:
+        """What the plain class gives for a trunk whose hidden states are `hidden`."""
+        return self.whole(**inputs, **dict.fromkeys(self._shown_as, hidden))
 
     def plain_state(self, *, tied: bool = False) -> dict[str, Tensor]:
         skipped = frozenset() if tied else self._trunk_parameters
@@ -68,6 +86,14 @@ class _Whole(FamilyModule):
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(state[name])
+        for name in state.keys() - own.keys():
+            if not torch.equal(state[name], known[name]):
+                self._untie(name, state[name])
+
+    def _untie(self, name: str, tensor: Tensor) -> None:
+        """T5 1.1 has an LM head of its own, but a configuration that ties it where the files lack it, as a trunk's."""
+        module, _, attribute = name.rpartition(".")
+        setattr(self.whole.get_submodule(module), attribute, nn.Parameter(tensor.clone()))
 
 
 class HfLanguageModel(_Whole, LanguageModel):
@@ -78,7 +104,7 @@ class HfLanguageModel(_Whole, LanguageModel):
         self.pretrained = pretrained
 
     def forward(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.whole(inputs_embeds=hidden.unsqueeze(0)).logits
+        logits: Tensor = self.outputs_of(hidden.unsqueeze(0)).logits
         return logits.squeeze(0)
 
 
@@ -86,41 +112,51 @@ class HfSequenceModule(_Whole, SequenceModule):
     """What a plain class has above its trunk."""
 
     def forward(self, features: Features) -> Tensor:
-        logits: Tensor = self.whole(
-            input_ids=features.input_ids, inputs_embeds=features.hidden, attention_mask=features.attention_mask
-        ).logits
+        said = self.outputs_of(features.hidden, input_ids=features.input_ids, attention_mask=features.attention_mask)
+        if "start_logits" in said:  # question answering: where the answer starts and ends, `[batch, seq, 2]`
+            return torch.stack([said.start_logits, said.end_logits], dim=-1)
+        logits: Tensor = said.logits
         return logits
+
+
+class HfChoiceModule(HfSequenceModule):
+    """What a plain class for multiple choice has above its trunk. That class takes `[batch, choices, seq]`; here each
+    choice is a sequence of its own, so that questions may have different numbers of choices: → `[batch, 1]`."""
+
+    def forward(self, features: Features) -> Tensor:
+        alone = (features.hidden, features.input_ids, features.attention_mask)
+        return super().forward(Features(*(tensor.unsqueeze(1) for tensor in alone)))
 
 
 class HfBackbone(Backbone):
     """A trunk opened by transformers."""
 
-    def __init__(
-        self,
-        whole: PreTrainedModel,
-        tokenizer: Any,
-        options: EncoderOptions,
-        saved_config: PretrainedConfig,
-        **facts: Any,
-    ) -> None:
+    def __init__(self, opened: Opened, *, causal: bool, trunk: PreTrainedModel | None = None) -> None:
+        """`trunk`: the model inside `opened.whole`, where it is not the one that transformers names so.
+
+        Raises `ModelError` when some of its weights are missing from the files.
+        """
+        whole, tokenizer = opened.whole, opened.tokenizer
+        self._opened = opened
         self.tokenizer = tokenizer
         self.config = whole.config
         self.trunk_prefix = whole.base_model_prefix
-        self.trunk = whole.base_model
-        self.causal: bool = facts["causal"]
-        self.source = "" if options.model.endswith(".gguf") else options.model
+        self.trunk = trunk or whole.base_model
+        self._parts = frozenset(_parts_in(whole, self.trunk))
+        refuse_incomplete_trunk(opened.options.model, [key for key in sorted(opened.missing) if self._is_trunks(key)])
+        self.causal = causal
+        self.source = "" if opened.options.model.endswith(".gguf") else opened.options.model
         self.hidden_size = whole.config.get_text_config().hidden_size
-        positions = (
-            getattr(whole.config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
-        )
+        positions = _positions(whole.config.get_text_config()) or tokenizer.model_max_length
         self.max_length = int(min(tokenizer.model_max_length, _usable_positions(self.trunk, positions)))
-        self._options = options
-        self._saved_config = saved_config
-        self._trust_remote_code: bool = facts["trust_remote_code"]
         self._language_model: HfLanguageModel | None = None
+        self._without_prefix: set[str] = set()
         if whole is not self.trunk:
-            setattr(whole, self.trunk_prefix, Passthrough(None))
-            self._language_model = HfLanguageModel(whole, facts["plain_class"], self.trunk, facts["lm_pretrained"])
+            _take_out(whole, self._parts)
+            pretrained = all(map(self._is_trunks, opened.missing))
+            self._language_model = HfLanguageModel(whole, opened.plain_class, self.trunk, pretrained)
+            self._remember_prefix(whole, opened.plain_class)
+            self.generates = whole.can_generate()
 
     trunk_prefix: str = ""
 
@@ -136,7 +172,7 @@ class HfBackbone(Backbone):
             if isinstance(module, nn.ModuleList) and len(module) == count:
                 return list(module)
         raise ModelError(
-            f"model '{self._options.model}': its {count} layers were not found in {type(self.trunk).__name__}"
+            f"model '{self._opened.options.model}': its {count} layers were not found in {type(self.trunk).__name__}"
         )
 
     @property
@@ -150,28 +186,60 @@ class HfBackbone(Backbone):
         if type(settings) not in auto._model_mapping:
             return None
         with torch.device("meta"):
-            whole = auto.from_config(settings, trust_remote_code=self._trust_remote_code)
-        extras = _modules_beyond(whole.base_model, self.trunk)
-        if set(extras) - {"pooler"}:
-            return None
-        setattr(whole, whole.base_model_prefix, Passthrough(extras.get("pooler")))
+            whole = auto.from_config(settings, trust_remote_code=self._opened.trust_remote_code)
+        extras = _extras(whole, self.trunk)
+        if extras is None or whole.base_model_prefix != self.trunk_prefix:
+            return None  # all tasks share one file of the trunk, which names it by one prefix
+        _take_out(whole, _parts_in(whole, self.trunk), extras.get("pooler"))
+        self._remember_prefix(whole, plain_class)
         whole.to_empty(device="cpu")
         for module in whole.modules():
             if not isinstance(module, Passthrough):
                 whole._init_weights(module)
         if "pooler" in extras and self.source:
             self._copy_pooler(extras["pooler"])
-        return HfSequenceModule(whole, plain_class, self.trunk)
+        kind = HfChoiceModule if plain_class == MULTIPLE_CHOICE else HfSequenceModule
+        return kind(whole, plain_class, self.trunk)
+
+    def prefix_in(self, plain_class: str) -> str:
+        return "" if plain_class in self._without_prefix else super().prefix_in(plain_class)
+
+    def _remember_prefix(self, whole: PreTrainedModel, plain_class: str) -> None:
+        if whole.base_model is whole:
+            self._without_prefix.add(plain_class)
+
+    def _is_trunks(self, key: str) -> bool:
+        """Whether a weight of the whole model is one of the trunk; its pooler does not count."""
+        return key.partition(".")[0] in self._parts and ".pooler." not in f".{key}"
+
+    def generate(self, inputs: Mapping[str, Tensor], *, max_new_tokens: int, seed: int = 0, **settings: Any) -> Tensor:
+        """As transformers' `generate` of the plain class; nothing is written beyond the longest text it takes."""
+        if self._language_model is None or not self.generates:
+            return super().generate(inputs, max_new_tokens=max_new_tokens, seed=seed, **settings)
+        room = self.max_target_length if self.encoder_decoder else self.max_length - inputs["input_ids"].shape[1]
+        limit, pad = min(max_new_tokens, room), self.tokenizer.pad_token_id
+        with self._put_together(self._language_model.whole) as whole:
+            return generation.generate(whole, inputs, pad=pad, seed=seed, max_new_tokens=limit, **settings)
+
+    @contextmanager
+    def _put_together(self, whole: PreTrainedModel) -> Iterator[PreTrainedModel]:
+        """The plain class with the trunk as it is now (a strategy's parts included) in its place."""
+        for name, part in _parts_in(whole, self.trunk).items():
+            setattr(whole, name, part)
+        try:
+            yield whole
+        finally:
+            _take_out(whole, self._parts)
 
     def _copy_pooler(self, pooler: nn.Module) -> None:
         """Give the fresh `pooler` the checkpoint's weights, where the checkpoint has them."""
-        with _quiet():
+        with quiet():
             full, info = AutoModel.from_pretrained(
                 self.source,
                 config=self.config,
-                revision=self._options.revision,
+                revision=self._opened.options.revision,
                 dtype=torch.float32,
-                trust_remote_code=self._trust_remote_code,
+                trust_remote_code=self._opened.trust_remote_code,
                 output_loading_info=True,
             )
         if not any(key.startswith("pooler.") for key in info["missing_keys"]):
@@ -180,7 +248,11 @@ class HfBackbone(Backbone):
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._write_config(folder, type(self.trunk).__name__, {})
-        named = {f"{self.trunk_prefix}.{name}": _plain(tensor) for name, tensor in state.items()}
+        prefix = self.prefix_in(self._opened.plain_class)
+        once = {
+            tensor.data_ptr(): name for name, tensor in reversed(list(state.items()))
+        }  # a tied weight has several names
+        named = {prefix + name: _plain(tensor) for name, tensor in state.items() if once[tensor.data_ptr()] == name}
         save_file(named, folder / TRUNK_FILE, metadata={"format": "pt"})
         self.tokenizer.save_pretrained(folder)
 
@@ -195,6 +267,8 @@ class HfBackbone(Backbone):
         assert isinstance(module, _Whole)
         folder.mkdir(parents=True, exist_ok=True)
         self._write_config(folder, type(module.whole).__name__, config)
+        if module.whole.can_generate():
+            module.whole.generation_config.save_pretrained(folder)
         save_file(
             {name: _plain(tensor) for name, tensor in state.items()}, folder / HEAD_FILE, metadata={"format": "pt"}
         )
@@ -210,81 +284,39 @@ class HfBackbone(Backbone):
         return load_file(folder / HEAD_FILE)
 
     def _write_config(self, folder: Path, architecture: str, settings: Mapping[str, Any]) -> None:
-        config = copy.deepcopy(self._saved_config)
+        config = copy.deepcopy(self._opened.saved_config)
         config.update(dict(settings))
         config.architectures = [architecture]
         config.dtype = "float32"
         config.save_pretrained(folder)
 
 
-def open_pretrained(
-    options: EncoderOptions, auto_classes: Sequence[Any], *, causal: bool, trust_remote_code: bool
-) -> HfBackbone:
-    """Open `options.model` with the first of `auto_classes` that knows its family.
-
-    Weights are asked for in float32: transformers 5 would keep the checkpoint's own dtype, and AdamW in bfloat16 loses
-    small updates. Raises `ModelError` when the model cannot be opened.
-    """
-    path = Path(options.model)
-    gguf = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
-    name = str(path.parent) if gguf else options.model
-    where: dict[str, Any] = {"revision": options.revision, "trust_remote_code": trust_remote_code, **gguf}
-    try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(name, **where)
-            saved_config = copy.deepcopy(config)
-            if options.dropout is not None:
-                _set_dropout(config, options.dropout)
-            auto = next((a for a in auto_classes if type(config) in a._model_mapping), None)
-            if auto is None:
-                wanted = " or ".join(a.__name__ for a in auto_classes)
-                raise ModelError(
-                    f"model '{options.model}': its type '{config.model_type}' is not one that {wanted} opens"
-                )
-            tokenizer = AutoTokenizer.from_pretrained(name, **where)
-            extra = {"attn_implementation": options.attn_implementation} if options.attn_implementation else {}
-            whole, info = auto.from_pretrained(
-                name, config=config, dtype=torch.float32, output_loading_info=True, **where, **extra
-            )
-    except ModelError:
-        raise
-    except Exception as error:  # each library that reads a part of the folder has errors of its own
-        raise ModelError(f"model '{options.model}' cannot be opened: {' '.join(str(error).split())[:300]}") from error
-    _refuse_incomplete_trunk(options.model, whole, info["missing_keys"])
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise ModelError(f"model '{options.model}': its tokenizer has neither a padding nor an end-of-text token")
-        tokenizer.pad_token = tokenizer.eos_token
-    for settings in (whole.config, saved_config):
-        if settings.get_text_config().pad_token_id is None:
-            settings.get_text_config().pad_token_id = tokenizer.pad_token_id
-    head_missing = any(not key.startswith(f"{whole.base_model_prefix}.") for key in info["missing_keys"])
-    return HfBackbone(
-        whole,
-        tokenizer,
-        options,
-        saved_config,
-        causal=causal,
-        plain_class=auto.__name__,
-        lm_pretrained=not head_missing,
-        trust_remote_code=trust_remote_code,
-    )
+def _parts_in(whole: PreTrainedModel, trunk: nn.Module) -> dict[str, nn.Module]:
+    """Where a plain class holds its trunk: under one name (`bert`), or part by part (T5's `shared`, `encoder` and
+    `decoder`)."""
+    if whole.base_model is not whole:
+        return {whole.base_model_prefix: trunk}
+    return dict(trunk.named_children())
 
 
-def _refuse_incomplete_trunk(model: str, whole: PreTrainedModel, missing: Sequence[str]) -> None:
-    """A trunk with random weights would train without complaint and learn little: refuse it."""
-    prefix = "" if whole is whole.base_model else f"{whole.base_model_prefix}."
-    lost = sorted(key for key in missing if key.startswith(prefix) and ".pooler." not in f".{key}")
-    if lost:
-        raise ModelError(
-            f"model '{model}': {len(lost)} trunk weights are missing from its files ({', '.join(lost[:3])}, …): "
-            "expected a complete checkpoint"
-        )
+def _take_out(whole: PreTrainedModel, parts: Iterable[str], pooler: nn.Module | None = None) -> None:
+    for name in parts:
+        setattr(whole, name, Passthrough(pooler))
 
 
-def _modules_beyond(base: nn.Module, trunk: nn.Module) -> dict[str, nn.Module]:
-    known = dict(trunk.named_children())
-    return {name: child for name, child in base.named_children() if name not in known and child is not None}
+def _extras(whole: PreTrainedModel, trunk: nn.Module) -> dict[str, nn.Module] | None:
+    """What a plain class's trunk has beyond `trunk` (a pooler); None where it is a trunk of another kind."""
+    known, held = dict(trunk.named_children()), dict(whole.base_model.named_children())
+    if not known.keys() - {"pooler"} <= held.keys():
+        return None
+    extras = {} if whole.base_model is whole else {name: held[name] for name in held if name not in known}
+    return extras if extras.keys() <= {"pooler"} else None
+
+
+def _positions(config: PretrainedConfig) -> int | None:
+    """The longest text that the family's position embeddings, or T5's training, allow for; None for no limit."""
+    names = ("max_position_embeddings", "max_encoder_position_embeddings", "n_positions")
+    return next((value for name in names if (value := getattr(config, name, None))), None)
 
 
 def _usable_positions(trunk: nn.Module, positions: int) -> int:
@@ -292,12 +324,6 @@ def _usable_positions(trunk: nn.Module, positions: int) -> int:
     table = getattr(getattr(trunk, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return positions - (padding + 1 if padding is not None else 0)
-
-
-def _set_dropout(config: PretrainedConfig, value: float) -> None:
-    for key, old in config.to_dict().items():
-        if ("dropout" in key or key.endswith("pdrop")) and (old is None or isinstance(old, int | float)):
-            setattr(config, key, value)
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -318,17 +344,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' load report and bars: what is missing is checked here and said in one sentence."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hft_core.hooks import hookimpl
 from hft_core.specs import CombinerSpec
 
-
 SPECS = (
     CombinerSpec(
         name="sum",

@@ -22,6 +22,10 @@ class CausalLanguageModelling(LanguageHead):
     def attach(self, backbone: Backbone) -> None:
         if not backbone.causal:
             raise ValueError("the backbone is bidirectional; causal language modelling needs an autoregressive one")
+        if backbone.encoder_decoder:
+            raise ValueError(
+                "the backbone's encoder sees the tokens to come; causal language modelling needs a decoder"
+            )
         super().attach(backbone)
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:

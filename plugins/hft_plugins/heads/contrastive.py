@@ -14,10 +14,10 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
-from hft_core.backbone import Backbone, Features
+from hft_core.backbone import Backbone, Features, Pooler
 from hft_core.head import Column, Draw, Encoded, Head, Targets
 from hft_core.rows import as_list
-from hft_plugins.heads.pooling import Pooling, default_pooling, pool
+from hft_plugins.heads.pooling import Pooling, pooler_of
 from hft_plugins.heads.sequence import tokenised
 from hft_plugins.heads.units import identity, unit_of
 
@@ -42,7 +42,8 @@ class Options(options.Options):
     )
     symmetric: bool = Field(default=False, description="half of the loss is that of finding each positive's anchor")
     pooling: Pooling | None = Field(
-        default=None, description="how tokens become one vector; mean, in causal trunks last, when left out"
+        default=None,
+        description="how tokens become one vector; as the backbone says when left out: mean, last in causal ones",
     )
     projection_dim: int | None = Field(
         default=None, ge=1, description="size of embeddings that a linear layer makes of the pooled hidden states"
@@ -71,7 +72,7 @@ class Contrastive(Head):
         listed = isinstance(options.negatives, str)
         names = (options.negatives,) if isinstance(options.negatives, str) else options.negatives
         self.negatives = [Column(n, "text", target=True, many=listed, separator=options.separator) for n in names]
-        self.pooling: Pooling | None = options.pooling
+        self.pool: Pooler | None = None
         self.projection: nn.Linear | None = None
 
     def columns(self) -> Sequence[Column]:
@@ -101,14 +102,14 @@ class Contrastive(Head):
         return sequences, Targets(targets["position"].count(1), tensors)
 
     def attach(self, backbone: Backbone) -> None:
-        self.pooling = self.options.pooling or default_pooling(backbone.causal)
+        self.pool = pooler_of(backbone, self.options.pooling)
         if self.options.projection_dim is not None:
-            self.projection = nn.Linear(backbone.hidden_size, self.options.projection_dim, bias=False)
+            self.projection = nn.Linear(self.pool.size, self.options.projection_dim, bias=False)
 
     def embed(self, features: Features) -> Tensor:
         """`[examples, d]`, of length 1, in float32."""
-        assert self.pooling is not None, "attach comes first"
-        pooled = pool(features, self.pooling)
+        assert self.pool is not None, "attach comes first"
+        pooled: Tensor = self.pool(features)
         projected = pooled if self.projection is None else self.projection(pooled).float()
         return functional.normalize(projected, dim=1)
 
@@ -131,10 +132,8 @@ class Contrastive(Head):
         return self.embed(features).tolist()
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
-        """The anchor's embedding; where a pair was given, also its similarity."""
-        anchor, *others = predictions
-        similarity = {"similarity": float(np.dot(anchor, others[0]))} if self.supervised and others else {}
-        return {"value": anchor, **similarity}
+        """The anchor's embedding."""
+        return {"value": predictions[0]}
 
     def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
         """Each example's place in its row and the number of its text."""

@@ -126,9 +126,7 @@ class Distillation(Classification):
         found = self._soft(row)
         where = ", ".join(f"'{column.name}'" for column in self.soft_columns)
         if len(found) != len(self.labels):
-            return (
-                f"column {where}: found {len(found)} probabilities, expected {len(self.labels)}, one a class"
-            )
+            return f"column {where}: found {len(found)} probabilities, expected {len(self.labels)}, one a class"
         if min(found) < 0:
             return f"column {where}: found the probability {min(found):g}, expected none below 0"
         if abs(sum(found) - 1) > TOLERANCE:

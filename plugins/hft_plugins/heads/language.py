@@ -27,21 +27,15 @@ class LanguageOptions(options.Options):
     text: str = Field(default="text", description="column of the text")
 
 
-class LanguageHead(Head):
-    """Cross-entropy of the LM head's logits at chosen positions; long texts become several examples."""
+class LmHead(Head):
+    """Cross-entropy of the LM head's logits at chosen positions."""
 
     main_metric = "perplexity"
     greater_is_better = False
-    supervised = False
-    chunks_long_texts = True
 
-    def __init__(self, task: str, options: LanguageOptions) -> None:
+    def __init__(self, task: str) -> None:
         super().__init__(task)
-        self.text = options.text
         self.language_model: LanguageModel | None = None
-
-    def columns(self) -> Sequence[Column]:
-        return [Column(self.text, "text")]
 
     def attach(self, backbone: Backbone) -> None:
         if backbone.language_model is None:
@@ -52,18 +46,6 @@ class LanguageHead(Head):
     @property
     def family(self) -> FamilyModule | None:
         return self.language_model
-
-    def chunks(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[Encoded, Any]:
-        """The texts as examples of at most `max_length` tokens, with the tokenizer's own encoding of them."""
-        encoding = tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=max_length,
-            return_overflowing_tokens=True,
-            return_attention_mask=False,
-        )
-        extra = {"token_type_ids": encoding["token_type_ids"]} if "token_type_ids" in encoding else {}
-        return Encoded(encoding["input_ids"], list(encoding["overflow_to_sample_mapping"]), extra), encoding
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
         """`targets` holds `sequence`, `position` and `label`, each `[n]`."""
@@ -80,6 +62,36 @@ class LanguageHead(Head):
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+
+
+class LanguageHead(LmHead):
+    """Learns from the text itself; long texts become several examples."""
+
+    supervised = False
+    chunks_long_texts = True
+
+    def __init__(self, task: str, options: LanguageOptions) -> None:
+        super().__init__(task)
+        self.text = options.text
+
+    def columns(self) -> Sequence[Column]:
+        return [Column(self.text, "text")]
+
+    def chunks(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, *, offsets: bool = False
+    ) -> tuple[Encoded, Any]:
+        """The texts as examples of at most `max_length` tokens, with the tokenizer's own encoding of them (and
+        `offsets`, their places in the texts)."""
+        encoding = tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=max_length,
+            return_overflowing_tokens=True,
+            return_attention_mask=False,
+            return_offsets_mapping=offsets,
+        )
+        extra = {"token_type_ids": encoding["token_type_ids"]} if "token_type_ids" in encoding else {}
+        return Encoded(encoding["input_ids"], list(encoding["overflow_to_sample_mapping"]), extra=extra), encoding
 
 
 def targets_at(positions: Sequence[tuple[int, int, int]]) -> Targets:

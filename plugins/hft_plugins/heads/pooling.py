@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hft_core.backbone import Features
+from hft_core.backbone import Backbone, Features, Pooler
 
 Pooling = Literal["mean", "cls", "last"]
 """`mean` of the real tokens; `cls`: the first token; `last`: the last real token, which in a causal trunk has seen all
@@ -30,15 +30,33 @@ def pool(features: Features, pooling: Pooling) -> Tensor:
     return (features.hidden.float() * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
+class Pool(Pooler):
+    """`pool` as a module."""
+
+    def __init__(self, pooling: Pooling, size: int) -> None:
+        super().__init__()
+        self.pooling, self.size = pooling, size
+
+    def forward(self, features: Features) -> Tensor:
+        """→ `[batch, hidden]`"""
+        return pool(features, self.pooling)
+
+
+def pooler_of(backbone: Backbone, pooling: Pooling | None = None) -> Pooler:
+    """`pooling` where it is given; otherwise the backbone's own, or what suits its trunk."""
+    own = backbone.pooler() if pooling is None else None
+    return own or Pool(pooling or default_pooling(backbone.causal), backbone.hidden_size)
+
+
 class PooledLinear(nn.Module):
     """For backbones whose family has no module of its own: a linear layer on the pooled hidden states."""
 
-    def __init__(self, hidden_size: int, outputs: int, causal: bool) -> None:
+    def __init__(self, backbone: Backbone, outputs: int) -> None:
         super().__init__()
-        self.pooling = default_pooling(causal)
-        self.output = nn.Linear(hidden_size, outputs)
+        self.pool = pooler_of(backbone)
+        self.output = nn.Linear(self.pool.size, outputs)
 
     def forward(self, features: Features) -> Tensor:
         """→ `[batch, outputs]`"""
-        outputs: Tensor = self.output(pool(features, self.pooling))
+        outputs: Tensor = self.output(self.pool(features))
         return outputs

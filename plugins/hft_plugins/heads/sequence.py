@@ -39,9 +39,7 @@ class ScoringHead(Head):
 
     def attach_outputs(self, backbone: Backbone, outputs: int, plain_class: str = PLAIN_CLASS) -> None:
         """Make the module that scores `[batch, outputs]`."""
-        self.scorer = backbone.sequence_module(plain_class, num_labels=outputs) or PooledLinear(
-            backbone.hidden_size, outputs, backbone.causal
-        )
+        self.scorer = backbone.sequence_module(plain_class, num_labels=outputs) or PooledLinear(backbone, outputs)
 
     def outputs(self, features: Features) -> Tensor:
         """`[batch, outputs]`, in float32: losses and softmax lose too much in bfloat16."""

@@ -7,30 +7,25 @@ would on the plain class that has trunk and head together, and PEFT opens it on 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftType, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+import torch
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from hft_core.backbone import Backbone
 from hft_core.errors import PluginError
 from hft_core.strategy import Strategy
+from hft_plugins.strategies.adapter_folder import PREFIX, TASK_TYPES, WEIGHTS_FILE, on_disk
+from hft_plugins.strategies.peft_targets import fill_targets
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-PREFIX = "base_model.model."
-
-TASK_TYPES = {
-    "AutoModelForSequenceClassification": TaskType.SEQ_CLS,
-    "AutoModelForTokenClassification": TaskType.TOKEN_CLS,
-    "AutoModelForQuestionAnswering": TaskType.QUESTION_ANS,
-    "AutoModelForCausalLM": TaskType.CAUSAL_LM,
-}
-"""PEFT's names for some plain classes; the others have none, and need none to be opened."""
+AUXILIARY_LOSSES = {"kasa_config": "_get_kasa_loss", "monteclora_config": "_get_monteclora_loss"}
+"""Losses that PEFT leaves to the training loop, by the field that asks for them (KaSA, arXiv:2412.06071)."""
 
 
 class Injected(Strategy):
@@ -43,70 +38,185 @@ class Injected(Strategy):
     def __init__(self, config: PeftConfig, name: str) -> None:
         self.config = config
         self.name = name
-        self._tuner: Any = None
+        self._model: Any = None
+        self._own: dict[str, tuple[nn.Module, str]] = {}
+        self._originals: dict[str, Tensor] = {}
 
     def apply(self, backbone: Backbone, tasks: tuple[str, ...]) -> None:
-        """Raises `PluginError` with PEFT's reason when PEFT refuses the configuration on this trunk."""
-        backbone.trunk.requires_grad_(False)
-        tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(self.config.peft_type)]
+        """Raises `PluginError` with the reason when PEFT refuses the configuration on this trunk, or the trunk cannot
+        be trained that way."""
+        trunk = backbone.trunk
+        trunk.requires_grad_(False)
+        self._own = _owners(trunk)
+        copies = _copies(trunk) if _moves_base(self.config) else {}
         try:
-            self._tuner = tuner(backbone.trunk, copy.deepcopy(self.config), "default")
-        except (ValueError, TypeError, NotImplementedError) as error:
-            raise PluginError(f"strategy '{self.name}': PEFT refuses: {' '.join(str(error).split())[:300]}") from error
+            config = copy.deepcopy(self.config)
+            fill_targets(config, trunk)
+            self._inject(backbone, config)
+            self._try_out(backbone)
+        except PluginError:
+            raise
+        except Exception as error:  # each method of PEFT has errors of its own kind
+            raise self._refusal(f"PEFT refuses: {_one_line(error)}") from error
+        now = self.base_state(backbone)
+        self._originals = {n: t for n, t in copies.items() if not torch.equal(t, now[n].detach().cpu())}
+
+    def penalty(self, backbone: Backbone) -> Tensor | None:
+        """The auxiliary losses of the method, where it has any."""
+        names = [name for field, name in AUXILIARY_LOSSES.items() if getattr(self.config, field, None) is not None]
+        losses = [torch.as_tensor(getattr(self._model.base_model, name)()) for name in names]
+        return torch.stack(losses).sum() if losses else None
+
+    def state(self) -> dict[str, Tensor]:
+        """What belongs to the adapter and does not train: projections and positions drawn at random, for instance."""
+        trained = {p.data_ptr() for p in self._model.parameters() if p.requires_grad}
+        adapter = get_peft_model_state_dict(self._model)
+        return {name: t.detach().clone() for name, t in adapter.items() if t.data_ptr() not in trained}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        set_peft_model_state_dict(self._model, {**get_peft_model_state_dict(self._model), **state})
+
+    # --- afterwards
 
     def fold(self, backbone: Backbone) -> None:
-        self._tuner.merge_and_unload(safe_merge=True)
-        # PEFT leaves its configuration on the module, and would warn of a second adapter in the next stage.
-        vars(backbone.trunk).pop("peft_config", None)
-        self._tuner = None
+        """Raises `PluginError` when the method cannot be merged."""
+        try:
+            self._model.base_model.merge_and_unload(safe_merge=True)
+        except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+            reason = f"PEFT cannot merge it into the trunk, so that no stage can follow: {_one_line(error)}"
+            raise self._refusal(reason) from error
+        self._forget(backbone)
 
     def base_state(self, backbone: Backbone) -> dict[str, Tensor]:
-        adapter = {id(tensor) for tensor in self._state(backbone).values()}
-        return {
-            name.replace(".base_layer.", "."): tensor
-            for name, tensor in backbone.trunk.state_dict(keep_vars=True).items()
-            if id(tensor) not in adapter
-        }
+        own = {name: getattr(module, leaf) for name, (module, leaf) in self._own.items()}
+        return {**own, **self._originals} or super().base_state(backbone)
 
     def save_adapter(
-        self, backbone: Backbone, folder: Path, base: str, plain_class: str, head: Mapping[str, Tensor]
+        self, backbone: Backbone, task: str, folder: Path, base: str, plain_class: str, head: Mapping[str, Tensor]
     ) -> None:
-        trunk = f"{PREFIX}{backbone.trunk_prefix}." if plain_class else PREFIX
-        state = {f"{trunk}{name}": tensor for name, tensor in get_peft_model_state_dict(backbone.trunk).items()}
-        state |= {f"{PREFIX}{name}": tensor for name, tensor in head.items()}
-        config: Any = copy.deepcopy(self.config)  # each method's configuration has fields of its own
+        config, adapter = self._saved()
+        prefix = PREFIX + backbone.prefix_in(plain_class) if plain_class else PREFIX
+        state = {_moved(name, PREFIX, prefix): tensor for name, tensor in adapter.items()}
+        state |= {f"{self._head_prefix}{name}": tensor for name, tensor in head.items()}
         config.base_model_name_or_path = base
-        config.task_type = TASK_TYPES.get(plain_class)
+        config.task_type = self._task_type(plain_class)
         config.inference_mode = True
-        config.target_modules = sorted(
-            name for name, layer in backbone.trunk.named_modules() if isinstance(layer, BaseTunerLayer)
-        )
         config.modules_to_save = sorted({_top(name, backbone.trunk_prefix) for name in head}) or None
         folder.mkdir(parents=True, exist_ok=True)
         config.save_pretrained(folder)
-        plain = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in state.items()}
-        save_file(plain, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_file(on_disk(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
-    def load_adapter(self, backbone: Backbone, folder: Path, head: Collection[str]) -> dict[str, Tensor]:
+    def load_adapter(self, backbone: Backbone, task: str, folder: Path, head: Collection[str]) -> dict[str, Tensor]:
         """Raises `ValueError` when the file's weights are not those of the trunk's adapter."""
         state = load_file(folder / WEIGHTS_FILE)
-        found = {name: state.pop(PREFIX + name) for name in head if PREFIX + name in state}
+        found = {n: state.pop(self._head_prefix + n) for n in head if self._head_prefix + n in state}
         inside = f"{PREFIX}{backbone.trunk_prefix}."
         prefix = inside if any(name.startswith(inside) for name in state) else PREFIX
-        given = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-        wrong = sorted(given.keys() ^ get_peft_model_state_dict(backbone.trunk).keys())
+        given = {_moved(name, prefix, PREFIX): tensor for name, tensor in state.items()}
+        self._expect_saved(backbone)
+        wrong = sorted(given.keys() ^ get_peft_model_state_dict(self._model).keys())
         if wrong:
             raise ValueError(f"{len(wrong)} adapter weights are missing or not known: {', '.join(wrong[:3])}, …")
-        set_peft_model_state_dict(backbone.trunk, given)
+        set_peft_model_state_dict(self._model, given)
         return found
 
-    def _state(self, backbone: Backbone) -> dict[str, Tensor]:
-        """The adapter's parameters, by their names in the trunk."""
-        prefix = self._tuner.prefix
-        return {n: p for n, p in backbone.trunk.state_dict(keep_vars=True).items() if prefix in n}
+    # --- what the kinds of methods do differently
+
+    _head_prefix = PREFIX
+
+    def _inject(self, backbone: Backbone, config: PeftConfig) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # what PEFT uses of transformers is not the user's concern
+            self._model = PeftModel(backbone.trunk, config)
+        self.config = self._model.peft_config["default"]
+
+    def _saved(self) -> tuple[Any, dict[str, Tensor]]:
+        """The configuration and the weights to be saved, by PEFT's names on the trunk alone; each method's
+        configuration has fields of its own."""
+        config: Any = copy.deepcopy(self.config)
+        modules: dict[str, nn.Module] = dict(self._model.base_model.model.named_modules())
+        layers = {name: module for name, module in modules.items() if isinstance(module, BaseTunerLayer)}
+        whole = sorted(name for name, layer in layers.items() if not _is_partial(name, layer))
+        if whole:  # by full names: on a plain class, the pattern might fit the head's layers as well
+            config.target_modules = whole
+        if getattr(config, "feedforward_modules", None):
+            config.feedforward_modules = [name for name in whole if getattr(layers[name], "is_feedforward", False)]
+        return config, get_peft_model_state_dict(self._model)
+
+    def _expect_saved(self, backbone: Backbone) -> None:
+        """Make the adapter's parts such that what `_saved` gave fits in."""
+
+    def _task_type(self, plain_class: str) -> TaskType | None:
+        return TASK_TYPES.get(plain_class)
+
+    # --- shared by them
+
+    def _try_out(self, backbone: Backbone) -> None:
+        """Let one short text through the trunk: what cannot be trained on is refused now and not in the first step."""
+        trunk = backbone.trunk
+        inside = {id(p) for p in trunk.parameters()}
+        trained = [p for p in self._model.parameters() if p.requires_grad]
+        if any(id(p) not in inside for p in trained):
+            raise self._refusal("it trains parts outside the trunk")
+        if not trained:
+            raise self._refusal("it trains nothing in this trunk")
+        device = trained[0].device
+        inputs = {name: ids.to(device) for name, ids in backbone.tokenizer("a text", return_tensors="pt").items()}
+        was_training = trunk.training
+        trunk.eval()
+        try:
+            with torch.enable_grad():
+                total = self.forward(backbone, inputs, ()).sum()
+            gradients = torch.autograd.grad(total, trained, allow_unused=True) if total.requires_grad else ()
+        finally:
+            trunk.train(was_training)
+        if all(gradient is None for gradient in gradients):
+            raise self._refusal("what it adds has no effect in this trunk")
+
+    def _forget(self, backbone: Backbone) -> None:
+        # PEFT leaves its configuration on the module, and would warn of a second adapter in the next stage.
+        vars(backbone.trunk).pop("peft_config", None)
+        self._model, self._own, self._originals = None, {}, {}
+
+    def _refusal(self, reason: str) -> PluginError:
+        method = getattr(self.config.peft_type, "value", self.config.peft_type)
+        which = f" with method '{method}'" if self.name == "peft" else ""
+        return PluginError(f"strategy '{self.name}'{which}: {reason}")
+
+
+def _owners(trunk: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """By the names of the trunk's state, the module and the attribute that hold each tensor: they stay when PEFT puts
+    layers of its own around the module."""
+    found = {}
+    for name in trunk.state_dict():
+        owner, _, leaf = name.rpartition(".")
+        found[name] = (trunk.get_submodule(owner), leaf)
+    return found
+
+
+def _copies(trunk: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in trunk.state_dict().items()}
+
+
+def _is_partial(name: str, layer: nn.Module) -> bool:
+    """Whether PEFT put the layer in for some parameters or tokens, which other fields of the configuration name."""
+    return hasattr(layer, "parameter_name") or name.endswith(".token_adapter")
+
+
+def _moves_base(config: Any) -> bool:
+    """Whether the method may change the trunk's own weights when it is injected: some initialisations of LoRA do."""
+    return isinstance(getattr(config, "init_lora_weights", None), str) or bool(getattr(config, "kasa_config", None))
+
+
+def _moved(name: str, old: str, new: str) -> str:
+    return new + name.removeprefix(old) if name.startswith(old) else name
 
 
 def _top(name: str, trunk_prefix: str) -> str:
     """The module of the plain class that PEFT shall save whole: `classifier`, or the trunk's `pooler`."""
     parts = name.split(".")
     return parts[1] if parts[0] == trunk_prefix else parts[0]
+
+
+def _one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]

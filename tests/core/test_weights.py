@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from hft_core import checkpoint
+from hft_core import weights
 from hft_core.combiner import Combiner
+from hft_core.errors import RunError
 
 
 class Scaled(Combiner):
@@ -29,7 +30,7 @@ def made() -> tuple[nn.ModuleDict, Scaled, torch.optim.Optimizer]:
 def test_the_state_is_what_the_optimizer_moves_and_all_of_the_combiner() -> None:
     model, combiner, optimizer = made()
     model["trunk"].requires_grad_(False)  # held still for the moment
-    assert set(checkpoint.trained_state(model, combiner, optimizer)) == {
+    assert set(weights.trained_state(model, combiner, optimizer)) == {
         "model.trunk.weight",
         "model.trunk.bias",
         "model.head.weight",
@@ -42,7 +43,7 @@ def test_the_state_is_what_the_optimizer_moves_and_all_of_the_combiner() -> None
 def test_tied_parameters_are_saved_once() -> None:
     model, combiner, optimizer = made()
     model["head"].weight = model["trunk"].weight
-    state = checkpoint.trained_state(model, combiner, optimizer)
+    state = weights.trained_state(model, combiner, optimizer)
     assert "model.trunk.weight" in state
     assert "model.head.weight" not in state
 
@@ -50,13 +51,13 @@ def test_tied_parameters_are_saved_once() -> None:
 def test_what_was_saved_comes_back_bit_by_bit_into_the_same_tensors(tmp_path: Path) -> None:
     model, combiner, optimizer = made()
     path = tmp_path / "deep" / "best.safetensors"
-    state = checkpoint.trained_state(model, combiner, optimizer)
+    state = weights.trained_state(model, combiner, optimizer)
     before = {name: tensor.detach().clone() for name, tensor in state.items()}
-    checkpoint.save(path, state)
+    weights.save(path, state)
     with torch.no_grad():
         for tensor in state.values():
             tensor.add_(1.0)
-    checkpoint.load(path, checkpoint.trained_state(model, combiner, optimizer))
+    weights.load(path, weights.trained_state(model, combiner, optimizer))
     assert all(torch.equal(tensor, before[name]) for name, tensor in state.items())
     assert all(p.requires_grad for p in model["trunk"].parameters())
 
@@ -65,13 +66,14 @@ def test_a_file_that_could_not_be_written_leaves_the_one_before_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "best.safetensors"
-    checkpoint.save(path, {"a": torch.ones(4)})
+    weights.save(path, {"a": torch.ones(4)})
     content = path.read_bytes()
 
     def full_disk(*_: object) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        checkpoint.save(path, {"a": torch.zeros(4)})
+    with pytest.raises(RunError, match="no space"):
+        weights.save(path, {"a": torch.zeros(4)})
     assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,32 @@
+"""`hft resume`: go on with a run that was stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hft_core.cli.run import JsonOption, TrustOption, print_result, run_source
+from hft_core.cli.terminal import print_json
+from hft_core.errors import UsageError
+from hft_core.results import RECIPE_FILE
+
+
+def resume(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of the run.")],
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a run that was stopped, from its last checkpoint."""
+    recipe = folder / RECIPE_FILE
+    if not recipe.exists():
+        raise UsageError(f"'{folder}' holds no run that had begun: it has no {RECIPE_FILE}")
+    from hft_core.recipe_file import read
+
+    result = run_source(read(recipe), ctx.obj.catalogue, folder, trust_remote_code=trust_remote_code, resume=True)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        print_result(result)

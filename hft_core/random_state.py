@@ -1,0 +1,43 @@
+"""The state of every random number generator that code in a run may use, as JSON and tensors."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def random_seed(*keys: int) -> int:
+    """A seed of 64 bits that depends on all of `keys`."""
+    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0])
+
+
+def snapshot() -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The states of Python's, numpy's, torch's and the devices' generators."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 (the global one is meant)
+    facts = {
+        "python": [version, list(internal), gauss],
+        "numpy": [str(name), int(position), int(has_gauss), float(cached)],
+    }
+    tensors = {"numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64)), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors |= {f"cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return facts, tensors
+
+
+def restore(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `snapshot`."""
+    version, internal, gauss = facts["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, position, has_gauss, cached = facts["numpy"]
+    keys = tensors["numpy"].numpy().astype(np.uint32)
+    np.random.set_state((name, keys, position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(tensors["torch"])
+    for name, state in tensors.items():
+        if name.startswith("cuda."):
+            torch.cuda.set_rng_state(state, int(name.removeprefix("cuda.")))

@@ -1,0 +1,111 @@
+"""Opens a transformers model, its tokenizer and its configuration, whole or not at all."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from hft_core.errors import ModelError
+from hft_plugins.backbones.options import BACKBONES, EncoderOptions, backbone_of
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model as it was opened."""
+
+    options: EncoderOptions
+    trust_remote_code: bool
+    whole: PreTrainedModel
+    plain_class: str
+    """The auto class that opened it."""
+    tokenizer: Any
+    saved_config: PretrainedConfig
+    """The configuration without what the options change for training."""
+    missing: frozenset[str]
+    """The weights of `whole` that its files lack, so that they are fresh."""
+
+
+def open_pretrained(options: EncoderOptions, auto_classes: Sequence[Any], *, trust_remote_code: bool) -> Opened:
+    """Open `options.model` with the first of `auto_classes` that knows its family.
+
+    Weights are asked for in float32: transformers 5 would keep the checkpoint's own dtype, and AdamW in bfloat16 loses
+    small updates. Raises `ModelError` when the model cannot be opened.
+    """
+    path = Path(options.model)
+    gguf = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+    name = str(path.parent) if gguf else options.model
+    where: dict[str, Any] = {"revision": options.revision, "trust_remote_code": trust_remote_code, **gguf}
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(name, **where)
+            saved_config = copy.deepcopy(config)
+            if options.dropout is not None:
+                _set_dropout(config, options.dropout)
+            auto = next((a for a in auto_classes if type(config) in a._model_mapping), None)
+            if auto is None:
+                wanted = " or ".join(a.__name__ for a in auto_classes)
+                raise ModelError(
+                    f"model '{options.model}': its type '{config.model_type}' is not one that {wanted} opens"
+                )
+            tokenizer = AutoTokenizer.from_pretrained(name, **where)
+            extra = {"attn_implementation": options.attn_implementation} if options.attn_implementation else {}
+            whole, info = auto.from_pretrained(
+                name, config=config, dtype=torch.float32, output_loading_info=True, **where, **extra
+            )
+    except ModelError:
+        raise
+    except Exception as error:  # each library that reads a part of the folder has errors of its own
+        raise ModelError(f"model '{options.model}' cannot be opened: {' '.join(str(error).split())[:300]}") from error
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(f"model '{options.model}': its tokenizer has neither a padding nor an end-of-text token")
+        tokenizer.pad_token = tokenizer.eos_token
+    for settings in (whole.config, saved_config):
+        if settings.get_text_config().pad_token_id is None:
+            settings.get_text_config().pad_token_id = tokenizer.pad_token_id
+    missing = frozenset(info["missing_keys"])
+    return Opened(options, trust_remote_code, whole, auto.__name__, tokenizer, saved_config, missing)
+
+
+def refuse_other_kinds(model: str, wanted: str) -> None:
+    """Raise `ModelError` when another backbone than `wanted` is the one for `model`."""
+    found = backbone_of(model)
+    if found and found != wanted:
+        raise ModelError(f"model '{model}' is {BACKBONES[found]}: open it with '{found}'")
+
+
+def refuse_incomplete_trunk(model: str, lost: Sequence[str]) -> None:
+    """A trunk with random weights would train without complaint and learn little: refuse one that lacks `lost`."""
+    if lost:
+        raise ModelError(
+            f"model '{model}': {len(lost)} trunk weights are missing from its files ({', '.join(lost[:3])}, …): "
+            "expected a complete checkpoint"
+        )
+
+
+def _set_dropout(config: PretrainedConfig, value: float) -> None:
+    for key, old in config.to_dict().items():
+        if ("dropout" in key or key.endswith("pdrop")) and (old is None or isinstance(old, int | float)):
+            setattr(config, key, value)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' load report and bars: what is missing is checked here and said in one sentence."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

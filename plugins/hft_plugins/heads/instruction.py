@@ -1,0 +1,175 @@
+"""`instruction`: responses to prompts, or the assistant's turns in conversations; only they are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, model_validator
+from transformers import PreTrainedTokenizerBase
+
+from hft_core.backbone import Backbone
+from hft_core.cells import as_list, shown
+from hft_core.errors import DataError
+from hft_core.head import Column, Encoded
+from hft_plugins.heads import conversation
+from hft_plugins.heads.generation import NO_LABEL, GenerationHead, GenerationOptions
+
+
+class Options(GenerationOptions):
+    """Columns, their form, and how texts are written."""
+
+    prompt: str = Field(default="prompt", description="column of the prompt")
+    response: str = Field(default="response", description="column of the response")
+    messages: str | None = Field(
+        default=None, description="column of conversations, [{role, content}, …], instead of prompt and response"
+    )
+    chat: bool = Field(
+        default=False,
+        description="give prompt and response to the tokenizer's chat template, as a user's and an assistant's message",
+    )
+    separator: str = Field(
+        default="\n", description="set between prompt and response for a decoder, unless the chat template joins them"
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Options:
+        if self.messages is not None and self.chat:
+            raise ValueError("chat makes messages of prompt and response: with a column of messages, leave it out")
+        return self
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text for a decoder, and the parts of it that are learned."""
+
+    ids: list[int]
+    turns: list[tuple[int, int]]
+    """(first token, one beyond the last) of each response; none where the first one is still to be written."""
+    responses: list[str]
+    """The text of each."""
+
+    def within(self, max_length: int) -> Written:
+        """The text up to the end of the last turn that begins in time, and no longer than `max_length`."""
+        turns = [(start, min(end, max_length)) for start, end in self.turns if start < max_length]
+        return Written(self.ids[: turns[-1][1]] if turns else self.ids, turns, self.responses[: len(turns)])
+
+
+class Instruction(GenerationHead):
+    """Supervised fine-tuning on instructions.
+
+    A decoder reads prompt and response as one text. Where that is too long, the response loses its end, and a
+    conversation what follows the last turn of the assistant that begins in time; a prompt is never cut. An
+    encoder-decoder reads the prompt and writes the response (a conversation's last turn), as `seq2seq` does.
+
+    Source: Wei et al. 2021, arXiv:2109.01652 (instructions); Ouyang et al. 2022, arXiv:2203.02155 (loss on the
+    demonstration).
+    """
+
+    def __init__(self, task: str, options: Options) -> None:
+        super().__init__(task, options)
+        self.read = options
+        self._conversation = Column(options.messages or "", "messages")
+
+    def columns(self) -> Sequence[Column]:
+        if self.read.messages is None:
+            return [Column(self.read.prompt, "text"), Column(self.read.response, "text", target=True)]
+        return [self._conversation]
+
+    def check(self, row: Mapping[str, Any]) -> str:
+        if self.read.messages is None:
+            return ""
+        roles = [message["role"] for message in as_list(row[self.read.messages], self._conversation)]
+        if roles[-1] != "assistant":
+            return f"column {self.read.messages!r}: the last message is of the {roles[-1]}, expected the assistant's"
+        if "user" not in roles[: roles.index("assistant")]:
+            return f"column {self.read.messages!r}: the assistant speaks first, expected a message of the user"
+        return ""
+
+    def attach(self, backbone: Backbone) -> None:
+        super().attach(backbone)
+        if self.read.chat or self.read.messages is not None:
+            conversation.need_template(backbone.tokenizer)
+
+    # --- from rows to tokens
+
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+        assert self.backbone is not None, "attach comes first"
+        prompts, responses = rows.get(self.read.prompt, []), rows.get(self.read.response)
+        talks = self._conversations(rows)
+        if self.backbone.encoder_decoder:
+            if talks is not None:
+                prompts, responses = self._last_turns(talks, tokenizer)
+            return self.encode_apart(prompts, responses, tokenizer, max_length)
+        if talks is not None:
+            return self._joined([self._talk(messages, tokenizer) for messages in talks], max_length, tokenizer)
+        pairs = zip(prompts, responses or [None] * len(prompts), strict=True)
+        return self._joined([self._pair(*pair, tokenizer) for pair in pairs], max_length, tokenizer)
+
+    def _conversations(self, rows: Mapping[str, Sequence[Any]]) -> list[list[dict[str, Any]]] | None:
+        """The rows as conversations; None where they are to be joined as they are."""
+        if self.read.messages is not None:
+            cells = rows[self.read.messages]
+            return [conversation.without_empty(as_list(cell, self._conversation)) for cell in cells]
+        if not self.read.chat:
+            return None
+        talks = [[{"role": "user", "content": prompt}] for prompt in rows[self.read.prompt]]
+        for talk, response in zip(talks, rows.get(self.read.response, []), strict=False):
+            if response is not None:
+                talk.append({"role": "assistant", "content": response})
+        return talks
+
+    def _pair(self, prompt: str, response: str | None, tokenizer: PreTrainedTokenizerBase) -> Written:
+        ids: list[int] = tokenizer(prompt + self.read.separator)["input_ids"]
+        ends = [token for token in (tokenizer.eos_token_id, tokenizer.sep_token_id) if token is not None]
+        if ids and ids[-1] in ends:
+            ids = ids[:-1]  # the text goes on
+        if response is None:
+            return Written(ids, [], [])
+        both = [*ids, *tokenizer(response, add_special_tokens=False)["input_ids"], *ends[:1]]
+        return Written(both, [(len(ids), len(both))], [response])
+
+    def _talk(self, messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Written:
+        try:
+            if messages[-1]["role"] != "assistant":
+                return Written(conversation.prompt_ids(messages, tokenizer), [], [])
+            ids, turns = conversation.assistant_turns(messages, tokenizer)
+        except Exception as error:  # a template is a program and raises what it likes
+            raise self._fault(messages[0]["content"], " ".join(str(error).split())[:300]) from error
+        return Written(ids, turns, [m["content"] for m in messages if m["role"] == "assistant"])
+
+    def _last_turns(
+        self, talks: Sequence[list[dict[str, Any]]], tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[list[str], list[str] | None]:
+        """What stands before the assistant's last turn, and that turn; None where a conversation waits for it."""
+        written = [talk[-1]["role"] == "assistant" for talk in talks]
+        befores = [talk[:-1] if done else talk for talk, done in zip(talks, written, strict=True)]
+        try:
+            prompts = [conversation.prompt_text(before, tokenizer) for before in befores]
+        except Exception as error:  # a template is a program and raises what it likes
+            raise self._fault(befores[0][0]["content"], " ".join(str(error).split())[:300]) from error
+        return prompts, [talk[-1]["content"] for talk in talks] if all(written) else None
+
+    def _joined(self, texts: Sequence[Written], max_length: int, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        targets: dict[str, list[Any]] = {"labels": [], "prompt": [], "reference": []}
+        for text in texts:
+            prompt = text.turns[0][0] if text.turns else len(text.ids)
+            if prompt >= max_length:
+                reason = f"its prompt has {prompt} tokens, expected fewer than max_length ({max_length})"
+                raise self._fault(str(tokenizer.decode(text.ids, skip_special_tokens=True)), reason)
+        cut = [text.within(max_length) for text in texts]
+        for text in cut:
+            learned = {position for start, end in text.turns for position in range(start, end)}
+            following = [token if p in learned else NO_LABEL for p, token in enumerate(text.ids)][1:]
+            targets["labels"].append([*following, NO_LABEL])
+            targets["prompt"].append(text.turns[-1][0] if text.turns else len(text.ids))
+            targets["reference"].append(text.responses[-1] if text.turns else "")
+        return Encoded([text.ids for text in cut], list(range(len(cut))), targets=targets)
+
+    def _fault(self, text: str, reason: str) -> DataError:
+        return DataError(f"task '{self.task}': the row that begins {shown(text)}: {reason}")
+
+
+def build(options: Options, *, task: str) -> Instruction:
+    return Instruction(task, options)
