@@ -24,6 +24,8 @@ from hft_core.strategy import Strategy
 from hft_plugins.strategies.adapter_folder import PREFIX, TASK_TYPES, WEIGHTS_FILE, on_disk
 from hft_plugins.strategies.peft_targets import fill_targets
 
+OF_NO_CONCERN = "Failed to load the CUDA extension|Setting boft_n_butterfly_factor|Unsupported layer type"
+
 AUXILIARY_LOSSES = {"kasa_config": "_get_kasa_loss", "monteclora_config": "_get_monteclora_loss"}
 """Losses that PEFT leaves to the training loop, by the field that asks for them (KaSA, arXiv:2412.06071)."""
 
@@ -126,7 +128,9 @@ class Injected(Strategy):
 
     def _inject(self, backbone: Backbone, config: PeftConfig) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # what PEFT uses of transformers is not the user's concern
+            # What PEFT uses of transformers, and what it says at every use of a method, is not the user's concern.
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", message=OF_NO_CONCERN)
             self._model = PeftModel(backbone.trunk, config)
         self.config = self._model.peft_config["default"]
 

@@ -1,0 +1,49 @@
+"""The conformance suite: what every plugin of a seam has to do, as plain functions that a test or a command runs.
+
+An author's whole test is one line::
+
+    test_conformance = hft_core.testing.conformance("hft-mine")
+
+Importing this package is light; torch is loaded when the cases of a distribution are made. Only `conformance` needs
+pytest (`pip install 'hft-core[test]'`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hft_core.specs import load
+from hft_core.testing.check import Check, Failed, NotClaimed, Outcome, Result, Subject
+
+if TYPE_CHECKING:
+    from hft_core.testing.pytest_cases import conformance
+    from hft_core.testing.suite import Case, cases, checks_of, examine
+
+__all__ = [
+    "Case",
+    "Check",
+    "Failed",
+    "NotClaimed",
+    "Outcome",
+    "Result",
+    "Subject",
+    "cases",
+    "checks_of",
+    "conformance",
+    "examine",
+]
+
+_LAZY = {
+    **dict.fromkeys(("Case", "cases", "checks_of", "examine"), "hft_core.testing.suite"),
+    "conformance": "hft_core.testing.pytest_cases",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'hft_core.testing' has no attribute '{name}'")
+    return load(f"{_LAZY[name]}:{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,130 @@
+"""A head on a tiny trunk with toy rows, assembled as a run assembles it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hft_core import assemble, machine, recipe_file
+from hft_core.backbone import Features
+from hft_core.batching import Batch, Segment, in_length_order
+from hft_core.errors import DataError, PluginError
+from hft_core.examples import Examples
+from hft_core.head import Head
+from hft_core.machine import Machine
+from hft_core.model import HybridModel
+from hft_core.resolve import resolve
+from hft_core.testing import toys, trunks
+from hft_core.testing.check import Failed, Subject
+
+TASK = "toy"
+ROWS = 24
+
+
+class Lesson:
+    """The task of a head: its rows tokenised, the head attached, all in evaluation mode."""
+
+    def __init__(self, subject: Subject, family: str, *, max_length: int | None = None) -> None:
+        torch.manual_seed(1)
+        self.rows = {"train": rows_of(subject, ROWS, 0), "dev": rows_of(subject, ROWS // 2, 1)}
+        task = {"head": {"type": subject.entry.name, **subject.spec.example}, "max_length": max_length}
+        recipe = {
+            "backbone": {"model": str(trunks.folder(family))},
+            "tasks": {TASK: {key: value for key, value in task.items() if value is not None}},
+            "stages": [{"max_steps": 1}],
+        }
+        resolved = resolve(recipe_file.from_dict(recipe), subject.catalogue)
+        self.material = assemble.assemble(resolved, host_data={TASK: self.rows}, trust_remote_code=False)
+        self.model: HybridModel = self.material.model
+        self.head: Head = self.model.head(TASK)
+        self.model.eval()
+
+    @property
+    def examples(self) -> Examples:
+        """Of the training rows."""
+        return self.material.examples["train"][TASK]
+
+    def batches(self, examples: Examples | None = None, rows: int = 64) -> list[Batch]:
+        """The examples (the training rows', when left out) in evaluation batches of at most so many rows."""
+        given = self.examples if examples is None else examples
+        pad = self.model.backbone.tokenizer.pad_token_id
+        return list(in_length_order(TASK, given, self.head, seed=0, pad=pad, max_rows=rows, max_tokens=10**6))
+
+    def seen(self, batch: Batch) -> tuple[Segment, Features]:
+        """The batch's segment, and what the head sees of the trunk."""
+        ((segment, features),) = self.model.segments(batch, self.model.hidden(batch))
+        return segment, features
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss of a batch, summed over its targets."""
+        segment, features = self.seen(batch)
+        return self.head.loss(features, segment.targets)
+
+    def predictions(self, batch: Batch) -> list[Any]:
+        """What the head says about a batch."""
+        with torch.no_grad():
+            segment, features = self.seen(batch)
+            return self.head.predict(features, segment.targets)
+
+    def mean_loss(self) -> float:
+        """Over all targets of the training rows, in evaluation mode."""
+        self.model.eval()
+        with torch.no_grad():
+            parts = [(float(self.loss(batch)), batch.segments[0].targets.count) for batch in self.batches()]
+        return sum(loss for loss, _ in parts) / sum(count for _, count in parts)
+
+    def train(self, steps: int) -> None:
+        """Move trunk and head together, on all training rows at once."""
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01, weight_decay=0.0)
+        batches = self.batches()
+        count = sum(batch.segments[0].targets.count for batch in batches)
+        self.model.train()
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            for batch in batches:
+                (self.loss(batch) / count).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        self.model.eval()
+
+
+@cache
+def here() -> Machine:
+    """This process's place, in float32; found once, since that measures number formats."""
+    return machine.find("fp32")
+
+
+def rows_of(subject: Subject, count: int, seed: int) -> list[dict[str, Any]]:
+    """Toy rows for the head: those of its spec's `example_rows`, or made up from its columns."""
+    make = subject.catalogue.load_example(subject.entry, "example_rows")
+    if make is not None:
+        made: list[dict[str, Any]] = make(count, seed)
+        return made
+    return toys.rows(subject.build(task=TASK).columns(), count, seed)
+
+
+def lessons(subject: Subject, *, max_length: int | None = None) -> Iterator[tuple[str, Lesson]]:
+    """The head on the tiny trunks that it takes, at most `trunks.TRUNKS`.
+
+    Raises `Failed` when it takes none, or refuses its toy rows.
+    """
+    reasons, taken = [], 0
+    for family in trunks.families(subject.catalogue):
+        try:
+            lesson = Lesson(subject, family, max_length=max_length)
+        except PluginError as error:
+            reasons.append(f"{family}: {error}")
+            continue
+        except DataError as error:
+            raise Failed(
+                f"expected toy rows that the head takes (its spec's `example_rows` can make them); found {error}"
+            ) from error
+        taken += 1
+        yield family, lesson
+        if taken == trunks.TRUNKS:
+            return
+    if not taken:
+        raise Failed(f"expected a tiny trunk that the head takes; found {'; '.join(reasons)}")

@@ -1,0 +1,269 @@
+"""What every sharing strategy does, on each tiny trunk that takes it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hft_core.errors import PluginError
+from hft_core.strategy import Strategy
+from hft_core.testing import trunks
+from hft_core.testing.check import Check, Failed, NotClaimed, Subject, check, expect
+from hft_core.testing.stage import STEPS, TASKS, Stage, changed, gap, hidden, stages, values_of
+from hft_core.testing.trunks import backbone
+
+CHECKS: list[Check] = []
+TOLERANCE = 1e-4
+
+
+@check("strategy", CHECKS)
+def what_stands_still_keeps_its_bytes(subject: Subject) -> None:
+    """A trunk parameter that requires no gradient after `apply` has the same bytes after training with weight decay."""
+    for family, stage in stages(subject):
+        before, trained = stage.parameters(), stage.trained()
+        stage.run(range(STEPS))
+        moved = sorted(changed(before, stage.parameters()) - set(trained))
+        expect(
+            not moved, f"{family}: frozen parameters that stand still", f"{len(moved)} moved: {', '.join(moved[:3])}"
+        )
+
+
+@check("strategy", CHECKS)
+def what_is_said_to_train_moves(subject: Subject) -> None:
+    """Every trunk parameter that requires a gradient after `apply` moves at some step of the stage, so that the count
+    of what trains is true."""
+    for family, stage in stages(subject):
+        before, still = stage.parameters(), set(stage.trained())
+        count = len(still)
+        for step in range(STEPS):
+            stage.run([step])
+            still -= changed(before, stage.parameters())
+        found = f"{len(still)} did not: {', '.join(sorted(still)[:3])}"
+        expect(not still, f"{family}: all {count} trained tensors to move", found)
+
+
+@check("strategy", CHECKS)
+def hidden_states_are_those_of_the_text(subject: Subject) -> None:
+    """`forward` gives finite `[batch, seq, hidden_size]`, positions that the strategy adds taken out again; texts may
+    be as long as the trunk's `max_length` without `virtual_tokens`."""
+    for family, stage in stages(subject, TASKS[:1]):
+        width = stage.backbone.max_length - stage.strategy.virtual_tokens
+        states = hidden(stage.backbone, stage.strategy, TASKS[:1], width)[TASKS[0]]
+        expect(states.shape[1] == width, f"{family}: {width} positions", states.shape[1])
+        expect(bool(torch.isfinite(states).all()), f"{family}: finite hidden states", "some that are not")
+
+
+@check("strategy", CHECKS)
+def evaluation_is_deterministic(subject: Subject) -> None:
+    """In evaluation mode, `forward` gives the same bytes twice."""
+    for family, stage in stages(subject):
+        stage.run(range(2))
+        first, second = stage.hidden(), stage.hidden()
+        expect(
+            not changed(first, second), f"{family}: equal hidden states twice", f"a difference of {gap(first, second)}"
+        )
+
+
+@check("strategy", CHECKS)
+def a_mixed_batch_gives_each_task_what_it_gets_alone(subject: Subject) -> None:
+    """A task's rows have the same hidden states beside other tasks' rows as in a batch of their own."""
+    for family, stage in stages(subject):
+        stage.run(range(2))
+        mixed = stage.hidden()
+        alone = {task: stage.hidden([task])[task] for task in TASKS}
+        difference = gap(mixed, alone)
+        expect(
+            difference <= TOLERANCE, f"{family}: equal hidden states alone and mixed", f"a difference of {difference}"
+        )
+
+
+@check("strategy", CHECKS)
+def private_parts_are_as_the_spec_says(subject: Subject) -> None:
+    """`private` has parameters for every task of the stage where the spec says `private_parts`, and none otherwise;
+    no parameter belongs to two tasks, and each is in the trunk."""
+    for family, stage in stages(subject):
+        wanted = set(TASKS) if subject.spec.private_parts else set()
+        named = {task for task, parameters in stage.private.items() if list(parameters)}
+        expect(named == wanted, f"{family}: private parameters of {sorted(wanted)}", sorted(named))
+        own = [id(p) for parameters in stage.private.values() for p in parameters]
+        expect(len(own) == len(set(own)), f"{family}: private parameters of one task each", "one of two tasks")
+        foreign = set(own) - {id(p) for p in stage.backbone.trunk.parameters()}
+        expect(not foreign, f"{family}: private parameters that are the trunk's", f"{len(foreign)} that are not")
+
+
+@check("strategy", CHECKS)
+def private_parts_are_isolated(subject: Subject) -> None:
+    """Training one task, with weight decay, leaves the private parameters of the others as they were, and with the
+    shared ones put back also their hidden states; the tasks' names begin with one another."""
+    if not subject.spec.private_parts:
+        raise NotClaimed("the strategy keeps no part of the trunk for a task")
+    for trained in TASKS[:2]:
+        for family, stage in stages(subject):
+            stage.run(range(2))
+            before, outputs = stage.parameters(), stage.hidden()
+            names = {id(p): name for name, p in stage.backbone.trunk.named_parameters()}
+            stage.run(range(2, STEPS), [trained])
+            moved = changed(before, stage.parameters())
+            for task in [task for task in TASKS if task != trained]:
+                own = {names[id(p)] for p in stage.private[task]}
+                found = f"{len(own & moved)} of {len(own)} moved"
+                expect(not own & moved, f"{family}: training '{trained}' to leave '{task}' alone", found)
+            with values_of(stage.shared(), before):
+                after = stage.hidden()
+            difference = max(gap({t: outputs[t]}, after) for t in TASKS if t != trained)
+            expect(
+                difference <= TOLERANCE, f"{family}: unchanged outputs of other tasks", f"a difference of {difference}"
+            )
+
+
+@check("strategy", CHECKS)
+def learning_rate_factors_are_of_what_trains(subject: Subject) -> None:
+    """`rate_factors` are finite and not negative, each of a trunk parameter that trains."""
+    for family, stage in stages(subject):
+        factors = stage.strategy.rate_factors(stage.backbone)
+        known = {id(p) for p in stage.trained().values()}
+        odd = [value for value in factors.values() if not (math.isfinite(value) and value >= 0)]
+        expect(not odd, f"{family}: finite factors of at least 0", odd[:3])
+        foreign = [p for p in factors if id(p) not in known]
+        expect(not foreign, f"{family}: factors of parameters that train", f"{len(foreign)} of others")
+
+
+@check("strategy", CHECKS)
+def the_penalty_is_a_finite_scalar(subject: Subject) -> None:
+    """What `penalty` adds to the loss is a finite scalar."""
+    for family, stage in stages(subject):
+        stage.run(range(2))
+        penalty = stage.strategy.penalty(stage.backbone)
+        if penalty is None:
+            raise NotClaimed("the strategy adds nothing to the loss")
+        expect(penalty.shape == (), f"{family}: a scalar", f"the shape {tuple(penalty.shape)}")
+        expect(bool(torch.isfinite(penalty)), f"{family}: a finite penalty", penalty.item())
+
+
+@check("strategy", CHECKS)
+def resume_is_equal(subject: Subject) -> None:
+    """A stage that is built again in the middle, from the trunk's parameters, the strategy's `state` and the optimizer,
+    ends with the same bytes as one that was never stopped."""
+    for family, whole in stages(subject):
+        half = STEPS // 2
+        whole.run(range(half))
+        trunk = copy.deepcopy(whole.backbone.trunk.state_dict())
+        state = {name: tensor.clone() for name, tensor in whole.strategy.state().items()}
+        probes, optimizer = copy.deepcopy(whole.probes.state_dict()), copy.deepcopy(whole.optimizer.state_dict())
+        whole.run(range(half, STEPS))
+        again = Stage(subject, family, after=whole.after)
+        again.backbone.trunk.load_state_dict(trunk)
+        again.probes.load_state_dict(probes)
+        again.optimizer.load_state_dict(optimizer)
+        again.strategy.load_state(state)
+        again.run(range(half, STEPS))
+        different = sorted(changed(whole.parameters(), again.parameters()))
+        expect(
+            not different,
+            f"{family}: the same bytes after a resume",
+            f"{len(different)} differ: {', '.join(different[:3])}",
+        )
+
+
+@check("strategy", CHECKS)
+def folding_changes_nothing_but_the_names(subject: Subject) -> None:
+    """After `fold` the trunk has the tensors that it was built with, and the same hidden states as before; a second
+    stage of the strategy can follow."""
+    if not getattr(subject.options(), "merges", subject.spec.merges):
+        raise NotClaimed("the strategy says merges=False")
+    for family, stage in stages(subject, TASKS[:1]):
+        stage.run(range(3), TASKS[:1])
+        before = stage.hidden()
+        stage.strategy.fold(stage.backbone)
+        state = stage.backbone.trunk.state_dict()
+        odd = sorted(state.keys() ^ stage.built.keys())
+        expect(not odd, f"{family}: the tensors that the trunk was built with", f"other names: {', '.join(odd[:3])}")
+        difference = gap(before, hidden(stage.backbone, Strategy(), TASKS[:1]))
+        expect(
+            difference <= TOLERANCE, f"{family}: equal hidden states merged and not", f"a difference of {difference}"
+        )
+        if not stage.after:
+            subject.build().apply(stage.backbone, TASKS[:1])
+
+
+@check("strategy", CHECKS)
+def what_it_continues_is_taken_over(subject: Subject) -> None:
+    """Applied after each strategy that the spec says it `continues`, it leaves the tensors of that one in the trunk as
+    they are, and trains."""
+    if not subject.spec.continues:
+        raise NotClaimed("the strategy continues no other")
+    for after in subject.spec.continues:
+        for family in trunks.families(subject.catalogue):
+            try:
+                stage = Stage(subject, family, after=after)
+            except PluginError as error:
+                raise Failed(f"expected {family}: a stage after '{after}'; found {error}") from error
+            state = stage.backbone.trunk.state_dict()
+            lost = sorted(n for n, t in stage.found.items() if n not in state or not torch.equal(t, state[n]))
+            expect(not lost, f"{family}: what '{after}' left", f"{len(lost)} other tensors: {', '.join(lost[:3])}")
+            before = stage.parameters()
+            stage.run(range(2))
+            expect(bool(changed(before, stage.parameters())), f"{family}: a stage that trains", "that nothing moved")
+
+
+@check("strategy", CHECKS)
+def an_adapter_leaves_the_trunk_its_weights(subject: Subject) -> None:
+    """Where `adapter` is true, `base_state` is the trunk as it was opened: its weights are not saved again."""
+    for family, stage in stages(subject):
+        if not stage.strategy.adapter:
+            raise NotClaimed("what trains is not saved apart from the trunk")
+        stage.run(range(3))
+        difference = gap(stage.built, stage.strategy.base_state(stage.backbone))
+        expect(difference <= TOLERANCE, f"{family}: the trunk's own weights unchanged", f"a difference of {difference}")
+
+
+@check("strategy", CHECKS)
+def what_is_saved_loads_equal(subject: Subject) -> None:
+    """What training changed gives equal hidden states after it was saved and loaded: an adapter on a trunk that is
+    opened anew, task by task; anything else with the trunk."""
+    for family, stage in stages(subject):
+        stage.run(range(3))
+        before = stage.hidden()
+        base = stage.strategy.base_state(stage.backbone)
+        odd = sorted(base.keys() ^ stage.built.keys())
+        expect(not odd, f"{family}: a base state of the trunk's own tensors", f"other names: {', '.join(odd[:3])}")
+        with tempfile.TemporaryDirectory() as place:
+            load = _adapter_again if stage.strategy.adapter else _trunk_again
+            after = load(subject, stage, family, Path(place))
+        difference = gap(before, after)
+        expect(difference <= TOLERANCE, f"{family}: equal hidden states after loading", f"a difference of {difference}")
+
+
+def _adapter_again(subject: Subject, stage: Stage, family: str, folder: Path) -> dict[str, Tensor]:
+    """The hidden states of each task with its adapter saved, and loaded on a fresh trunk."""
+    again = Stage(subject, family, after=stage.after)
+    for task in TASKS:
+        stage.strategy.save_adapter(stage.backbone, task, folder / task, again.backbone.source, "", {})
+        again.strategy.load_adapter(again.backbone, task, folder / task, ())
+    return again.hidden()
+
+
+def _trunk_again(subject: Subject, stage: Stage, family: str, folder: Path) -> dict[str, Tensor]:
+    """The hidden states of the trunk saved as the strategy says, and opened."""
+    stage.backbone.save(folder, stage.strategy.base_state(stage.backbone))
+    trunk = backbone(subject.catalogue, folder)
+    expect(trunk is not None, f"{family}: a saved trunk that an installed backbone opens", "that none does")
+    assert trunk is not None
+    return hidden(trunk, Strategy(), TASKS)
+
+
+@check("strategy", CHECKS)
+def bfloat16_autocast_trains(subject: Subject) -> None:
+    """A step under bfloat16 autocast has a finite loss and finite gradients."""
+    for family, stage in stages(subject):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = stage.loss(0)
+        expect(bool(torch.isfinite(loss)), f"{family}: a finite loss", loss.item())
+        loss.backward()  # type: ignore[no-untyped-call]
+        odd = [n for n, p in stage.trained().items() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+        expect(not odd, f"{family}: finite gradients", f"{len(odd)} that are not: {', '.join(odd[:3])}")

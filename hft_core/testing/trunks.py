@@ -1,0 +1,191 @@
+"""Tiny trunks with random weights: model folders made by transformers, opened through whatever installed backbone
+opens them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from hft_core.backbone import Backbone
+from hft_core.plugins import Catalogue, State
+from hft_core.testing.check import Failed
+from hft_core.testing.surroundings import quiet
+from hft_core.testing.toys import vocabulary
+
+WIDTH, LAYERS, POSITIONS = 16, 2, 64
+TRUNKS = 2
+"""A head or strategy is looked at on so many of the trunks that take it."""
+
+
+def _word_pieces() -> PreTrainedTokenizerFast:
+    """BERT's kind of tokenizer; what is not in its vocabulary is spelled."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    marks = [chr(code) for code in range(33, 127)]
+    pieces = [piece for word in vocabulary() for piece in ([word] if len(word) < 7 else [word[:4], f"##{word[4:]}"])]
+    names = dict.fromkeys([*special, *pieces, *marks, *(f"##{mark}" for mark in marks)])
+    tokenizer = Tokenizer(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=POSITIONS,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def _byte_pairs(special: list[str], ending: str = "", **names: str) -> PreTrainedTokenizerFast:
+    """GPT-2's kind of tokenizer; each word of the toy texts is one token. `ending` closes each text, as T5's does."""
+    known = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    merges = []
+    for word in (f"Ġ{word}" for word in vocabulary()):
+        for end in range(2, len(word) + 1):
+            if word[:end] not in known:
+                known[word[:end]] = len(known)
+                merges.append((word[: end - 1], word[end - 1]))
+    tokenizer = Tokenizer(models.BPE(known, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    if ending:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"$A {ending}", pair=f"$A {ending} $B {ending}", special_tokens=[(ending, known[ending])]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=POSITIONS,
+        model_input_names=["input_ids", "attention_mask"],
+        **names,
+    )
+
+
+def _bert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    tokenizer = _word_pieces()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        max_position_embeddings=POSITIONS,
+        initializer_range=0.1,
+        pad_token_id=0,
+    )
+    return BertForMaskedLM(config), tokenizer
+
+
+def _llama() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    tokenizer = _byte_pairs(["<s>", "</s>"], bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=POSITIONS,
+        initializer_range=0.1,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return LlamaForCausalLM(config), tokenizer
+
+
+def _t5() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    special = ["<pad>", "</s>", "<unk>"]
+    tokenizer = _byte_pairs(special, "</s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=WIDTH,
+        d_kv=WIDTH // 2,
+        d_ff=2 * WIDTH,
+        num_layers=LAYERS,
+        num_heads=2,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    config.decoder_start_token_id = 0
+    return T5ForConditionalGeneration(config), tokenizer
+
+
+FAMILIES: dict[str, Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerFast]]] = {
+    "BERT": _bert,
+    "Llama": _llama,
+    "T5": _t5,
+}
+"""A bidirectional encoder, an autoregressive decoder, and an encoder with a decoder."""
+
+
+@cache
+def _place() -> tempfile.TemporaryDirectory[str]:
+    """Where the folders of this process lie; it goes when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="hft-trunks-")
+
+
+@cache
+def folder(family: str) -> Path:
+    """The tiny model of a family, written when it is first asked for."""
+    path = Path(_place().name) / family.lower()
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(1)
+        model, tokenizer = FAMILIES[family]()
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+    return path
+
+
+def backbone(catalogue: Catalogue, model: Path) -> Backbone | None:
+    """What the first usable backbone of the catalogue that says it opens `model` makes of it; None without one."""
+    for entry in catalogue.seam("backbone"):
+        opens = catalogue.load_opens(entry) if entry.state is State.OK else None
+        if opens is not None and opens(str(model)):
+            options = catalogue.load_options(entry).model_validate({"model": str(model)})
+            made: Any = catalogue.load_factory(entry)(options, trust_remote_code=False)
+            assert isinstance(made, Backbone)
+            return made
+    return None
+
+
+def families(catalogue: Catalogue) -> Iterator[str]:
+    """The families that some backbone of the catalogue opens. Raises `Failed` when there is none."""
+    found = False
+    for family in FAMILIES:
+        entries = [entry for entry in catalogue.seam("backbone") if entry.state is State.OK]
+        openers = [catalogue.load_opens(entry) for entry in entries]
+        if any(opens is not None and opens(str(folder(family))) for opens in openers):
+            found = True
+            yield family
+    if not found:
+        raise Failed(f"expected an installed backbone that opens a tiny {', '.join(FAMILIES)}; found none")
+
+
+def opened(catalogue: Catalogue, family: str) -> Backbone:
+    """A fresh trunk of a family, in evaluation mode."""
+    made = backbone(catalogue, folder(family))
+    assert made is not None, "of a family that `families` named"
+    made.trunk.eval()
+    return made

@@ -1,0 +1,113 @@
+"""Every head with every strategy under three combiners: refused with a reason before training, or trained, saved and
+opened with equal predictions."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from hft_core import assemble, machine, recipe_file, results, saved
+from hft_core.evaluate import Judged, judge
+from hft_core.examples import Examples
+from hft_core.model import HybridModel
+from hft_core.observers import Observers
+from hft_core.resolve import Resolved
+from hft_core.stages import Stages
+
+COMBINERS = ("sum", "uncertainty", "pcgrad")
+TOLERANCE = 1e-4
+
+
+def cross(resolved: Resolved, data: dict[str, Any], folder: Path) -> None:
+    """Run the recipe, save it, open it, and compare what the two models say about the dev rows."""
+    torch.manual_seed(resolved.recipe.seed)
+    where, told = here(), Observers([], pytest.fail)
+    stages = Stages(assemble.assemble(resolved, host_data=data, trust_remote_code=False), where, told, folder)
+    for index, stage in enumerate(resolved.stages):
+        result = stages.run(index, stage, fold=resolved.folds_after(index))
+        assert result.steps == CROSSING.STEPS
+        assert result.skipped_steps == 0
+    trained, examples = stages.material.model, stages.material.examples["dev"]
+    saved.save_model(folder / results.MODEL_FOLDER, trained, trunk_changed=stages.trunk_changed)
+    results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
+    results.write_json(folder / results.RESULTS_FILE, {})
+    opened = saved.open_run(folder, CROSSING.catalogue()).model
+    for task, part in examples.items():
+        before, after = judged(trained, task, part, where), judged(opened, task, part, where)
+        assert math.isfinite(before.loss), task
+        assert after.loss == pytest.approx(before.loss, abs=TOLERANCE), task
+        assert after.predictions == close_to(before.predictions), task
+
+
+@cache
+def here() -> machine.Machine:
+    """Found once: finding it measures number formats."""
+    return machine.find("fp32")
+
+
+def judged(model: HybridModel, task: str, examples: Examples, where: machine.Machine) -> Judged:
+    found = judge(model, task, examples, where, seed=0)
+    if model.head(task).predicts_when_scored:
+        return found
+    return replace(found, predictions=judge(model, task, examples, where, seed=0, with_loss=False).predictions)
+
+
+def close_to(value: Any) -> Any:
+    """Nested predictions, equal up to `TOLERANCE` where they are numbers."""
+    if isinstance(value, dict):
+        return {key: close_to(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [close_to(item) for item in value]
+    return pytest.approx(value, abs=TOLERANCE) if isinstance(value, float) else value
+
+
+def load(name: str, path: Path) -> ModuleType:
+    """A module of the repository that is in no package."""
+    if name not in sys.modules:
+        spec = spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+HERE = Path(__file__).parent
+CROSSING = load("hft_crossing", HERE / "crossing.py")
+PAGE = load("hft_combinations_page", HERE.parents[1] / "docs" / "reference" / "combinations_page.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", CROSSING.names("strategy"))
+@pytest.mark.parametrize("head", CROSSING.names("head"))
+def test_a_head_and_a_strategy_work_under_three_combiners_or_are_refused_with_a_reason(
+    head: str, strategy: str, tmp_path: Path
+) -> None:
+    cell = CROSSING.cell(head, strategy)
+    if not cell.trunk:
+        assert [trunk for trunk, _ in cell.reasons] == list(CROSSING.TRUNKS)
+        assert all(reason and "\n" not in reason for _, reason in cell.reasons)
+        return
+    for combiner in COMBINERS:
+        recipe = CROSSING.resolved(head, strategy, combiner, cell.trunk, cell.after)
+        cross(recipe, CROSSING.host_data(head), tmp_path / combiner)
+
+
+@pytest.mark.slow
+def test_the_page_says_what_the_crossing_found() -> None:
+    assert PAGE.PAGE.read_text(encoding="utf-8") == PAGE.page(), "run: python docs/reference/combinations_page.py"
+
+
+def test_the_page_has_every_head_and_strategy() -> None:
+    text = PAGE.PAGE.read_text(encoding="utf-8")
+    missing = [name for seam in ("head", "strategy") for name in CROSSING.names(seam) if f"`{name}`" not in text]
+    assert not missing, "run: python docs/reference/combinations_page.py"
