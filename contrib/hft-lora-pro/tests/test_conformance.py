@@ -1,0 +1,7 @@
+"""The strategy does what every strategy of hft has to do."""
+
+from __future__ import annotations
+
+from hft_core.testing import conformance
+
+test_conformance = conformance("hft-lora-pro")
