@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from hft_core.plugins import Catalogue
     from hft_core.recipe import Recipe
     from hft_core.results import RunResult
-    from hft_core.runner import run
+    from hft_core.runner import run, session
+    from hft_core.saved import SavedRun, open_run
+    from hft_core.sessions import Session
 
     __version__: str
 
@@ -33,18 +35,26 @@ __all__ = [
     "RecipeSpec",
     "RunError",
     "RunResult",
+    "SavedRun",
+    "Session",
     "StrategySpec",
     "UsageError",
     "__version__",
     "hookimpl",
+    "open_run",
     "run",
+    "session",
 ]
 
 _LAZY = {
     "Catalogue": "hft_core.plugins:Catalogue",
     "Recipe": "hft_core.recipe:Recipe",
     "RunResult": "hft_core.results:RunResult",
+    "SavedRun": "hft_core.saved:SavedRun",
+    "Session": "hft_core.sessions:Session",
+    "open_run": "hft_core.saved:open_run",
     "run": "hft_core.runner:run",
+    "session": "hft_core.runner:session",
 }
 
 

@@ -53,7 +53,11 @@ def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool
 
 def build_heads(resolved: Resolved) -> dict[str, Head]:
     """The heads of all tasks, not yet attached to a trunk."""
-    return {task: chosen.build(task=task) for task, chosen in resolved.heads.items()}
+    heads: dict[str, Head] = {}
+    for task, chosen in resolved.heads.items():
+        heads[task] = chosen.build(task=task)
+        heads[task].catalogue = chosen.catalogue
+    return heads
 
 
 def load_rows(resolved: Resolved, heads: Mapping[str, Head], host_data: HostData) -> dict[str, Splits]:

@@ -58,6 +58,19 @@ class Batch:
         return Batch(inputs, segments)
 
 
+def of_process(parts: Sequence[Part], rank: int, world: int) -> list[Part]:
+    """The units of a step that process `rank` of `world` computes: every `world`-th, counted over all parts."""
+    if world == 1:
+        return list(parts)
+    found, before = [], 0
+    for part in parts:
+        mine = part.units[(rank - before) % world :: world]
+        before += len(part.units)
+        if len(mine):
+            found.append(replace(part, units=mine))
+    return found
+
+
 def batches_of(
     parts: Sequence[Part],
     examples: Mapping[str, Examples],
@@ -70,6 +83,8 @@ def batches_of(
     apart: bool,
 ) -> list[Batch]:
     """The batches of one step; `apart`: no batch holds more than one task."""
+    if not parts:
+        return []
     lengths = np.concatenate([examples[part.task].lengths[part.units] for part in parts])
     sizes = np.concatenate([examples[part.task].sizes[part.units] for part in parts])
     owner = np.repeat(np.arange(len(parts)), [len(part.units) for part in parts])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -20,8 +23,8 @@ def card(result: RunResult, material: Material, *, adapter_base: str) -> str:
     base = str(recipe.backbone.options.get("model", ""))
     sections = [
         _front_matter(base, _library(material, adapter_base)),
-        f"# {Path(base).name} adapted by hybrid fine-tuning\n",
-        f"Base model: `{base}`. Tasks: {', '.join(f'`{task}`' for task in recipe.tasks)}.\n",
+        f"# {_plain(Path(base).name)} adapted by hybrid fine-tuning\n",
+        f"Base model: {_code(base)}. Tasks: {', '.join(f'`{task}`' for task in recipe.tasks)}.\n",
         "## Scores\n",
         _scores(result),
         "## Stages\n",
@@ -30,10 +33,10 @@ def card(result: RunResult, material: Material, *, adapter_base: str) -> str:
         "## Use\n",
         _use(material, adapter_base),
         "## Recipe\n",
-        f"<details><summary>recipe.yaml</summary>\n\n```yaml\n{recipe_file.dump(recipe)}```\n\n</details>\n",
+        f"<details><summary>recipe.yaml</summary>\n\n{_block('yaml', recipe_file.dump(recipe))}\n</details>\n",
         "## Framework versions\n",
         *(f"- {name} {version}" for name, version in result.versions.items()),
-        f"- Python plugins: {', '.join(sorted({str(plugin['distribution']) for plugin in result.plugins}))}",
+        f"- Python plugins: {', '.join(sorted({_plugin(plugin) for plugin in result.plugins}))}",
     ]
     return "\n".join(sections) + "\n"
 
@@ -94,12 +97,29 @@ def _use(material: Material, adapter_base: str) -> str:
         else:
             lines.append(f'model = transformers.{plain_class}.from_pretrained("model/{task}")')
     if all(line.startswith("#") for line in lines):
-        return "```sh\n" + "\n".join(line.partition("`")[2].rstrip("`") for line in lines) + "\n```\n"
+        return _block("sh", "\n".join(line.partition("`")[2].rstrip("`") for line in lines) + "\n")
     imports = "import transformers\n" + ("import peft\n" if adapter_base else "")
-    return f"```python\n{imports}" + "\n".join(lines) + "\n```\n"
+    return _block("python", imports + "\n".join(lines) + "\n")
+
+
+def _plugin(origin: Mapping[str, Any]) -> str:
+    return _plain(f"{origin['distribution']} {origin['version']}".strip())
+
+
+def _block(language: str, text: str) -> str:
+    """A code block whose fence is longer than any in the text: nothing in it can end it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}{fence}\n"
+
+
+def _code(text: str) -> str:
+    """Text as inline code, in as many backticks as it takes."""
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " if "`" in text else ""
+    return f"{ticks}{pad}{' '.join(text.split())}{pad}{ticks}"
 
 
 def _plain(text: str) -> str:
     """Text from data or plugins as Markdown shows it, and nothing else."""
-    escaped = "".join(f"\\{c}" if c in "\\`*_[]|<>#" else c for c in text)
-    return escaped.replace("\n", " ")
+    escaped = "".join(f"\\{c}" if c in "\\`*_[]|<>#&~" else c for c in " ".join(text.split()))
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in escaped)

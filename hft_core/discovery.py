@@ -6,24 +6,37 @@ ends the listing for all, and of two distributions with the same entry-point nam
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
-import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hft_core.admission import OWN, Admission, normalised
 from hft_core.errors import PluginError
 from hft_core.registration import SEAM_OF_HOOK, register
 from hft_core.requirements import missing
+from hft_core.spec_form import LONGEST, taken
 from hft_core.specs import SEAMS, SUPPORTED_API, Spec
+
+SLOW = 0.25
+"""Seconds from which on importing a provider's module is told of; a light module takes about a millisecond."""
+
+HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "scipy", "pandas", "tensorflow", "jax")
+"""Libraries that a slow module has usually imported."""
+
+OBSERVER = "observer"
+"""In the place of a seam, for a module that implements lifecycle hooks."""
+
+MOST = 1000
+"""Specs that are taken from one hook; a generator may never end."""
 
 
 class State(StrEnum):
@@ -83,6 +96,8 @@ class Entry:
     traceback: str = ""
     seconds: float = 0.0
     """What importing the provider's module took."""
+    warnings: tuple[str, ...] = ()
+    """What its author should change, although the plugin can be used: each one line."""
 
     @property
     def status(self) -> str:
@@ -90,35 +105,41 @@ class Entry:
         return " ".join([self.state, *self.needs])
 
 
+Offer = tuple[Provider, importlib.metadata.EntryPoint]
+
+
 @dataclass
 class Found:
     """What one provider turned out to hold."""
 
     entries: list[Entry] = field(default_factory=list)
-    observers: list[tuple[str, object]] = field(default_factory=list)
-    """The provider's label and module, when the module implements lifecycle hooks."""
+    observers: list[tuple[Entry, object]] = field(default_factory=list)
+    """The module, when it implements lifecycle hooks, under an entry of the seam `observer`, which no recipe names."""
+
+    def warn(self, *told: str) -> None:
+        """Add to the warnings of everything that was found."""
+        self.entries = [replace(entry, warnings=(*entry.warnings, *told)) for entry in self.entries]
+        self.observers = [(replace(e, warnings=(*e.warnings, *told)), module) for e, module in self.observers]
 
 
-def normalised(distribution: str) -> str:
-    """A distribution's name as PEP 503 compares it."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
+def installed(admission: Admission) -> Iterator[Found]:
+    """What each entry point of the environment holds: those of hft-core first, then by distribution and entry point.
 
-
-def installed(block: Iterable[str]) -> Iterator[Found]:
-    """What each entry point of the environment holds, by distribution name, then by entry-point name.
-
-    Nothing of a blocked distribution is imported. Never raises because of a plugin.
+    Nothing of a distribution that is not admitted is imported. Never raises because of a plugin.
     """
-    blocked = {normalised(name) for name in block}
     points, unreadable = _entry_points()
     yield Found(entries=unreadable)
-    offers = [(_provider_of(point), point) for point in points]
-    for provider, point in sorted(offers, key=lambda offer: (normalised(offer[0].distribution), offer[1].name)):
-        if normalised(provider.distribution) in blocked:
-            reason = f"distribution '{provider.distribution}' is blocked"
-            yield Found([Entry("", point.name, None, provider, State.BLOCKED, reason)])
+    for provider, point in sorted(_offers(points), key=_order):
+        refusal = admission.refusal(provider.distribution)
+        if refusal:
+            yield Found([Entry("", point.name, None, provider, State.BLOCKED, refusal)])
         else:
             yield _load(point, provider)
+
+
+def _order(offer: Offer) -> tuple[bool, str, str]:
+    distribution = normalised(offer[0].distribution)
+    return distribution != OWN, distribution, offer[1].name
 
 
 def _entry_points() -> tuple[list[importlib.metadata.EntryPoint], list[Entry]]:
@@ -141,9 +162,14 @@ def _entry_points() -> tuple[list[importlib.metadata.EntryPoint], list[Entry]]:
         return points, unreadable
 
 
-def _provider_of(point: importlib.metadata.EntryPoint) -> Provider:
-    name, version = _identity(point.dist) if point.dist is not None else ("unknown", "")
-    return Provider(name, version, point.name)
+def _offers(points: Iterable[importlib.metadata.EntryPoint]) -> Iterator[Offer]:
+    """Each entry point with its provider; the metadata of each distribution are read once."""
+    known: dict[int, tuple[str, str]] = {}
+    for point in points:
+        key = id(point.dist)
+        if key not in known:
+            known[key] = _identity(point.dist) if point.dist is not None else ("unknown", "")
+        yield Provider(*known[key], point.name), point
 
 
 def _identity(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
@@ -156,14 +182,43 @@ def _identity(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
 
 
 def _load(point: importlib.metadata.EntryPoint, provider: Provider) -> Found:
+    before = set(sys.modules)
     start = time.perf_counter()
     try:
         module = point.load()
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module may end in anything, SystemExit included
-        return Found([_broken(provider, point.name, "import failed", error, seconds=time.perf_counter() - start)])
-    return question(module, provider, seconds=time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        found = Found([_broken(provider, point.name, "import failed", error, seconds=seconds)])
+    else:
+        seconds = time.perf_counter() - start
+        found = question(module, provider, seconds=seconds)
+    if seconds >= SLOW:
+        found.warn(_slowness(seconds, sys.modules.keys() - before))
+    if any(entry.state is State.BROKEN for entry in found.entries):
+        found.entries = [_of_another_core(entry, point) for entry in found.entries]
+    return found
+
+
+def _slowness(seconds: float, imported: Iterable[str]) -> str:
+    heavy = [name for name in HEAVY if name in set(imported)]
+    what = f" ({', '.join(heavy)})" if heavy else ""
+    return f"slow: importing its entry module took {seconds:.1f} s{what}, which every hft command waits for"
+
+
+def _of_another_core(entry: Entry, point: importlib.metadata.EntryPoint) -> Entry:
+    """A broken entry, called incompatible where its distribution asks for another hft-core than the one installed."""
+    if entry.state is not State.BROKEN or point.dist is None:
+        return entry
+    try:
+        asked = [text for text in point.dist.requires or () if normalised(text).startswith(OWN)]
+        lacking = [need.problem for need in missing(asked)]
+    except Exception:  # malformed metadata: what the module itself did stays the reason
+        return entry
+    if not lacking:
+        return entry
+    return replace(entry, state=State.INCOMPATIBLE, reason=f"{'; '.join(lacking)} ({entry.reason})")
 
 
 def question(plugin: object, provider: Provider, *, seconds: float = 0.0) -> Found:
@@ -182,7 +237,8 @@ def question(plugin: object, provider: Provider, *, seconds: float = 0.0) -> Fou
         for implementation in registration.implementations(hook) if hook in SEAM_OF_HOOK else ():
             found.entries += _ask(implementation.function, hook, provider, seconds)
     if registration.observes and not registration.problems:
-        found.observers.append((provider.label, plugin))
+        found.observers.append((Entry(OBSERVER, name, None, provider, seconds=seconds), plugin))
+    found.warn(*registration.deprecated)
     return found
 
 
@@ -196,8 +252,11 @@ def _ask(function: Callable[[], object], hook: str, provider: Provider, seconds:
         if isinstance(result, str | bytes | Spec) or not isinstance(result, Iterable):
             what = "nothing" if result is None else type(result).__name__
             raise TypeError(f"returned {what}, expected a list of {wanted}")
-        for item in result:  # a generator may raise after some good items
-            entries.append(_entry(item, seam, hook, provider, seconds))  # noqa: PERF401
+        for item in islice(result, MOST):  # a generator may raise after some good items
+            entries.append(_entry(item, hook, provider, seconds))  # noqa: PERF401
+        if len(entries) == MOST:
+            entries.clear()
+            raise ValueError(f"returned {MOST} specs or more")
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -205,29 +264,43 @@ def _ask(function: Callable[[], object], hook: str, provider: Provider, seconds:
     return entries
 
 
-def _entry(item: Any, seam: str, hook: str, provider: Provider, seconds: float) -> Entry:
+def _entry(item: Any, hook: str, provider: Provider, seconds: float) -> Entry:
     """The entry of one item that a seam hook returned."""
-    fallback = provider.entry_point or provider.distribution
-    wanted = SEAMS[seam]
-    if not isinstance(item, wanted):
-        name = item.name if isinstance(item, Spec) else fallback
-        reason = f"{hook} returned a {type(item).__name__}, expected a {wanted.__name__}"
-        return Entry(seam, name, None, provider, State.BROKEN, reason, seconds=seconds)
-    if item.api not in SUPPORTED_API:
-        supported = f"{SUPPORTED_API.start} to {SUPPORTED_API.stop - 1}" if len(SUPPORTED_API) > 1 else "1"
-        reason = f"written for hook API {item.api}, and this hft-core supports {supported}"
-        return Entry(seam, item.name, item, provider, State.INCOMPATIBLE, reason, seconds=seconds)
+    seam = SEAM_OF_HOOK[hook]
+    name = provider.entry_point or provider.distribution
     try:
-        lacking = missing(item.requires)
-    except Exception as error:  # malformed requirements, of the plugin or of what it requires
-        return _broken(provider, item.name, "requires", error, seam=seam, seconds=seconds)
-    if lacking:
-        reason = f"{'; '.join(need.problem for need in lacking)}; run: pip install " + " ".join(
-            f"'{need.requirement}'" for need in lacking
-        )
-        needs = tuple(dict.fromkeys(need.name for need in lacking))
-        return Entry(seam, item.name, item, provider, State.NEEDS, reason, needs, seconds=seconds)
-    return Entry(seam, item.name, item, provider, seconds=seconds)
+        if isinstance(item, Spec) and type(item.name) is str:
+            name = item.name[:64]
+        if not isinstance(item, SEAMS[seam]):
+            reason = f"{hook} returned a {type(item).__name__}, expected a {SEAMS[seam].__name__}"
+            return Entry(seam, name, None, provider, State.BROKEN, reason, seconds=seconds)
+        return _judged(Entry(seam, name, taken(item, SEAMS[seam]), provider, seconds=seconds))
+    except Exception as error:  # a stranger's object raises what it likes when it is looked at
+        return _broken(provider, name, f"{hook} returned a spec that is not valid", error, seam=seam, seconds=seconds)
+
+
+def _judged(entry: Entry) -> Entry:
+    """The entry of a sound spec with its state: whether it can be used here. Raises `InvalidRequirement`."""
+    spec = entry.spec
+    assert spec is not None, "a sound spec was given"
+    if type(spec.api) is not int or spec.api not in SUPPORTED_API:
+        reason = f"written for hook API {spec.api}, and this hft-core supports {supported_api()}"
+        return replace(entry, state=State.INCOMPATIBLE, reason=reason)
+    if spec.api != SUPPORTED_API[-1]:
+        told = f"written for hook API {spec.api}; the current one is {SUPPORTED_API[-1]}"
+        entry = replace(entry, warnings=(told,))
+    lacking = missing(spec.requires)
+    if not lacking:
+        return entry
+    wanted = " ".join(f"'{need.requirement}'" for need in lacking)
+    reason = f"{'; '.join(need.problem for need in lacking)}; run: pip install {wanted}"
+    return replace(entry, state=State.NEEDS, reason=reason, needs=tuple(dict.fromkeys(need.name for need in lacking)))
+
+
+def supported_api() -> str:
+    """The hook API versions of this core in words: `1`, or `1 to 2`."""
+    first, last = SUPPORTED_API[0], SUPPORTED_API[-1]
+    return str(first) if first == last else f"{first} to {last}"
 
 
 def file_plugin(path: str | Path) -> Found:
@@ -242,6 +315,8 @@ def file_plugin(path: str | Path) -> Found:
         source = file.read_bytes()
     except OSError as error:
         raise PluginError(f"plugin file '{path}': cannot be read: {error.strerror or error}") from error
+    import hashlib  # here, since listing installed plugins needs none
+
     digest = hashlib.sha256(source).hexdigest()
     resolved = file.resolve()
     module = f"hft_file_{hashlib.sha256(str(resolved).encode(errors='surrogateescape')).hexdigest()[:8]}_{digest[:8]}"
@@ -279,6 +354,8 @@ def one_line(error: BaseException) -> str:
         message = " ".join(str(error).split())
     except Exception:  # an exception whose own __str__ raises
         message = "(its message cannot be shown)"
+    if len(message) > LONGEST:
+        message = f"{message[:LONGEST]} …"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 

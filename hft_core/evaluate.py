@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hft_core import interruption
+from hft_core import interruption, turns
 from hft_core.batching import in_length_order
 from hft_core.errors import RecipeError, did_you_mean
 from hft_core.examples import Examples
@@ -44,18 +44,26 @@ def judge(
     with_loss: bool = True,
     predicting: bool = True,
 ) -> Judged:
-    """Run `task`'s head over all `examples`; the model is put back into the mode it was in."""
+    """Run `task`'s head over all `examples`, each in one of the processes; all of them get the whole answer. The model
+    is put back into the mode it was in."""
     head = model.head(task)
     training = model.training
     model.eval()
-    predictions: list[Any] = [None] * len(examples)
+    said_of: dict[int, Any] = {}
     total, count = 0.0, 0
     pad = model.backbone.tokenizer.pad_token_id
+    machine.check_interruption()
     with torch.inference_mode():
-        for batch in in_length_order(
-            task, examples, head, seed=seed, pad=pad, max_rows=EVALUATION_ROWS, max_tokens=EVALUATION_TOKENS
+        for number, batch in enumerate(
+            in_length_order(
+                task, examples, head, seed=seed, pad=pad, max_rows=EVALUATION_ROWS, max_tokens=EVALUATION_TOKENS
+            )
         ):
-            interruption.check()
+            if number % machine.world != machine.rank:
+                continue
+            if machine.world == 1:
+                interruption.check()
+                turns.offer()
             moved = batch.to(machine.device)
             with machine.autocast():
                 ((segment, features),) = model.segments(moved, model.hidden(moved))
@@ -64,10 +72,12 @@ def judge(
                     count += segment.targets.count
                 model.strategy.route(model.backbone, [(task, slice(None))])  # beams make more rows of a batch
                 said = head.predict(features, segment.targets) if predicting else []
-            for example, prediction in zip(segment.examples, said, strict=False):
-                predictions[example] = prediction
+            said_of |= dict(zip(segment.examples.tolist(), said, strict=False))
     model.train(training)
-    given = [prediction for prediction in predictions if prediction is not None]
+    parts = machine.gathered((said_of, total, count))
+    everything = {example: prediction for said, _, _ in parts for example, prediction in said.items()}
+    total, count = sum(total for _, total, _ in parts), sum(count for _, _, count in parts)
+    given = [everything[example] for example in sorted(everything) if everything[example] is not None]
     return Judged(given, total / count if count else math.nan)
 
 

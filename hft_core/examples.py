@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from hft_core import interruption
+from hft_core import interruption, turns
 from hft_core.head import OWN_LENGTH, Draw, Encoded, Head, Targets
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def encode(
     batches = _groups_whole(rows, group, read) if group and rows.has(group) else rows.batches(ENCODE_ROWS, read)
     for indices, columns in batches:
         interruption.check()
+        turns.offer()
         encoded = head.encode(columns, tokenizer, max_length)
         extra, targets = encoded.extra, encoded.targets
         parts.append(

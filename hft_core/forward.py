@@ -25,8 +25,8 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Joint:
-    """A joint loss of a divided step: its value as a function of what the head itself trains, and its gradient with
-    respect to the embeddings `[examples, d]`, by batch."""
+    """A joint loss of a divided step: its value as a function of what the head itself trains (this process's share of
+    it), and its gradient with respect to the embeddings `[examples, d]`, by batch."""
 
     loss: Tensor
     gradients: dict[int, Tensor]
@@ -42,18 +42,20 @@ class Forward:
 
     def __init__(self, model: HybridModel, batches: Sequence[Batch], machine: Machine) -> None:
         self.model, self.batches, self.machine = model, batches, machine
-        self.counts: dict[str, int] = {}
-        appearances: dict[str, int] = {}
+        tasks = tuple(model.heads)
+        numbers = torch.zeros(2, len(tasks), dtype=torch.int64, device=machine.device)
         for segment in (segment for batch in batches for segment in batch.segments):
-            self.counts[segment.task] = self.counts.get(segment.task, 0) + segment.targets.count
-            appearances[segment.task] = appearances.get(segment.task, 0) + 1
-        self._divided = frozenset(t for t, n in appearances.items() if n > 1 and model.head(t).joint)
-        self._joint: dict[str, _Joint] | None = None
+            numbers[:, tasks.index(segment.task)] += torch.tensor([segment.targets.count, 1], device=machine.device)
+        counts, appearances = machine.total(numbers).tolist()
+        self.counts: dict[str, int] = dict(zip(tasks, counts, strict=True))
+        """Targets of each task in the whole step, those of other processes included."""
+        self._divided = tuple(t for t, n in zip(tasks, appearances, strict=True) if n > 1 and model.head(t).joint)
+        self._joint: dict[str, _Joint] = {}
+        if self._divided:
+            self.ahead()
 
     def sums(self, batch: Batch, hidden: Tensor | None = None) -> dict[str, Tensor]:
         """What the batch adds to each task's loss, summed over its targets; from `hidden` where that is known."""
-        if self._divided and self._joint is None:
-            self.ahead()
         with self.machine.autocast():
             hidden = self.model.hidden(batch) if hidden is None else hidden
             sums: dict[str, Tensor] = {}
@@ -66,7 +68,6 @@ class Forward:
         head = self.model.head(segment.task)
         if segment.task not in self._divided:
             return head.loss(features, segment.targets)
-        assert self._joint is not None
         joint = self._joint[segment.task]
         gradient = joint.gradients[id(segment)]
         along = (head.embed(features).float() * gradient).sum()
@@ -74,8 +75,8 @@ class Forward:
         return along - along.detach() + (joint.loss if first else 0.0)
 
     def ahead(self) -> dict[str, Tensor]:
-        """Each task's loss over the whole step, computed without gradients, with the dropout that the passes to come
-        will have."""
+        """Each task's loss over this process's rows of the step, computed without gradients, with the dropout that the
+        passes to come will have."""
         sums: dict[str, Tensor] = {}
         embeddings: dict[str, list[tuple[Segment, Tensor]]] = {task: [] for task in self._divided}
         with random_state_kept(self.machine.device), torch.no_grad(), self.machine.autocast():
@@ -88,24 +89,26 @@ class Forward:
                     loss = self._loss(segment, features)
                     sums[segment.task] = sums[segment.task] + loss if segment.task in sums else loss
         self._joint = {task: self._whole(task, parts) for task, parts in embeddings.items()}
-        return sums | {task: joint.loss.detach() for task, joint in self._joint.items()}
+        return sums | {task: joint.loss.detach() for task, joint in self._joint.items() if joint.gradients}
 
     def _whole(self, task: str, parts: Sequence[tuple[Segment, Tensor]]) -> _Joint:
-        """The joint loss of all embeddings of a step."""
-        segments = [segment for segment, _ in parts]
+        """The joint loss of all embeddings of a step, of which this process has `parts`."""
+        names = sorted({name for segment, _ in parts for name in segment.targets.tensors})
+        mine = {name: torch.cat([segment.targets.tensors[name] for segment, _ in parts]).cpu() for name in names}
+        embedded = torch.cat([embedding for _, embedding in parts]).cpu() if parts else None
+        everyone = [(e, t) for e, t in self.machine.gathered((embedded, mine)) if e is not None]
+        device = self.machine.device
         targets = Targets(
-            sum(segment.targets.count for segment in segments),
-            {
-                name: torch.cat([segment.targets.tensors[name] for segment in segments])
-                for name in segments[0].targets.tensors
-            },
+            self.counts[task],
+            {name: torch.cat([tensors[name] for _, tensors in everyone]).to(device) for name in everyone[0][1]},
         )
-        whole = torch.cat([embedding for _, embedding in parts]).requires_grad_()
+        whole = torch.cat([embeddings for embeddings, _ in everyone]).to(device).requires_grad_()
         head = self.model.head(task)
         with torch.enable_grad():
             loss = head.joint_loss(whole, targets)
             (gradient,) = torch.autograd.grad(loss, whole, retain_graph=True)
-            own = head.joint_loss(whole.detach(), targets)
+            own = head.joint_loss(whole.detach(), targets) / len(everyone)
+        before = self.machine.gathered(0 if embedded is None else len(embedded))[: self.machine.rank]
         sizes = [len(embedding) for _, embedding in parts]
-        by_batch = {id(segment): part for segment, part in zip(segments, torch.split(gradient, sizes), strict=True)}
-        return _Joint(own, by_batch)
+        of_mine = gradient[sum(before) : sum(before) + sum(sizes)]
+        return _Joint(own, {id(s): part for (s, _), part in zip(parts, torch.split(of_mine, sizes), strict=True)})

@@ -87,27 +87,29 @@ class _Step:
         weights = None
         if self.combiner.linear:
             weights = self._weights_at(torch.ones_like(self.losses))
-        elif len(self.batches) > 1:
+        elif len(self.batches) > 1 or self.machine.world > 1:
             weights = self._weights_at(self.losses_ahead())
         for batch in self.batches:
             means = self.means(batch)
             if weights is None:
                 weights = self._weights_at(means)
             if means.requires_grad:
-                self.machine.accelerator.backward((weights * means).sum())
+                torch.autograd.backward((weights * means).sum())
             self.losses += means.detach()
         assert weights is not None
+        self.machine.total(self.losses)
+        self.machine.add_up_gradients([*self.model.trunk_parameters(), *self.model.head_parameters(self.tasks)])
         self._fill_combiner()
         return Combined(self.tasks, self.losses, weights.detach())
 
     def _weights_at(self, losses: Tensor) -> Tensor:
         with self._drawing():
-            return weights_of(self.combiner, losses, self.present)
+            return self.machine.same(weights_of(self.combiner, losses, self.present))
 
     def losses_ahead(self) -> Tensor:
         """The step's losses, computed before its backward passes with the same dropout: a combiner that is not linear
         in the losses needs those of the whole step to weigh any of them."""
-        return self._in_order(self.forward.ahead())
+        return self.machine.total(self._in_order(self.forward.ahead()).detach())
 
     def _fill_combiner(self) -> None:
         learned = [parameter for parameter in self.combiner.parameters() if parameter.requires_grad]
@@ -116,7 +118,7 @@ class _Step:
                 total = self.combiner(self.losses, self.present)
             gradients = torch.autograd.grad(total, learned, allow_unused=True)
             for parameter, gradient in zip(learned, gradients, strict=True):
-                parameter.grad = gradient
+                parameter.grad = None if gradient is None else self.machine.same(gradient)
 
     # --- combiners of gradients
 
@@ -141,13 +143,14 @@ class _Step:
                 if gradient is not None:
                     place += gradient.reshape(-1)
             own[index].add(gradients[len(shared) :])
-        factors = self._factors(rows) if shared else torch.ones_like(self.losses)
+        factors = self._factors(self.machine.total(rows)) if shared else torch.ones_like(self.losses)
         weights = _along_itself(factors, rows)
         combined = (factors @ rows) if factors.ndim == 1 else (factors * rows).sum(dim=0)
         for parameter, gradient in zip(shared, torch.split(combined, sizes), strict=True):
             parameter.grad = gradient.view_as(parameter)
         self._fill_own(own, weights)
-        return Combined(self.tasks, self.losses, weights)
+        self.machine.add_up_gradients(_each_once(own))
+        return Combined(self.tasks, self.machine.total(self.losses), weights)
 
     def at_representation(self) -> Combined:
         """One backward pass a batch, of the hidden states' gradients times each task's factor.
@@ -158,30 +161,45 @@ class _Step:
         own = [_Own(self.model.task_parameters(task)) for task in self.tasks]
         tied = [_Own(self._tied(task)) for task in self.tasks]
         pooled = torch.zeros(len(self.tasks), self.model.backbone.hidden_size, device=self.machine.device)
-        factors = None
-        if len(self.batches) > 1:
-            with random_state_kept(self.machine.device):
-                for batch in self.batches:
-                    with torch.no_grad(), self.machine.autocast():
-                        hidden = self.model.hidden(batch)
-                    self._pool(batch, self._at_hidden(batch, hidden), pooled)
-            factors = self._factors(pooled)
-            self.losses.zero_()
-        for batch in self.batches:
-            with self.machine.autocast():
-                hidden = self.model.hidden(batch)
-            gradient = self._at_hidden(batch, hidden, own, tied)
-            if factors is None:
+        if self.machine.largest(len(self.batches)) > 1:
+            factors = self._factors_ahead(pooled)
+            for batch in self.batches:
+                self._backward_through(batch, *self._both(batch, own, tied), factors)
+        else:
+            seen = [(batch, *self._both(batch, own, tied)) for batch in self.batches]
+            for batch, _, gradient in seen:
                 self._pool(batch, gradient, pooled)
-                factors = self._factors(pooled)
-            if hidden.requires_grad:
-                torch.autograd.backward(hidden, self._scaled(batch, gradient, factors))
-        assert factors is not None
+            factors = self._factors(self.machine.total(pooled))
+            for batch, hidden, gradient in seen:
+                self._backward_through(batch, hidden, gradient, factors)
         weights = _along_itself(factors, pooled)
         for index, parts in enumerate(tied):
             parts.into_grad(weights[index])
         self._fill_own(own, weights)
-        return Combined(self.tasks, self.losses, weights)
+        self.machine.add_up_gradients([*self.model.trunk_parameters(), *self.model.head_parameters(self.tasks)])
+        return Combined(self.tasks, self.machine.total(self.losses), weights)
+
+    def _factors_ahead(self, pooled: Tensor) -> Tensor:
+        """The factors, from gradients that are computed ahead and added up in `pooled`."""
+        with random_state_kept(self.machine.device):
+            for batch in self.batches:
+                with torch.no_grad(), self.machine.autocast():
+                    hidden = self.model.hidden(batch)
+                self._pool(batch, self._at_hidden(batch, hidden), pooled)
+        factors = self._factors(self.machine.total(pooled))
+        self.losses.zero_()
+        return factors
+
+    def _both(self, batch: Batch, own: Sequence[_Own], tied: Sequence[_Own]) -> tuple[Tensor, Tensor]:
+        """The hidden states of a batch, and the gradient of the losses with respect to them."""
+        with self.machine.autocast():
+            hidden = self.model.hidden(batch)
+        return hidden, self._at_hidden(batch, hidden, own, tied)
+
+    def _backward_through(self, batch: Batch, hidden: Tensor, gradient: Tensor, factors: Tensor) -> None:
+        """The backward pass through the trunk, each task's rows times its factor."""
+        if hidden.requires_grad:
+            torch.autograd.backward(hidden, self._scaled(batch, gradient, factors))
 
     def _at_hidden(self, batch: Batch, hidden: Tensor, own: Sequence[_Own] = (), tied: Sequence[_Own] = ()) -> Tensor:
         """The gradient `[batch, seq, hidden]` of the tasks' mean losses with respect to the hidden states; that of what
@@ -224,11 +242,16 @@ class _Step:
 
     def _factors(self, gradients: Tensor) -> Tensor:
         with self._drawing(), torch.no_grad():
-            return self.combiner.weigh(gradients, self.losses.clone(), self.present)
+            losses = self.machine.total(self.losses.clone())
+            return self.machine.same(self.combiner.weigh(gradients, losses, self.present).contiguous())
 
     def _fill_own(self, own: Sequence[_Own], weights: Tensor) -> None:
         for index, parts in enumerate(own):
             parts.into_grad(weights[index] if self.combiner.weighs_heads else None)
+
+
+def _each_once(own: Sequence[_Own]) -> list[nn.Parameter]:
+    return list({id(p): p for parts in own for p in parts.parameters}.values())
 
 
 class _Own:

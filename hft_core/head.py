@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hft_core.backbone import Backbone, FamilyModule, Features
+    from hft_core.plugins import Catalogue
 
 
 OWN_LENGTH = "decoder_"
@@ -104,6 +105,8 @@ class Head(nn.Module, ABC):
     """What was learned from the training rows; JSON-able."""
     pretrained = False
     """The head's weights mean something: they came with the trunk, or were trained by an earlier stage."""
+    catalogue: Catalogue | None = None
+    """The plugins of the run, for a head that opens another one."""
     part_of_trunk = False
     """The head's weights came with the trunk, and train only where all of the trunk does, at its rate."""
 

@@ -114,36 +114,100 @@ class LifecycleHooks:
 
     @hookspec
     def hft_run_started(self, event: events.RunStarted) -> None:
-        """The recipe is resolved, the data checked and the model built; nothing has been trained."""
+        """The recipe is resolved, the data checked and the model built; nothing has been trained.
+
+        Example::
+
+            @hookimpl
+            def hft_run_started(event):
+                print(f"on {event.device} in {event.precision}: {event.precision_reason}")
+        """
 
     @hookspec
     def hft_stage_started(self, event: events.StageStarted) -> None:
-        """The stage's strategy is applied and its plan is known."""
+        """The stage's strategy is applied and its plan is known.
+
+        Example::
+
+            @hookimpl
+            def hft_stage_started(event):
+                print(f"{event.name}: {event.trainable:,} of {event.trunk:,} parameters, {event.steps} steps")
+        """
 
     @hookspec
     def hft_step_finished(self, event: events.StepFinished) -> None:
-        """The optimizer has moved (or the step was skipped, and the event says why)."""
+        """The optimizer has moved (or the step was skipped, and the event says why).
+
+        Example::
+
+            @hookimpl
+            def hft_step_finished(event):
+                print(f"step {event.step} of {event.steps}: {dict(event.losses)}")
+        """
 
     @hookspec
     def hft_evaluation_started(self, event: events.EvaluationStarted) -> None:
-        """Scores are about to be computed; nothing trains until `evaluation_finished`."""
+        """Scores are about to be computed; nothing trains until `evaluation_finished`.
+
+        Example::
+
+            @hookimpl
+            def hft_evaluation_started(event):
+                print(f"{event.split}: scoring {', '.join(event.tasks)}")
+        """
 
     @hookspec
     def hft_evaluation_finished(self, event: events.EvaluationFinished) -> None:
-        """Scores by task on one split."""
+        """Scores by task on one split.
+
+        Example::
+
+            @hookimpl
+            def hft_evaluation_finished(event):
+                for task, scores in event.scores.items():
+                    print(f"{event.split} at step {event.step}: {task} {dict(scores)}")
+        """
 
     @hookspec
     def hft_checkpoint_saved(self, event: events.CheckpointSaved) -> None:
-        """A file that holds the best weights so far is in place, whole."""
+        """A file that holds the best weights so far is in place, whole.
+
+        Example::
+
+            @hookimpl
+            def hft_checkpoint_saved(event):
+                print(f"best so far: {event.score:.4f} at step {event.step}, in {event.path}")
+        """
 
     @hookspec
     def hft_stage_finished(self, event: events.StageFinished) -> None:
-        """The stage is over and its best weights are in the model."""
+        """The stage is over and its best weights are in the model.
+
+        Example::
+
+            @hookimpl
+            def hft_stage_finished(event):
+                print(f"{event.result.name} ended with the weights of step {event.result.best_step}")
+        """
 
     @hookspec
     def hft_run_finished(self, event: events.RunFinished) -> None:
-        """Everything is written."""
+        """Everything is written.
+
+        Example::
+
+            @hookimpl
+            def hft_run_finished(event):
+                print(f"done in {event.result.seconds:.0f} s: {event.result.final}")
+        """
 
     @hookspec
     def hft_run_failed(self, event: events.RunFailed) -> None:
-        """The run ends with an error, which is raised to the caller after this."""
+        """The run ends with an error, which is raised to the caller after this.
+
+        Example::
+
+            @hookimpl
+            def hft_run_failed(event):
+                print(f"failed in stage '{event.stage}': {event.error}")
+        """

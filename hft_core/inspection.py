@@ -13,6 +13,7 @@ from hft_core.recipe import Recipe
 from hft_core.recipe_stage import Stage
 from hft_core.resolve import Resolved
 from hft_core.stages import begin, fold_into, plan_of, plugin_name
+from hft_core.turns import in_turn
 
 BYTES = 4
 """Of a float32 value."""
@@ -51,6 +52,7 @@ class Outlook:
     stages: tuple[StageOutlook, ...]
 
 
+@in_turn
 def inspect(resolved: Resolved, *, host_data: HostData | None = None, trust_remote_code: bool = False) -> Outlook:
     """Load and check everything that the recipe names, and apply its strategies in turn.
 

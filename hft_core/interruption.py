@@ -23,6 +23,11 @@ class Interrupted(HftError):
         self.exit_code = 128 + number
 
 
+def requested() -> int:
+    """The number of the signal by which this process was told to end; 0 when it was not."""
+    return _received[0] if _received else 0
+
+
 def check() -> None:
     """Raise `Interrupted` when the process was told to end. Cheap: for every long loop."""
     if _received:

@@ -23,16 +23,29 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises `UsageError` when another run holds it, or when the folder cannot be written to.
     """
+    path = folder / LOCK_FILE
+    handle = _taken(path)
     try:
-        handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UsageError(f"run folder '{folder}' cannot be written to: {error.strerror}") from error
-    try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UsageError(f"run folder '{folder}' is in use by another run") from error
         yield
     finally:
+        path.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile finds that it has gone
+        os.close(handle)
+
+
+def _taken(path: Path) -> int:
+    """The lock file, open and locked."""
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UsageError(f"run folder '{path.parent}' cannot be written to: {error.strerror}") from error
+        if fcntl is None:
+            return handle
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            raise UsageError(f"run folder '{path.parent}' is in use by another run") from error
+        if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
+            return handle
         os.close(handle)

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +25,8 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from hft_core import events, gradients, interruption, random_state, weights
-from hft_core.batching import Batch, batches_of
+from hft_core import events, gradients, interruption, loop_state, random_state, weights
+from hft_core.batching import Batch, batches_of, of_process
 from hft_core.checkpoint import Checkpoint
 from hft_core.combiner import Combiner
 from hft_core.errors import RunError
@@ -41,44 +39,16 @@ from hft_core.model import HybridModel
 from hft_core.observers import Observers
 from hft_core.optimizer import Rates
 from hft_core.plan import Part, Plan
+from hft_core.progress import Progress
 from hft_core.recipe_stage import Stage
 from hft_core.results import Evaluation
 
 SKIPS_IN_A_ROW = 5
 """So many steps in a row without a finite gradient end the run."""
+HASH_STEPS = 100
+"""Steps between two looks at whether all processes still have the same weights."""
 DEV_SAMPLE = 16
 """Dev rows of each task that a combiner which follows dev losses is shown at a time."""
-
-
-@dataclass
-class Progress:
-    """What has happened in the stage so far."""
-
-    step: int = 0
-    history: list[Evaluation] = field(default_factory=list)
-    best_step: int = 0
-    best_score: float = -math.inf
-    evaluations_since_best: int = 0
-    stopped_early: bool = False
-    rows: int = 0
-    tokens: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    def to_json(self) -> dict[str, Any]:
-        """The values as JSON holds them."""
-        return {**vars(self), "history": [asdict(e) for e in self.history], "seconds": dict(self.seconds)}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Progress:
-        """The inverse of `to_json`."""
-        history = [Evaluation(**evaluation) for evaluation in value["history"]]
-        return cls(**{**value, "history": history, "seconds": defaultdict(float, value["seconds"])})
-
-    def is_evaluated(self) -> bool:
-        """Whether the step done last was evaluated."""
-        return bool(self.history) and self.history[-1].step == self.step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +88,7 @@ class StageLoop:
         trunk = self.model.trunk_parameters()
         self.model.strategy.begin(self.model.backbone, self.plan.steps - self.head_steps)
         due, planned = self._evaluation_steps(), self.plan.steps
-        progress = Progress() if at is None else self._restore(at)
+        progress = Progress() if at is None else loop_state.restore(self, at)
         self._hold(trunk, still=progress.step < self.head_steps)
         try:
             self._train(progress, trunk, due, planned)
@@ -127,7 +97,10 @@ class StageLoop:
             raise
         self._hold(trunk, still=False)
         if self.stage.load_best_model_at_end and 0 < progress.best_step < progress.step:
-            weights.load(self.best_file, self._state())
+            if self.machine.leads:
+                weights.load(self.best_file, self.state())
+            for tensor in self.state().values():
+                self.machine.same(tensor.detach())
         elif progress.best_step < progress.step or not self.stage.load_best_model_at_end:
             progress.best_step = progress.step
             self._save(progress, math.nan)
@@ -141,10 +114,12 @@ class StageLoop:
                 progress.stopped_early = progress.stopped_early or progress.step == self.plan.steps < planned
             if progress.step >= self.plan.steps or progress.stopped_early:
                 return
-            interruption.check()
+            self.machine.check_interruption()
             if progress.step == self.head_steps > 0:
                 self._hold(trunk, still=False)
             self._step(progress)
+            if progress.step % HASH_STEPS == 0:
+                self.machine.check_equal(list(self.state().values()), "the weights")
             ended = int(self._epoch(progress.step)) > int(self._epoch(progress.step - 1))
             if self.keeper is not None and self.keeper.due(progress.step, epoch_ended=ended):
                 self.keep(progress)
@@ -154,38 +129,9 @@ class StageLoop:
         if self.keeper is None:
             return
         started = time.perf_counter()
-        state = {
-            "progress": progress.to_json(),
-            "schedule": self.schedule.state_dict(),
-            "rates": [group["lr"] for group in self.optimizer.param_groups],
-            "changes": self.plan.changes,
-            "following": self.following.state(),
-        }
-        tensors = {
-            "weights": self._state(),
-            "optimizer": weights.optimizer_state(self.optimizer),
-            "strategy": self.model.strategy.state(),
-        }
         best = {"best": self.best_file} if self.best_file.exists() else {}
-        self.keeper.save(self.index, progress.step, state, tensors, best)
+        self.keeper.save(self.index, progress.step, *loop_state.snapshot(self, progress), best)
         progress.seconds["saving"] += time.perf_counter() - started
-
-    def _restore(self, at: Checkpoint) -> Progress:
-        state = at.state["loop"]
-        weights.put(at.tensors("weights"), self._state())
-        weights.load_optimizer_state(self.optimizer, at.tensors("optimizer"))
-        self.schedule.load_state_dict(state["schedule"])
-        for group, rate in zip(self.optimizer.param_groups, state["rates"], strict=True):
-            group["lr"] = rate
-        self.model.strategy.load_state(at.tensors("strategy"))
-        for step, factors in state["changes"]:
-            self.plan.change(step, factors)
-        self.following.load_state(state["following"])
-        best = at.tensors("best")
-        if best:
-            weights.save(self.best_file, best)
-        random_state.restore(at.state["random"], at.tensors("random"))
-        return Progress.from_json(state["progress"])
 
     def _hold(self, trunk: list[torch.nn.Parameter], *, still: bool) -> None:
         """Let the trunk stand still while fresh heads warm up, or move again."""
@@ -196,15 +142,15 @@ class StageLoop:
     def _step(self, progress: Progress) -> None:
         started = time.perf_counter()
         parts = self.plan.step(progress.step)
-        batches = self._batches(parts)
+        batches = self._batches(parts, progress.max_units)
         computing = time.perf_counter()
-        combined = self._fill(batches, progress.step)
+        batches, combined = self._within_memory(batches, parts, progress)
         moving = time.perf_counter()
         learning_rate = float(self.schedule.get_last_lr()[0])
         norm, skipped = self._move(combined, batches, parts, progress)
         self._tell_combiner(progress.step + 1)
         done = time.perf_counter()
-        rows, tokens = sum(batch.rows for batch in batches), sum(batch.tokens for batch in batches)
+        rows, tokens = self._size(batches)
         progress.step += 1
         progress.rows += rows
         progress.tokens += tokens
@@ -232,6 +178,42 @@ class StageLoop:
             ),
         )
 
+    def _within_memory(
+        self, batches: list[Batch], parts: list[Part], progress: Progress
+    ) -> tuple[list[Batch], gradients.Combined]:
+        """The step's gradients; where memory is too small for its batches, from smaller ones, and so ever after. The
+        result is the same, since losses are divided by the targets of the whole step.
+
+        Raises `RunError` when a single unit is too large, or when there are other processes, which would wait.
+        """
+        while True:
+            try:
+                return batches, self._fill(batches, progress.step)
+            except RuntimeError as error:  # torch's own kind of it on GPUs, a plain one on CPUs
+                if not _is_out_of_memory(error):
+                    raise
+                self._divide_further(batches, parts, progress)
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.machine.device.type == "cuda":
+                torch.cuda.empty_cache()
+            batches = self._batches(parts, progress.max_units)
+
+    def _divide_further(self, batches: list[Batch], parts: list[Part], progress: Progress) -> None:
+        """Halve the units in one pass."""
+        limit = progress.max_units or self.stage.per_device_train_batch_size
+        held = min(limit, max(sum(len(part.units) for part in parts), 1))
+        where = f"stage '{self.stage.name}', step {progress.step + 1}: out of memory"
+        if self.machine.world > 1:
+            raise RunError(
+                f"{where}; with several processes, batches are not divided: lower per_device_train_batch_size"
+            )
+        if held == 1:
+            longest = max(batches, key=lambda batch: batch.inputs["input_ids"].shape[1])
+            (segment, *_) = longest.segments
+            row = int(self.train[segment.task].rows[segment.examples[0]])
+            raise RunError(f"{where} with a single row, number {row} of task '{segment.task}': lower its max_length")
+        progress.max_units = held // 2
+
     def _fill(self, batches: list[Batch], step: int) -> gradients.Combined:
         """The gradients of the step, with what the strategy adds to them once the trunk moves."""
         strategy, backbone = self.model.strategy, self.model.backbone
@@ -239,26 +221,32 @@ class StageLoop:
         if moves:
             strategy.step_started(backbone, step - self.head_steps)
         # A step's dropout depends on the step alone, not on what came before it.
-        torch.manual_seed(self._random_seed(step, 0))
+        torch.manual_seed(self._random_seed(step, 0, self.machine.rank))
         combined = gradients.fill(self.model, self.combiner, batches, self.machine, self._random_seed(step, 1))
         if moves:
             penalty = strategy.penalty(backbone)
             if penalty is not None and penalty.requires_grad:
-                self.machine.accelerator.backward(penalty)
+                torch.autograd.backward(penalty)
             strategy.gradients_ready(backbone, step - self.head_steps)
         return combined
 
-    def _random_seed(self, step: int, use: int) -> int:
-        return random_state.random_seed(self.seed, self.index, step, use)
+    def _random_seed(self, step: int, use: int, rank: int = 0) -> int:
+        return random_state.random_seed(self.seed, self.index, step, use, rank)
 
-    def _batches(self, parts: list[Part]) -> list[Batch]:
+    def _size(self, batches: list[Batch]) -> tuple[int, int]:
+        """Rows and real tokens of a step, in all processes together."""
+        size = torch.tensor([[batch.rows, batch.tokens] for batch in batches] or [[0, 0]], device=self.machine.device)
+        rows, tokens = self.machine.total(size.sum(dim=0)).tolist()
+        return rows, tokens
+
+    def _batches(self, parts: list[Part], max_units: int | None) -> list[Batch]:
         batches = batches_of(
-            parts,
+            of_process(parts, self.machine.rank, self.machine.world),
             self.train,
             {task: self.model.head(task) for task in self.stage.tasks},
             seed=self.seed,
             pad=self.model.backbone.tokenizer.pad_token_id,
-            max_units=self.stage.per_device_train_batch_size,
+            max_units=max_units or self.stage.per_device_train_batch_size,
             max_tokens=self.stage.max_tokens_per_batch,
             apart=self.combiner.per_task_gradients and self.combiner.at == "shared",
         )
@@ -297,7 +285,7 @@ class StageLoop:
             return
         losses = combined.losses
         if self.combiner.losses_after_step:
-            torch.manual_seed(self._random_seed(step, 0))
+            torch.manual_seed(self._random_seed(step, 0, self.machine.rank))
             losses = gradients.losses_again(self.model, self.combiner, batches, self.machine)
         present = [self.combiner.tasks.index(task) for task in combined.tasks]
         self.combiner.step_finished(losses, torch.tensor(present, dtype=torch.long, device=self.machine.device))
@@ -371,14 +359,16 @@ class StageLoop:
 
     def _save(self, progress: Progress, value: float) -> None:
         started = time.perf_counter()
-        weights.save(self.best_file, self._state())
+        if self.machine.leads:
+            weights.save(self.best_file, self.state())
         progress.seconds["saving"] += time.perf_counter() - started
         self.observers.emit(
             "checkpoint_saved",
             events.CheckpointSaved(stage=self.stage.name, step=progress.step, path=self.best_file, score=value),
         )
 
-    def _state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
+        """What the stage trains, by name."""
         return weights.trained_state(self.model, self.combiner, self.optimizer)
 
     def _evaluation_steps(self) -> frozenset[int]:
@@ -394,3 +384,7 @@ class StageLoop:
 
     def _epoch(self, step: int) -> float:
         return step * self.plan.batch / self.units_an_epoch
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

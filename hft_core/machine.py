@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from accelerate import Accelerator
+import torch.distributed as dist
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
 
-from hft_core import precision
-from hft_core.errors import UsageError
+from hft_core import interruption, precision
+from hft_core.errors import RunError, UsageError
+
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+BUCKET = 1 << 24
+"""Values of gradients that are added up in one call."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One process's place in a run."""
+    """One process's place in a run, and what it does together with the others. With one process, nothing is sent.
 
-    accelerator: Accelerator
+    Every process computes its own rows of each step; what is added up is sums, so that the result is that of one
+    process with all rows. Whatever a method sends, all processes must call it in the same order.
+    """
+
+    accelerator: Accelerator | PartialState
+    """Which device, which process of how many. A host's Accelerator is asked for nothing else: its number format, its
+    loss scaling and its gradient accumulation are not the run's."""
     precision: precision.Precision
 
     @property
@@ -24,21 +40,128 @@ class Machine:
         device: torch.device = self.accelerator.device
         return device
 
+    @property
+    def rank(self) -> int:
+        return int(self.accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes and reports."""
+        return self.rank == 0
+
     def autocast(self) -> AbstractContextManager[None]:
         """The context in which the model runs. Not Accelerate's own: its number format is the whole process's, and a
         second run in the same process could not have another."""
         return self.precision.autocast(self.device)
 
+    # --- together with the other processes
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of all processes' tensors, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def largest(self, number: int) -> int:
+        """The largest of all processes' numbers."""
+        if self.world == 1:
+            return number
+        found = torch.tensor(number, device=self.device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
+    def same(self, tensor: Tensor) -> Tensor:
+        """The first process's tensor, in place: what follows from equal sums may still differ in its last bits."""
+        if self.world > 1:
+            dist.broadcast(tensor, 0)
+        return tensor
+
+    def gathered(self, value: Any) -> list[Any]:
+        """All processes' values, in the order of the processes."""
+        if self.world == 1:
+            return [value]
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value)
+        return found
+
+    def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace each parameter's gradient by the sum of all processes'; one that no process has stays away."""
+        if self.world == 1 or not parameters:
+            return
+        has = torch.tensor([parameter.grad is not None for parameter in parameters], device=self.device).int()
+        dist.all_reduce(has, dist.ReduceOp.MAX)
+        there = [p for p, any_has in zip(parameters, has.tolist(), strict=True) if any_has]
+        for parameter in there:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for bucket in _buckets(there):
+            grads = [parameter.grad for parameter in bucket if parameter.grad is not None]
+            flat = torch.cat([grad.reshape(-1) for grad in grads])
+            dist.all_reduce(flat)
+            for grad, part in zip(grads, torch.split(flat, [grad.numel() for grad in grads]), strict=True):
+                grad.copy_(part.view_as(grad))
+
+    def check_interruption(self) -> None:
+        """Raise `Interrupted` in all processes when one of them was told to end."""
+        number = self.largest(interruption.requested())
+        if number:
+            raise interruption.Interrupted(number)
+
+    def check_equal(self, tensors: Sequence[Tensor], what: str) -> None:
+        """Raise `RunError` when the processes' tensors are no longer the same, bit for bit."""
+        if self.world == 1:
+            return
+        digest = torch.stack([_bits(tensor.detach()) for tensor in tensors]).tolist() if tensors else []
+        if any(other != digest for other in self.gathered(digest)):
+            raise RunError(f"the {self.world} processes have drifted apart: {what} are not the same in all of them")
+
+
+def rank_asked_for() -> int:
+    """This process's number, as a launcher gave it."""
+    return int(os.environ.get("RANK", "0"))
+
 
 def find(wanted_precision: str, accelerator: Accelerator | None = None) -> Machine:
     """The machine of this process; `accelerator` is the host's own, if it has one.
 
-    Raises `UsageError` when the process is one of several: training on many processes is not there yet.
+    Raises `UsageError` when the number of processes is not what was asked for, or their kind is not supported.
     """
-    accelerator = accelerator or Accelerator()
-    if accelerator.num_processes > 1:
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    # Not an Accelerator of its own: the first one settles the number format of all later ones, the host's too.
+    place = accelerator or PartialState(cpu=asked > 1 and not torch.cuda.is_available())
+    if place.num_processes != asked and "WORLD_SIZE" in os.environ:
         raise UsageError(
-            f"this was started as {accelerator.num_processes} processes, but hft trains in one process so far: "
-            "start it without a launcher"
+            f"{asked} processes were asked for, but Accelerate runs {place.num_processes}: start hft with "
+            "'hft run --processes N' or torchrun"
         )
-    return Machine(accelerator, precision.choose(wanted_precision, accelerator.device))
+    if place.distributed_type in SHARDED:
+        raise UsageError(
+            f"hft does not divide a model among processes ({place.distributed_type.value}) so far: each process "
+            "has the whole model; start it with 'hft run --processes N' or torchrun"
+        )
+    return Machine(place, precision.choose(wanted_precision, place.device))
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Consecutive parameters of the same number format, up to `BUCKET` values together."""
+    buckets: list[list[nn.Parameter]] = []
+    size = 0
+    for parameter in parameters:
+        alike = bool(buckets) and buckets[-1][0].dtype == parameter.dtype
+        if not alike or size + parameter.numel() > BUCKET:
+            buckets.append([])
+            size = 0
+        buckets[-1].append(parameter)
+        size += parameter.numel()
+    return buckets
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """A number that depends on every bit of a tensor and on their order."""
+    words = tensor.contiguous().view(torch.uint8).reshape(-1).to(torch.int64)
+    places = torch.arange(1, len(words) + 1, device=words.device)
+    return (words * (places * 2654435761 % 4294967291)).sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import pluggy
 
@@ -17,12 +18,18 @@ Listener = tuple[int, str, Callable[[object], object]]
 class Observers:
     """The observers of one run: plugin modules, and objects of the host whose methods are marked with `hookimpl`."""
 
-    def __init__(self, observers: Sequence[tuple[str, object]], report: Callable[[str], None]) -> None:
-        """`observers` are pairs of label and object, in calling order; `report` is told of one that fails.
+    def __init__(
+        self,
+        observers: Sequence[tuple[str, object]],
+        report: Callable[[str], None],
+        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`observers` are pairs of label and object, in calling order; `report` is told of one that fails; `aside` is
+        the context in which they are called.
 
         Raises `PluginError` when an object's hooks can never be called as they are written (a misspelt name, say).
         """
-        self._report = report
+        self._report, self._aside = report, aside
         self._listeners: dict[str, list[Listener]] = {}
         for number, (label, observer) in enumerate(observers):
             for name, function in _functions(label, observer):
@@ -34,12 +41,14 @@ class Observers:
 
     def emit(self, name: str, event: object) -> None:
         """Call `hft_<name>` of each observer. One that raises is reported, and left out for the rest of the run."""
-        for number, label, function in self._listeners.get(name, ()):
-            try:
-                function(event)
-            except Exception as error:
-                self._leave_out(number)
-                self._report(f"observer '{label}' failed at '{name}' and is left out from now on: {one_line(error)}")
+        with self._aside():
+            for number, label, function in self._listeners.get(name, ()):
+                try:
+                    function(event)
+                except Exception as error:
+                    self._leave_out(number)
+                    told = f"observer '{label}' failed at '{name}' and is left out from now on: {one_line(error)}"
+                    self._report(told)
 
     def _leave_out(self, number: int) -> None:
         # New lists: `emit` is going through one of the old ones.

@@ -5,12 +5,15 @@ Light (pluggy, packaging and the standard library): a plugin's implementation is
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hft_core import absence
+from hft_core.admission import OWN, Admission
 from hft_core.discovery import Entry, Found, Provider, State, file_plugin, installed, one_line, question
 from hft_core.errors import PluginError, did_you_mean
 from hft_core.specs import SEAMS, load
@@ -18,38 +21,56 @@ from hft_core.specs import SEAMS, load
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["BLOCK_VARIABLE", "Catalogue", "Entry", "Provider", "State", "block_list"]
+__all__ = ["Catalogue", "Entry", "Provider", "State"]
 
-BLOCK_VARIABLE = "HFT_BLOCK"
-"""Environment variable that names distributions, divided by commas, whose plugins are not to be loaded."""
+Key = tuple[str, str]
+"""Seam and name."""
 
 
 class Catalogue:
     """The plugins that one host can use. It never changes after it was made."""
 
-    def __init__(self, found: Iterable[Found]) -> None:
-        parts = list(found)
-        self._raw = tuple(entry for part in parts for entry in part.entries)
-        self.entries: tuple[Entry, ...] = tuple(sorted(map(self._with_conflict, self._raw), key=_order))
+    def __init__(self, found: Iterable[Found], owners: Mapping[Key, str] | None = None) -> None:
+        """`owners`: the distribution that the plain name of a plugin means where several have it."""
+        self._found = tuple(found)
+        self._owners = dict(owners or {})
+        self._rivals: dict[Key, list[Entry]] = defaultdict(list)
+        for entry in _without_copies(entry for part in self._found for entry in part.entries):
+            self._rivals[entry.seam, entry.name].append(entry)
+        listed = map(self._with_conflict, chain.from_iterable(self._rivals.values()))
+        self.entries: tuple[Entry, ...] = tuple(sorted(listed, key=_order))
         """All plugins, usable or not, by seam and name; those of unknown seam last."""
-        self.observers: tuple[tuple[str, object], ...] = tuple(item for part in parts for item in part.observers)
+        observing = tuple(item for part in self._found for item in part.observers)
+        self.observers = tuple((entry.provider.label, module) for entry, module in observing)
         """Label and module of each provider that implements lifecycle hooks, in calling order."""
+        self.observing: tuple[Entry, ...] = tuple(entry for entry, _ in observing)
+        """An entry for each of `observers`."""
 
     @classmethod
-    def discover(cls, block: Iterable[str] = (), inline: Iterable[str | Path] = ()) -> Catalogue:
-        """The plugins of the environment and of the files `inline`, without those of the distributions `block` and of
-        the environment variable `HFT_BLOCK`.
+    def discover(
+        cls, block: Iterable[str] = (), inline: Iterable[str | Path] = (), allow: Iterable[str] | None = None
+    ) -> Catalogue:
+        """The plugins of the environment and of the files `inline`.
 
-        Raises `PluginError` for a file that cannot be used; a faulty installed plugin is listed with its state.
+        Nothing is loaded of the distributions `block`, nor of those that are not in `allow` when it is given: hft-core
+        and the ones it names, and an empty one means no third party. The environment variables `HFT_BLOCK` and
+        `HFT_ALLOW` are further such lists. A file was asked for by name, and is loaded whatever they say.
+
+        Raises `PluginError` for a file that cannot be used, and for a list with what is no distribution's name; a
+        faulty installed plugin is listed with its state.
         """
-        blocked = [*block, *block_list(os.environ.get(BLOCK_VARIABLE, ""))]
+        admission = Admission.of(block, allow)
         files = {Path(path).resolve(): path for path in inline}
-        return cls([*installed(blocked), *(file_plugin(path) for path in files.values())])
+        return cls([*installed(admission), *(file_plugin(path) for path in files.values())])
 
     @classmethod
     def of(cls, *modules: object) -> Catalogue:
         """The plugins of the given modules only, whatever is installed: for tests and closed hosts."""
         return cls(question(m, Provider(getattr(m, "__name__", type(m).__name__))) for m in modules)
+
+    def preferring(self, owners: Mapping[Key, str]) -> Catalogue:
+        """The same plugins, where a plain name that several distributions have means that of the given one."""
+        return Catalogue(self._found, owners)
 
     def seam(self, name: str) -> tuple[Entry, ...]:
         """The entries of one seam. Raises `PluginError` for an unknown seam."""
@@ -64,11 +85,12 @@ class Catalogue:
         """
         self.seam(seam)
         owner, _, plain = name.rpartition(":")
-        entries = [entry for entry in self._raw if entry.seam == seam and entry.name == plain]
         if owner:
-            entries = [entry for entry in entries if entry.provider.answers_to(owner)]
+            entries = [e for e in self._rivals.get((seam, plain), ()) if e.provider.answers_to(owner)]
+        else:
+            entries = self._candidates(seam, plain)
         if not entries:
-            raise PluginError(self._unknown(seam, name))
+            raise PluginError(absence.unknown(self.entries, seam, name))
         if len(entries) > 1:
             raise PluginError(_ambiguous(seam, plain, entries))
         return entries[0]
@@ -111,37 +133,48 @@ class Catalogue:
             return None
         return _load(entry, field)  # type: ignore[no-any-return]
 
+    def not_loaded(self) -> str:
+        """A sentence for each provider that could not be asked what it has: it may be the one that is looked for."""
+        return absence.not_loaded(self.entries)
+
+    def _candidates(self, seam: str, plain: str) -> list[Entry]:
+        """The entries that a plain name may mean: those of its owner, if it has one; else all that are rivals."""
+        entries = self._rivals.get((seam, plain), [])
+        owner = self._owners.get((seam, plain), "")
+        return (
+            [entry for entry in entries if owner and entry.provider.answers_to(owner)]
+            or [entry for entry in entries if entry.state in _RIVALS]
+            or entries
+        )
+
     def _with_conflict(self, entry: Entry) -> Entry:
-        if entry.spec is None:
-            return entry
-        rivals = [e for e in self._raw if e.spec is not None and (e.seam, e.name) == (entry.seam, entry.name)]
-        if len(rivals) == 1:
+        rivals = [rival for rival in self._rivals[entry.seam, entry.name] if rival.state in _RIVALS]
+        if entry.state not in _RIVALS or len(rivals) == 1:
             return entry
         return replace(entry, state=State.CONFLICT, reason=_ambiguous(entry.seam, entry.name, rivals), needs=())
 
-    def _unknown(self, seam: str, name: str) -> str:
-        if not self.entries:
-            return f"unknown {seam} '{name}': no plugins are installed; run 'pip install -e .'"
-        plain = name.rpartition(":")[2]
-        named = [entry for entry in self.entries if entry.spec is not None]
-        message = f"unknown {seam} '{name}'.{did_you_mean(plain, (e.name for e in named if e.seam == seam))}"
-        owners = sorted({e.provider.label for e in named if e.seam == seam and e.name == plain})
-        if owners:
-            message += f" '{plain}' is provided by {' and '.join(owners)}."
-        elsewhere = sorted({e.seam for e in named if e.name == plain and e.seam != seam})
-        if elsewhere:
-            message += f" There is a {' and a '.join(elsewhere)} of that name."
-        return message + self.not_loaded()
 
-    def not_loaded(self) -> str:
-        """A sentence for each provider that could not be asked what it has: it may be the one that is looked for."""
-        silent = [entry for entry in self.entries if not entry.seam]
-        return "".join(f" Not loaded: {e.provider.label} ({e.name}): {e.reason}." for e in silent)
+_RIVALS = (State.OK, State.NEEDS)
+"""States of a plugin that takes a name: one that can never be used here stands in nobody's way."""
 
 
-def block_list(text: str) -> list[str]:
-    """The distribution names of a list divided by commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+def _without_copies(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries, where a distribution that offers a plugin of hft-core as its own does not compete with it.
+
+    It happens when a module imports the hook functions of a built-in one.
+    """
+    found = list(entries)
+    own = {_identity(entry): entry.provider for entry in found if entry.spec and entry.provider.distribution == OWN}
+    for i, entry in enumerate(found):
+        owner = own.get(_identity(entry))
+        if owner is not None and entry.provider.distribution != OWN:
+            reason = f"is the {entry.seam} '{entry.name}' of {owner.label} once more"
+            found[i] = replace(entry, state=State.CONFLICT, reason=reason, needs=())
+    return found
+
+
+def _identity(entry: Entry) -> tuple[str, str, str]:
+    return entry.seam, entry.name, entry.spec.factory if entry.spec else ""
 
 
 def _order(entry: Entry) -> tuple[int, str, str]:
@@ -162,7 +195,8 @@ def _ambiguous(seam: str, name: str, rivals: Sequence[Entry]) -> str:
     choices = [f"'{entry.provider.distribution}:{name}'" for entry in rivals]
     if len(set(choices)) < len(choices):
         return f"{seam} '{name}' is provided more than once by {' and '.join(sorted(set(labels)))}; block one of them"
-    return f"{seam} '{name}' is provided by {' and by '.join(labels)}; write {' or '.join(choices)}"
+    providers = " and by ".join(labels)
+    return f"{seam} '{name}' is provided by {providers}; write {' or '.join(choices)}, or block one of them"
 
 
 def _load(entry: Entry, attribute: str) -> Any:

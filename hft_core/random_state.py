@@ -16,7 +16,17 @@ def random_seed(*keys: int) -> int:
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0])
 
 
-def snapshot() -> tuple[dict[str, Any], dict[str, Tensor]]:
+Snapshot = tuple[dict[str, Any], dict[str, Tensor]]
+
+
+def seed(value: int) -> None:
+    """Let every generator begin anew from `value` (below 2³²)."""
+    random.seed(value)
+    np.random.seed(value)  # noqa: NPY002
+    torch.manual_seed(value)  # of the devices too
+
+
+def snapshot() -> Snapshot:
     """The states of Python's, numpy's, torch's and the devices' generators."""
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 (the global one is meant)

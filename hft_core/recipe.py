@@ -12,8 +12,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from hft_core.errors import did_you_mean
-from hft_core.recipe_stage import Stage
+from hft_core.recipe_stage import Sampling, Stage
 from hft_core.recipe_values import KeyPathError, Model, Name, Names, PluginChoice
+
+__all__ = [
+    "BackboneChoice",
+    "Data",
+    "Output",
+    "PluginChoice",
+    "Recipe",
+    "Sampling",
+    "Split",
+    "Stage",
+    "Task",
+]
 
 TRUNK_FOLDER = "trunk"
 """Folder of the shared trunk beside those of the tasks in a finished run."""

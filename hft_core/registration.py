@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pluggy
@@ -19,6 +20,9 @@ SEAM_OF_HOOK = {
 }
 """The seam that each seam hook fills."""
 
+SPECIFICATIONS: tuple[type, ...] = (SeamHooks, LifecycleHooks)
+"""The classes that hold the hook specifications."""
+
 LIFECYCLE_HOOKS = tuple(name for name in vars(LifecycleHooks) if name.startswith("hft_"))
 """Names of the hooks that observe a run."""
 
@@ -31,6 +35,8 @@ class Registration:
     implemented: tuple[str, ...]
     problems: tuple[str, ...]
     """One line for each implementation that can never be called as it is written."""
+    deprecated: tuple[str, ...] = ()
+    """One line for each implementation of a hook, or use of a hook's argument, that will go."""
 
     @property
     def observes(self) -> bool:
@@ -49,8 +55,8 @@ def register(plugin: object) -> Registration:
     Raises `pluggy.PluginValidationError` for a hook that takes unknown arguments.
     """
     manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(SeamHooks)
-    manager.add_hookspecs(LifecycleHooks)
+    for specification in SPECIFICATIONS:
+        manager.add_hookspecs(specification)
     manager.register(plugin)
     callers = manager.get_hookcallers(plugin) or []
     problems = [problem for caller in callers for problem in _problems(caller)]
@@ -58,7 +64,23 @@ def register(plugin: object) -> Registration:
     problems += [f"'{name}' is not marked with @hookimpl" for name in _known() if _is_unmarked(plugin, name)]
     if not implemented and not problems:
         problems.append("implements no hook (functions named hft_… and marked with @hookimpl)")
-    return Registration(manager, implemented, tuple(problems))
+    return Registration(manager, implemented, tuple(problems), tuple(dict.fromkeys(_deprecated(callers))))
+
+
+def _deprecated(callers: list[pluggy.HookCaller]) -> Iterator[str]:
+    """What the hook specifications say of themselves by pluggy's `warn_on_impl` and `warn_on_impl_args`.
+
+    pluggy warns too, but by a Python warning, which the person who can act on it would never see.
+    """
+    for caller in callers:
+        if caller.spec is None:
+            continue
+        if caller.spec.warn_on_impl:
+            yield f"hook '{caller.name}' is deprecated: {caller.spec.warn_on_impl}"
+        for implementation in caller.get_hookimpls():
+            for argument, warning in (caller.spec.warn_on_impl_args or {}).items():
+                if argument in implementation.argnames:
+                    yield f"argument '{argument}' of hook '{caller.name}' is deprecated: {warning}"
 
 
 def _problems(caller: pluggy.HookCaller) -> list[str]:

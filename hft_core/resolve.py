@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from hft_core import specs
+from hft_core import provenance, specs
+from hft_core.admission import OWN
 from hft_core.discovery import one_line
 from hft_core.errors import PluginError, RecipeError, did_you_mean
 from hft_core.plugins import Catalogue, Entry, State
@@ -60,7 +61,7 @@ class Resolved:
     def providers(self) -> list[dict[str, str]]:
         """Where each plugin in use comes from: seam, name, distribution and version, and the hash of a single file."""
         used = {(c.entry.seam, c.entry.name, c.entry.provider.distribution): c.entry for c in self._chosen()}
-        return [_provenance(used[key]) for key in sorted(used)]
+        return [provenance.origin(used[key]) for key in sorted(used)]
 
     def folds_after(self, index: int) -> bool:
         """Whether what the strategy of stage `index` added is folded into the trunk when the stage is over."""
@@ -113,6 +114,12 @@ def resolve(recipe: Recipe, catalogue: Catalogue, where: Where | None = None) ->
         "stages": tuple(stage.stage for stage in stages),
     }
     return Resolved(recipe.model_copy(update=pinned), backbone, heads, stages)
+
+
+def choose(catalogue: Catalogue, seam: str, choice: PluginChoice, place: str) -> Chosen:
+    """One plugin with its options, apart from any recipe; what is wrong is said to be at `place`. Raises
+    `PluginError`."""
+    return _Resolver(catalogue, lambda path: place).chosen(seam, choice, ())
 
 
 class _Resolver:
@@ -170,24 +177,18 @@ class _Resolver:
         return self.chosen("backbone", choice.model_copy(update={"type": self.opener(model)}), ("backbone",))
 
     def opener(self, model: str) -> str:
-        """The name of the one usable backbone that says it opens `model`."""
-        able: list[str] = []
+        """The name of the one usable backbone that says it opens `model`.
+
+        Those of hft-core are asked first, so that a recipe without a type means the same whatever else is installed.
+        """
+        entries = self.catalogue.seam("backbone")
         failed: list[str] = []
-        for entry in self.catalogue.seam("backbone"):
-            if entry.state is not State.OK:
-                continue
-            try:
-                opener = self.catalogue.load_opens(entry)
-                opens = opener is not None and opener(model)
-            except Exception as error:  # another backbone may open it; told below when none does
-                failed.append(f"; {entry.name} of {entry.provider.label} could not be asked: {one_line(error)}")
-                continue
-            if opens:
-                able.append(entry.name)
+        own = [entry for entry in entries if entry.provider.distribution == OWN]
+        others = [entry for entry in entries if entry.provider.distribution != OWN]
+        able = self.able(own, model, failed) or self.able(others, model, failed)
         place = self.where(("backbone", "options", "model"))
         model = " ".join(model.split())
         if not able:
-            entries = self.catalogue.seam("backbone")
             known = ", ".join(e.name if e.state is State.OK else f"{e.name} ({e.status})" for e in entries) or "none"
             raise PluginError(
                 f"{place}: no backbone opens '{model}' (known: {known}){''.join(failed)}{self.catalogue.not_loaded()}"
@@ -195,6 +196,23 @@ class _Resolver:
         if len(able) > 1:
             raise PluginError(f"{place}: '{model}' can be opened by {', '.join(able)}; say which one with 'type'")
         return able[0]
+
+    def able(self, backbones: list[Entry], model: str, failed: list[str]) -> list[str]:
+        """The names that mean those of the usable `backbones` that open `model`; why others could not be asked goes
+        into `failed`."""
+        names = []
+        for entry in backbones:
+            if entry.state not in (State.OK, State.CONFLICT):
+                continue
+            taken = entry.state is State.CONFLICT
+            name = f"{entry.provider.distribution}:{entry.name}" if taken else entry.name
+            try:
+                opener = self.catalogue.load_opens(self.catalogue.get("backbone", name))
+                if opener is not None and opener(model):
+                    names.append(name)
+            except (Exception, SystemExit) as error:  # another backbone may open it; told when none does
+                failed.append(f"; {entry.name} of {entry.provider.label} could not be asked: {one_line(error)}")
+        return names
 
     def check_order(self, stages: tuple[ResolvedStage, ...]) -> None:
         """Raise `RecipeError` when a stage follows one whose strategy cannot be folded into the trunk."""
@@ -248,9 +266,3 @@ def _stage(stage: Stage, strategy: Chosen | None, combiner: Chosen | None) -> Re
     if stage.num_train_epochs is None and stage.max_steps is None:
         pinned["num_train_epochs"] = DEFAULT_EPOCHS
     return ResolvedStage(stage.model_copy(update=pinned), strategy, combiner)
-
-
-def _provenance(entry: Entry) -> dict[str, str]:
-    provider = entry.provider
-    facts = {"seam": entry.seam, "name": entry.name, "distribution": provider.distribution, "version": provider.version}
-    return {**facts, "sha256": provider.sha256} if provider.sha256 else facts

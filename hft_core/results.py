@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hft_core.errors import UsageError
+from hft_core.errors import ModelError, UsageError
 
 Scores = dict[str, dict[str, float]]
 """Metric values by task, then by metric name."""
@@ -84,8 +84,8 @@ class RunResult:
     main_metrics: dict[str, str]
     """Each task's main metric."""
     base_lm_loss: dict[str, dict[str, float]]
-    """Dev loss, `before` the first stage and `after` the last, of each self-supervised task whose head came trained:
-    what the base model has forgotten."""
+    """Dev loss, `before` and `after`, of each self-supervised task whose head came trained, or was trained by an
+    earlier stage: what was forgotten. `before` is that before the first stage at which the head was trained already."""
     stages: tuple[StageResult, ...]
     seconds: float
     device: str
@@ -96,8 +96,8 @@ class RunResult:
     warnings: tuple[str, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
-        """The value of `results.json`."""
-        value = asdict(self)
+        """The value of `results.json`: plain data, null for numbers that are not finite."""
+        value: dict[str, Any] = finite(asdict(self))
         del value["folder"]
         return value
 
@@ -106,6 +106,20 @@ RECIPE_FILE, RESULTS_FILE, LOG_FILE, CARD_FILE = "recipe.yaml", "results.json", 
 MODEL_FOLDER, CHECKPOINT_FOLDER, COMBINER_FOLDER = "model", "checkpoints", "combiners"
 OUTPUTS = (RECIPE_FILE, RESULTS_FILE, LOG_FILE, CARD_FILE, MODEL_FOLDER, CHECKPOINT_FOLDER, COMBINER_FOLDER)
 """What a run writes into its folder."""
+
+
+ORIGIN = ("seam", "name", "distribution", "version", "sha256")
+"""What is kept of each plugin that a run used; the last one of a single file only."""
+
+
+def plugins_of(folder: Path) -> list[dict[str, str]]:
+    """Where the plugins of the finished run in `folder` came from. Raises `ModelError` when its results are damaged."""
+    file = folder / RESULTS_FILE
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))["plugins"]
+        return [{key: str(used.get(key, "") if key == "sha256" else used[key]) for key in ORIGIN} for used in record]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{file} does not say which plugins the run used: {type(error).__name__}: {error}") from error
 
 
 def check_unused(folder: Path) -> None:

@@ -14,7 +14,8 @@ from hft_core.results import LOG_FILE, finite
 
 
 class RunLog:
-    """Appends a line for each event; steps every `every` steps, and always when one was skipped."""
+    """Appends a line for each event; steps every `every` steps, and always when one was skipped. Of the others there is
+    the weight that each task was given, where there are several."""
 
     def __init__(self, folder: Path, every: int) -> None:
         self.path = folder / LOG_FILE
@@ -32,6 +33,8 @@ class RunLog:
     def hft_step_finished(self, event: events.StepFinished) -> None:
         if event.skipped or event.step % self.every == 0 or event.step in (1, event.steps):
             self._write("step", **vars(event))
+        elif len(event.weights) > 1:
+            self._write("weights", stage=event.stage, step=event.step, weights=event.weights)
 
     @hookimpl
     def hft_evaluation_finished(self, event: events.EvaluationFinished) -> None:

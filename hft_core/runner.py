@@ -1,24 +1,20 @@
-"""A run: a recipe's stages one after another, and what they found. `run` is the call for embedding hft elsewhere."""
+"""Running a recipe: `run` and `session` are the calls for embedding hft elsewhere, all at once and stage by stage."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-import torch
 from accelerate import Accelerator
 
-from hft_core import assemble, events, machine, recipe_file, results, saved
+from hft_core import assemble, events, machine, recipe_file, results, turns
 from hft_core.assemble import HostData, Material
-from hft_core.card import card
 from hft_core.checkpoint import Checkpoint
 from hft_core.errors import DataError, UsageError
 from hft_core.keeper import Keeper, rewind_log
@@ -29,11 +25,22 @@ from hft_core.plugins import Catalogue
 from hft_core.precision import Precision
 from hft_core.recipe import Recipe
 from hft_core.resolve import Resolved, resolve
-from hft_core.results import RunResult, StageResult
+from hft_core.results import RunResult
 from hft_core.runlog import RunLog
+from hft_core.sessions import Session
 from hft_core.stages import Stages
+from hft_core.turns import Turn
 
-VERSIONS_OF = ("hft-core", "torch", "transformers", "peft", "accelerate", "torchjd", "datasets", "safetensors")
+
+class Settings(TypedDict, total=False):
+    """What `run` takes beside the recipe and the catalogue."""
+
+    output: str | Path | None
+    data: HostData | None
+    observers: Sequence[object]
+    accelerator: Accelerator | None
+    trust_remote_code: bool
+    resume: bool
 
 
 def run(
@@ -52,7 +59,8 @@ def run(
     `output`: the folder to write, which must not hold a run; without one nothing is kept on disk. `catalogue`: the
     plugins that may be used, those installed when left out. `data`: rows by task, for tasks that name no files.
     `observers`: objects with methods marked `hookimpl`. `resume`: where `output` holds the same run, unfinished, go on
-    from its last checkpoint. Nothing is printed, and torch's random state is left as it was.
+    from its last checkpoint. Nothing is printed, and the generators of Python, numpy and torch are left as they were.
+    Of two runs in two threads, one computes at a time (see `hft_core.turns`).
 
     Raises `UsageError` (and its kinds) for what is wrong before training, `RunError` for what fails later.
     """
@@ -69,57 +77,95 @@ def run(
     )
 
 
-def run_resolved(
-    resolved: Resolved,
-    catalogue: Catalogue,
+def run_resolved(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings]) -> RunResult:
+    """As `run`, for a recipe whose plugins have been looked up."""
+    with opened(resolved, catalogue, **settings) as found:
+        while found.left:
+            found.run_stage()
+        return found.finish()
+
+
+def session(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
     *,
     output: str | Path | None = None,
+    catalogue: Catalogue | None = None,
     data: HostData | None = None,
     observers: Sequence[object] = (),
     accelerator: Accelerator | None = None,
     trust_remote_code: bool = False,
     resume: bool = False,
-) -> RunResult:
-    """As `run`, for a recipe whose plugins have been looked up."""
-    folder = None if output is None else _run_folder(Path(output), resolved, resume=resume)
+) -> Session:
+    """As `run`, for a host that starts the stages itself and looks at the model in between::
+
+        with hft_core.session(recipe, data=rows) as session:
+            while session.left:
+                print(session.run_stage().after)
+            result = session.finish()
+
+    Closed before `finish`, the run is unfinished: with `output`, another session may go on from its last checkpoint.
+    """
+    catalogue = catalogue or Catalogue.discover()
+    return opened(
+        resolve(_as_recipe(recipe), catalogue),
+        catalogue,
+        output=output,
+        data=data,
+        observers=observers,
+        accelerator=accelerator,
+        trust_remote_code=trust_remote_code,
+        resume=resume,
+    )
+
+
+def opened(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings]) -> Session:
+    """A run that is ready for its first step, or for the one after its last checkpoint."""
+    output, resume, accelerator = settings.get("output"), settings.get("resume", False), settings.get("accelerator")
+    leads = machine.rank_asked_for() == 0  # of several processes, one writes and reports
+    folder = None if output is None else Path(output)
+    if folder is not None and leads:
+        _check_folder(folder, resolved, resume=resume)
     problems: list[str] = []
-    told = Observers(_listeners(catalogue, observers, folder, resolved), problems.append)
-    place: AbstractContextManager[Any] = nullcontext(folder) if folder else tempfile.TemporaryDirectory()
-    with torch.random.fork_rng(), place as working_folder, locked(folder) if folder else nullcontext():
-        torch.manual_seed(resolved.recipe.seed)
-        stages: Stages | None = None
+    listeners = _listeners(catalogue, settings.get("observers", ()), folder, resolved) if leads else []
+    told = Observers(listeners, problems.append, aside=turns.aside)
+    turn, started = Turn(resolved.recipe.seed), time.perf_counter()
+    with ExitStack() as held:
+        working_folder = folder or Path(held.enter_context(tempfile.TemporaryDirectory()))
+        if folder is not None and leads:
+            held.enter_context(locked(folder))
         try:
-            started = time.perf_counter()
-            keeper, at = _kept(folder, resolved, problems.append, resume=resume)
-            where = machine.find(resolved.recipe.precision, accelerator) if at is None else _same(at, accelerator)
-            material = assemble.assemble(resolved, host_data=data or {}, trust_remote_code=trust_remote_code)
-            stages = Stages(material, where, told, Path(working_folder), keeper=keeper)
-            if keeper is not None and folder is not None:
-                results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
-                keeper.run = {"precision": asdict(where.precision), "data": _same_data(material, at)}
-            _announce(resolved, folder, where, told)
-            done = stages.all(at)
-            result = _result(stages, done, folder, time.perf_counter() - started, problems)
-            if folder is not None:
-                _write(result, stages, folder)
+            with turn:
+                keeper, at = _kept(folder, resolved, problems.append, resume=resume, leads=leads)
+                where = machine.find(resolved.recipe.precision, accelerator) if at is None else _same(at, accelerator)
+                material = assemble.assemble(
+                    resolved,
+                    host_data=settings.get("data") or {},
+                    trust_remote_code=settings.get("trust_remote_code", False),
+                )
+                stages = Stages(material, where, told, working_folder, keeper=keeper if leads else None)
+                if keeper is not None and folder is not None and leads:
+                    results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
+                    keeper.run = {"precision": asdict(where.precision), "data": _same_data(material, at)}
+                _announce(resolved, folder, where, told)
+                stages.begin(at)
         except BaseException as error:
-            told.emit("run_failed", events.RunFailed(stage=stages.name if stages else "", error=error))
+            told.emit("run_failed", events.RunFailed(stage="", error=error))
             raise
-        told.emit("run_finished", events.RunFinished(result=result))
-        return result
+        return Session(stages, turn, folder, started=started, problems=problems, held=held.pop_all())
 
 
 def _kept(
-    folder: Path | None, resolved: Resolved, report: Callable[[str], None], *, resume: bool
+    folder: Path | None, resolved: Resolved, report: Callable[[str], None], *, resume: bool, leads: bool
 ) -> tuple[Keeper | None, Checkpoint | None]:
     """What saves the run's state in `folder`, and the state to go on from, if there is one."""
     if folder is None:
         return None, None
     recipe = hashlib.sha256(recipe_file.dump(resolved.recipe).encode()).hexdigest()
     keeper = Keeper(folder, resolved.recipe.output, recipe=recipe)
-    keeper.checkpoints.clear_leftovers()
     at = keeper.checkpoints.newest(report) if resume else None
-    if resume:
+    if leads:
+        keeper.checkpoints.clear_leftovers()
+    if leads and resume:
         rewind_log(folder, at)
     return keeper, at
 
@@ -164,9 +210,9 @@ def _as_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
     return recipe_file.load(recipe)
 
 
-def _run_folder(folder: Path, resolved: Resolved, *, resume: bool) -> Path:
-    """The folder to write, made. Raises `UsageError` when it cannot be made or holds a run; with `resume`, when that
-    run is finished, or another one."""
+def _check_folder(folder: Path, resolved: Resolved, *, resume: bool) -> None:
+    """Make the folder to write. Raises `UsageError` when it cannot be made or holds a run; with `resume`, when that run
+    is finished, or another one."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -174,7 +220,7 @@ def _run_folder(folder: Path, resolved: Resolved, *, resume: bool) -> Path:
     recipe = folder / results.RECIPE_FILE
     if not resume or not recipe.exists():
         results.check_unused(folder)
-        return folder
+        return
     if (folder / results.RESULTS_FILE).exists():
         raise UsageError(f"the run in '{folder}' is finished: there is nothing to resume")
     if recipe.read_text(encoding="utf-8") != recipe_file.dump(resolved.recipe):
@@ -182,7 +228,6 @@ def _run_folder(folder: Path, resolved: Resolved, *, resume: bool) -> Path:
             f"the run in '{folder}' has another recipe than the one given: resume it with 'hft resume {folder}', or "
             "give a new output folder"
         )
-    return folder
 
 
 def _announce(resolved: Resolved, folder: Path | None, where: Machine, told: Observers) -> None:
@@ -196,48 +241,3 @@ def _announce(resolved: Resolved, folder: Path | None, where: Machine, told: Obs
             precision_reason=where.precision.reason,
         ),
     )
-
-
-def _result(
-    stages: Stages, done: Sequence[StageResult], folder: Path | None, seconds: float, problems: Sequence[str]
-) -> RunResult:
-    """The scores of all tasks on all splits, with what the stages found."""
-    material, where = stages.material, stages.machine
-    stages.measure(material.heads)
-    test = stages.score("test", tuple(material.heads), done[-1].best_step)
-    warnings = [f"stage '{stage.name}': {warning}" for stage in done for warning in stage.warnings]
-    return RunResult(
-        folder=folder,
-        final={"dev": stages.scores, "test": test},
-        main_metrics={task: head.main_metric for task, head in material.heads.items()},
-        base_lm_loss={
-            task: {"before": first["loss"], "after": stages.scores[task]["loss"]}
-            for task, first in done[0].before.items()
-            if not material.heads[task].supervised and task in stages.scores
-        },
-        stages=tuple(done),
-        seconds=seconds,
-        device=str(where.device),
-        precision=where.precision.name,
-        precision_reason=where.precision.reason,
-        versions={name: metadata.version(name) for name in VERSIONS_OF if _installed(name)},
-        plugins=tuple(material.resolved.providers()),
-        warnings=(*warnings, *problems),
-    )
-
-
-def _write(result: RunResult, stages: Stages, folder: Path) -> None:
-    """Everything that a finished run leaves behind; `results.json` comes last, and says that the rest is whole."""
-    model_folder, model = folder / results.MODEL_FOLDER, stages.material.model
-    base = saved.save_model(model_folder, model, trunk_changed=stages.trunk_changed)
-    results.write_text(folder / results.CARD_FILE, card(result, stages.material, adapter_base=base))
-    results.write_json(folder / results.RESULTS_FILE, result.to_json())
-    shutil.rmtree(folder / results.CHECKPOINT_FOLDER, ignore_errors=True)
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

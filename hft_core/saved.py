@@ -11,18 +11,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hft_core import assemble, recipe_file
-from hft_core.errors import ModelError
+from hft_core import assemble, provenance, recipe_file, results
+from hft_core.errors import ModelError, UsageError
 from hft_core.head import Head
+from hft_core.machine import Machine
 from hft_core.model import HybridModel
 from hft_core.plugins import Catalogue
 from hft_core.recipe import TRUNK_FOLDER
 from hft_core.resolve import Resolved, resolve
 from hft_core.results import MODEL_FOLDER, RECIPE_FILE, RESULTS_FILE, write_json
+from hft_core.turns import in_turn
 
 TASK_FILE, OWN_HEAD_FILE = "task.json", "head.safetensors"
 
@@ -74,16 +75,24 @@ def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class SavedRun:
     """A finished run, opened for evaluation and prediction."""
 
-    def __init__(self, folder: Path, resolved: Resolved, model: HybridModel) -> None:
+    def __init__(self, folder: Path, resolved: Resolved, model: HybridModel, warnings: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.resolved = resolved
         self.model = model
+        self.warnings = warnings
+        """What is not as it was when the run was made."""
+        self.machine: Machine | None = None
+        """Where it computes; found at the first prediction, so that the next ones have the same number format."""
 
 
+@in_turn
 def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = False) -> SavedRun:
     """Open the run in `folder`.
 
-    Raises `ModelError` when the folder is not a finished run, or its files are damaged.
+    Each plugin is the one of the distribution that the run used it from, whatever else has its name.
+
+    Raises `ModelError` when the folder is not a finished run, or its files are damaged, and `PluginError` when a plugin
+    of it is not here.
     """
     recipe_path, model_folder = folder / RECIPE_FILE, folder / MODEL_FOLDER
     if not folder.is_dir():
@@ -91,27 +100,32 @@ def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = Fa
     for path, what in ((recipe_path, "recipe"), (folder / RESULTS_FILE, "results"), (model_folder, "model")):
         if not path.exists():
             raise ModelError(f"{folder} is not a finished run: it has no {what} ({path.name})")
-    source = recipe_file.load(recipe_path)
-    resolved = resolve(source, catalogue)
+    record = results.plugins_of(folder)
+    catalogue = catalogue.preferring(provenance.owners(record))
+    changed = tuple(f"{folder}: {text}" for text in provenance.differences(record, catalogue))
+    try:
+        resolved = resolve(recipe_file.load(recipe_path), catalogue)
+    except UsageError as error:
+        raise type(error)("; ".join([str(error), *changed])) from error
     resolved = _on_saved_trunk(resolved, model_folder / TRUNK_FOLDER, catalogue)
     heads = assemble.build_heads(resolved)
     for task, head in heads.items():
         head.facts = _facts(model_folder / task)
-    with torch.random.fork_rng():  # modules are made with random weights before they are given their own
-        backbone = assemble.open_backbone(resolved, trust_remote_code=trust_remote_code)
-        model = assemble.attach(backbone, heads)
-        for stage in resolved.last_strategies():
-            model.strategy = assemble.strategy_of(stage)
-            if model.strategy.adapter:
-                model.strategy.apply(backbone, stage.stage.tasks)
+    backbone = assemble.open_backbone(resolved, trust_remote_code=trust_remote_code)
+    model = assemble.attach(backbone, heads)
+    for stage in resolved.last_strategies():
+        model.strategy = assemble.strategy_of(stage)
+        if model.strategy.adapter:
+            model.strategy.apply(backbone, stage.stage.tasks)
     for task in heads:
         try:
             _load_task(model_folder / task, model, task)
         except Exception as error:  # a damaged file raises what its library likes
             reason = " ".join(str(error).split())[:300]
-            raise ModelError(f"{model_folder / task}: its weights cannot be read: {reason}") from error
+            told = "; ".join([f"{model_folder / task}: its weights cannot be read: {reason}", *changed])
+            raise ModelError(told) from error
     model.eval()
-    return SavedRun(folder, resolved, model)
+    return SavedRun(folder, resolved, model, changed)
 
 
 def _on_saved_trunk(resolved: Resolved, trunk: Path, catalogue: Catalogue) -> Resolved:

@@ -18,12 +18,13 @@ from hft_core.combiner import Combiner
 from hft_core.errors import RecipeError
 from hft_core.evaluate import Selection, made_worse, score
 from hft_core.keeper import Keeper
-from hft_core.loop import Progress, StageLoop
+from hft_core.loop import StageLoop
 from hft_core.machine import Machine
 from hft_core.mixture import Following, Mixture, epoch_rows
 from hft_core.model import HybridModel
 from hft_core.observers import Observers
 from hft_core.plan import Plan
+from hft_core.progress import Progress
 from hft_core.random_state import random_seed
 from hft_core.recipe_stage import DEFAULT_EPOCHS, Stage
 from hft_core.resolve import Chosen, ResolvedStage
@@ -137,21 +138,35 @@ class Stages:
     """Saves the run's state as it goes on; None where nothing is kept."""
     done: list[StageResult] = field(default_factory=list)
     """The results of the stages before."""
+    _at: Checkpoint | None = None
+    """Where the next stage goes on, if it was begun before."""
 
     def all(self, at: Checkpoint | None = None) -> list[StageResult]:
         """Run every stage, or, from a checkpoint, those that are left."""
-        resolved = self.material.resolved
-        self.material.model.to(self.machine.device)
-        for each in resolved.stages:  # a later stage's mistake is not to be found after hours
-            self._selection(each.stage)
-        first = 0 if at is None else self._take_up(at)
-        for index in range(first, len(resolved.stages)):
-            fold = resolved.folds_after(index)
-            self.done.append(self.run(index, resolved.stages[index], fold=fold, at=at if index == first else None))
+        self.begin(at)
+        while len(self.done) < len(self.material.resolved.stages):
+            self.next()
         return self.done
 
-    def _take_up(self, at: Checkpoint) -> int:
-        """Bring the model to where the checkpoint's stage began; the stage's number."""
+    def begin(self, at: Checkpoint | None = None) -> None:
+        """Make the model ready for the first stage, or for the one that the checkpoint is of."""
+        self.material.model.to(self.machine.device)
+        for each in self.material.resolved.stages:  # a later stage's mistake is not to be found after hours
+            self._selection(each.stage)
+        if at is not None:
+            self._take_up(at)
+        self._at = at
+
+    def next(self) -> StageResult:
+        """Run the stage after those that are done."""
+        index, at, self._at = len(self.done), self._at, None
+        resolved = self.material.resolved
+        result = self.run(index, resolved.stages[index], fold=resolved.folds_after(index), at=at)
+        self.done.append(result)
+        return result
+
+    def _take_up(self, at: Checkpoint) -> None:
+        """Bring the model to where the checkpoint's stage began."""
         state, model, resolved = at.state, self.material.model, self.material.resolved
         self.done = [stage_result(value) for value in state["done"]]
         self.trunk_changed, self.scores = state["trunk_changed"], state["before"]
@@ -164,7 +179,6 @@ class Stages:
         base = at.tensors("base")
         if base:
             weights.put(base, weights.whole_state(model))
-        return int(state["stage"])
 
     def run(self, index: int, resolved: ResolvedStage, *, fold: bool, at: Checkpoint | None = None) -> StageResult:
         """Run stage `index`, from its beginning or from a checkpoint of it; with `fold`, what its strategy added is
@@ -193,7 +207,7 @@ class Stages:
             }
             self.keeper.links = base
         progress = loop.run(at)
-        if combiner.state_dict():
+        if combiner.state_dict() and self.machine.leads:
             place = self.folder / COMBINER_FOLDER / f"{index + 1}-{stage.name}.safetensors"
             weights.save(place, combiner.state_dict())
         for task in stage.tasks:
@@ -338,7 +352,11 @@ class Stages:
             tokens_per_s=progress.tokens / training,
             seconds={**progress.seconds, "total": total},
             skipped_steps=progress.skipped,
-            warnings=(*_without_effect(loop), *made_worse(before, self.scores, self.material.heads, rows)),
+            warnings=(
+                *_without_effect(loop),
+                *_divided(loop, progress),
+                *made_worse(before, self.scores, self.material.heads, rows),
+            ),
         )
 
 
@@ -351,6 +369,15 @@ def _without_effect(loop: StageLoop) -> list[str]:
     if blind:
         found.append(f"the combiner follows dev losses, and these tasks have no dev rows: {', '.join(blind)}")
     return found
+
+
+def _divided(loop: StageLoop, progress: Progress) -> list[str]:
+    if progress.max_units is None:
+        return []
+    wanted = loop.stage.per_device_train_batch_size
+    return [
+        f"memory was too small for {wanted} rows in one pass: steps were divided into passes of {progress.max_units}"
+    ]
 
 
 def _size(parameters: Iterable[nn.Parameter]) -> int:

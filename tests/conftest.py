@@ -14,6 +14,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("HFT_BLOCK", None)
+os.environ.pop("HFT_ALLOW", None)
 
 
 @pytest.fixture(scope="module")

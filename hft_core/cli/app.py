@@ -11,9 +11,10 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 from typer.main import get_command
 
 from hft_core.cli.invocation import Invocation, split
@@ -30,6 +31,8 @@ COMMANDS = {
     "predict": "hft_core.cli.predict:predict",
     "list-plugins": "hft_core.cli.list_plugins:list_plugins",
     "describe": "hft_core.cli.describe:describe",
+    "new-plugin": "hft_core.cli.new_plugin:new_plugin",
+    "check-plugin": "hft_core.cli.check_plugin:check_plugin",
     "env": "hft_core.cli.env:env",
 }
 """The commands in the order of the help. Each is a function with typer annotations and a docstring, in a module of its
@@ -63,18 +66,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(f"error: unexpected {type(error).__name__}: {error}{hint}", 1, debug=debug)
 
 
+class Command(TyperCommand):
+    """A command that reads no other options where its line holds nothing but flags.
+
+    To read an option, be it left out, typer imports pydantic, which takes longer than all the rest of a listing.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        everything = self.params
+        flags = [parameter for parameter in everything if getattr(parameter, "is_flag", False)]
+        if {name for flag in flags for name in flag.opts}.issuperset(args):
+            self.params = [p for p in everything if p in flags or p.required or p.param_type_name == "argument"]
+            self.add_help_option = False
+        try:
+            return super().parse_args(ctx, args)
+        finally:
+            self.params, self.add_help_option = everything, True
+
+
 def build(names: Iterable[str]) -> typer.Typer:
     """The application with some of the `COMMANDS`, whose modules it imports."""
+    names = list(names)
+    whole = len(names) > 1
     app = typer.Typer(
         add_completion=False,
         no_args_is_help=True,
+        add_help_option=whole,
         rich_markup_mode=None,  # plain help: nothing cut in a pipe, and brackets stay brackets
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_options)
+    # The options of all commands are there for the help of the whole; a single command's line has none of them left.
+    app.callback()(_options if whole else _no_options)
     for name in names:
-        app.command(name)(load(COMMANDS[name]))
+        app.command(name, cls=Command)(load(COMMANDS[name]))
     return app
+
+
+def _no_options() -> None:
+    """See `_options`."""
 
 
 def _options(
@@ -84,6 +113,10 @@ def _options(
         list[str] | None,
         typer.Option("--block", metavar="DIST", help="Load no plugin of this distribution (also: HFT_BLOCK=DIST,…)."),
     ] = None,
+    no_third_party: Annotated[
+        bool,
+        typer.Option("--no-third-party", help="Load hft's own plugins only (or some more: HFT_ALLOW=DIST,…)."),
+    ] = False,
     plugin: Annotated[
         list[str] | None,
         typer.Option("--plugin", metavar="FILE.py", help="Use the plugins of one file."),

@@ -1,4 +1,4 @@
-"""`hft demo`: the ready-made recipe called `demo`, from whichever installed package provides it."""
+"""`hft demo`: a ready-made recipe, from whichever installed package provides it."""
 
 from __future__ import annotations
 
@@ -9,30 +9,40 @@ import typer
 
 from hft_core.cli.run import OutOption, SetOption, new_run_folder, print_result, run_source
 from hft_core.cli.terminal import print_json, say
+from hft_core.specs import RecipeSpec
 
 
 def demo(
     ctx: typer.Context,
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="NAME[,OPTION=VALUE…]", help="A recipe of 'hft list-plugins --seam recipe'."),
+    ] = "demo",
     out: OutOption = None,
     set_: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Adapt a real encoder to real news, offline, in minutes."""
+    """Run a ready-made recipe: real news on a real encoder, offline, in minutes, unless another one is named."""
     from hft_core.recipe_file import override
+    from hft_core.recipe_flags import plugin_from_flag
     from hft_core.recipe_source import Source
+    from hft_core.recipe_values import PluginChoice
+    from hft_core.resolve import choose
     from hft_core.results import check_unused
 
     catalogue = ctx.obj.catalogue
-    entry = catalogue.get("recipe", "demo")
-    folder = out or new_run_folder("demo")
+    choice = PluginChoice.model_validate(plugin_from_flag(recipe, "demo"))
+    chosen = choose(catalogue, "recipe", choice, "command line")
+    name, spec = chosen.entry.name, chosen.entry.spec
+    folder = out or new_run_folder(name)
     check_unused(folder)
-    recipe = catalogue.load_factory(entry)(catalogue.load_options(entry)(), folder=folder.resolve() / "data")
-    result = run_source(override(Source.of(recipe, "demo recipe", folder), set_ or ()), catalogue, folder)
+    source = Source.of(chosen.build(folder=folder.resolve() / "data"), f"{name} recipe", folder)
+    result = run_source(override(source, set_ or ()), catalogue, folder)
     if as_json:
         print_json(result.to_json())
         return
     print_result(result)
     say()
     say("next:")
-    for command in entry.spec.next:
+    for command in spec.next if isinstance(spec, RecipeSpec) else ():
         say("  " + command.replace("RUN", shlex.quote(str(folder))))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hft_core.cli.invocation import prints_on_stderr
 from hft_core.cli.list_plugins import describe_entry
 from hft_core.cli.terminal import plain, print_json, print_table, say
 from hft_core.errors import PluginError
@@ -32,13 +33,16 @@ def describe(
     entry = catalogue.find(seam, name)
     if entry.spec is None:
         catalogue.get(seam, name)  # raises, with the state and the reason
-    described = describe_plugin(catalogue, entry)
+    with prints_on_stderr():
+        described = describe_plugin(catalogue, entry)
     if as_json:
         print_json(described)
         return
     for key in ("seam", "name", "summary", "provider", "version", "state", "reason", "source"):
         if described[key]:
             say(f"{key + ':':<10}{described[key]}")
+    for warning in described["warnings"]:
+        say(f"warning:  {warning}")
     for key, value in described["capabilities"].items():
         say(f"{key}: {_shown(value)}")
     _print_options(described["options"])

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hft_core.cli.run import TrustOption
-from hft_core.cli.terminal import print_json, print_table
+from hft_core.cli.terminal import print_json, print_table, say_error
 from hft_core.errors import UsageError
 
 
@@ -29,6 +29,8 @@ def evaluate(
     from hft_core.saved import open_run
 
     saved = open_run(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code)
+    for warning in saved.warnings:
+        say_error(f"warning: {warning}")
     if data is not None and task is not None:
         scores = {str(data): {task: predict.evaluate(saved, task, predict.rows_from_file(data, task))}}
     else:

@@ -14,7 +14,7 @@ from hft_core.errors import UsageError
 if TYPE_CHECKING:
     from hft_core.plugins import Catalogue
 
-_FLAGS = ("--debug", "--version")
+_FLAGS = {"--debug": "debug", "--version": "version", "--no-third-party": "no_third_party"}
 _WITH_VALUE = {"--block": "the name of a distribution", "--plugin": "a .py file"}
 
 
@@ -24,17 +24,24 @@ class Invocation:
 
     debug: bool = False
     version: bool = False
+    no_third_party: bool = False
     block: list[str] = field(default_factory=list)
     plugins: list[str] = field(default_factory=list)
+    arguments: list[str] = field(default_factory=list)
+    """The whole line, as it was given."""
 
     @cached_property
     def catalogue(self) -> Catalogue:
         """The plugins of this call. Raises `PluginError` when a file given by `--plugin` cannot be used."""
         from hft_core.plugins import Catalogue
 
-        # What a plugin prints while it is imported must not end up in output that another program reads.
-        with contextlib.redirect_stdout(sys.stderr):
-            return Catalogue.discover(block=self.block, inline=self.plugins)
+        with prints_on_stderr():
+            return Catalogue.discover(block=self.block, inline=self.plugins, allow=() if self.no_third_party else None)
+
+
+def prints_on_stderr() -> contextlib.AbstractContextManager[object]:
+    """Where plugins are imported: what they print must not end up in output that another program reads."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def split(arguments: Sequence[str]) -> tuple[Invocation, list[str]]:
@@ -43,7 +50,7 @@ def split(arguments: Sequence[str]) -> tuple[Invocation, list[str]]:
     They are taken out before anything is parsed, because blocking has to come before anything is loaded.
     Raises `UsageError` for an option without its value.
     """
-    invocation = Invocation()
+    invocation = Invocation(arguments=list(arguments))
     rest: list[str] = []
     pending = iter(arguments)
     for argument in pending:
@@ -51,7 +58,7 @@ def split(arguments: Sequence[str]) -> tuple[Invocation, list[str]]:
         if argument == "--":
             rest += [argument, *pending]
         elif argument in _FLAGS:
-            setattr(invocation, argument.removeprefix("--"), True)
+            setattr(invocation, _FLAGS[argument], True)
         elif option in _WITH_VALUE:
             value = value if equals else next(pending, "")
             if not value or value.startswith("-"):
@@ -63,9 +70,9 @@ def split(arguments: Sequence[str]) -> tuple[Invocation, list[str]]:
 
 
 def _add(invocation: Invocation, option: str, value: str) -> None:
-    from hft_core.plugins import block_list
+    from hft_core.admission import names_in
 
     if option == "--block":
-        invocation.block += block_list(value)
+        invocation.block += names_in(value, option)
     else:
         invocation.plugins.append(value)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hft_core.cli.run import TrustOption
-from hft_core.cli.terminal import print_table
+from hft_core.cli.terminal import print_table, say_error
 from hft_core.errors import UsageError
 
 
@@ -33,6 +33,8 @@ def predict(
     from hft_core.saved import open_run
 
     saved = open_run(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code)
+    for warning in saved.warnings:
+        say_error(f"warning: {warning}")
     tasks = list(saved.model.heads)
     if not task and len(tasks) > 1:
         raise UsageError(f"--task is missing: which of {', '.join(tasks)}?")

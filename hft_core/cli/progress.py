@@ -1,19 +1,21 @@
 """What a run shows while it runs: bars on a terminal, plain lines elsewhere; an observer like any other.
 
-Everything goes to standard error, so that standard output holds results only.
+Everything goes to standard error, so that standard output holds results only; a host may give a console of its own.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hft_core.cli.terminal import plain, say_error
 from hft_core.hooks import hookimpl
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from hft_core import events
     from hft_core.results import StageResult
 
@@ -24,7 +26,9 @@ LINES_A_STAGE = 10
 class Lines:
     """Plain lines: the start and end of each stage, about `LINES_A_STAGE` in between, and each evaluation."""
 
-    def __init__(self) -> None:
+    def __init__(self, write: Callable[[str], None] = say_error) -> None:
+        """`write` gets each line; a logger's `info`, for instance."""
+        self.write = write
         self._since = time.perf_counter()
         self._rows = self._tokens = 0
 
@@ -79,9 +83,6 @@ class Lines:
         seconds = max(time.perf_counter() - self._since, 1e-9)
         return f"{self._rows / seconds:.0f} rows/s, {self._tokens / seconds:.0f} tokens/s"
 
-    def write(self, text: str) -> None:
-        say_error(text)
-
     def close(self) -> None:
         """Nothing is left open."""
 
@@ -89,12 +90,13 @@ class Lines:
 class Bars(Lines):
     """A bar a stage, with its losses, rates and time left."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, console: Console | None = None) -> None:
+        """`console`: where to draw; standard error when left out."""
+        super().__init__(self._print)
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._console = Console(stderr=True, highlight=False)
+        self._console = console or Console(stderr=True, highlight=False)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -117,8 +119,8 @@ class Bars(Lines):
     def show(self, event: events.StepFinished) -> None:
         self._progress.update(self._bar, completed=event.step, facts=f"{losses_text(event.losses)}  {self.rates()}")
 
-    def write(self, text: str) -> None:
-        self._console.print(plain(text), markup=False)
+    def _print(self, text: str) -> None:
+        self._console.print(plain(text), markup=False, highlight=False)
 
     def close(self) -> None:
         self._progress.stop()

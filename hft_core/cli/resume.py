@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hft_core.cli.run import JsonOption, TrustOption, print_result, run_source
-from hft_core.cli.terminal import print_json
+from hft_core.cli import launch
+from hft_core.cli.run import JsonOption, ProcessesOption, TrustOption, report, run_source
 from hft_core.errors import UsageError
 from hft_core.results import RECIPE_FILE
 
@@ -16,6 +16,7 @@ from hft_core.results import RECIPE_FILE
 def resume(
     ctx: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of the run.")],
+    processes: ProcessesOption = 1,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -23,10 +24,9 @@ def resume(
     recipe = folder / RECIPE_FILE
     if not recipe.exists():
         raise UsageError(f"'{folder}' holds no run that had begun: it has no {RECIPE_FILE}")
+    if processes > 1 and not launch.launched():
+        raise typer.Exit(launch.run(processes, ctx.obj.arguments))
     from hft_core.recipe_file import read
 
     result = run_source(read(recipe), ctx.obj.catalogue, folder, trust_remote_code=trust_remote_code, resume=True)
-    if as_json:
-        print_json(result.to_json())
-    else:
-        print_result(result)
+    report(result, as_json=as_json)

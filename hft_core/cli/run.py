@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hft_core.cli import launch
 from hft_core.cli.terminal import print_json, print_table, say, say_error
 from hft_core.errors import UsageError
 
@@ -36,6 +37,9 @@ TrustOption = Annotated[
 ]
 
 
+ProcessesOption = Annotated[
+    int, typer.Option("--processes", min=1, help="Processes on this machine that divide each step's rows.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
 
@@ -51,6 +55,7 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the same run in --out was stopped, if it was.")
     ] = False,
+    processes: ProcessesOption = 1,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -59,7 +64,17 @@ def run(
         raise UsageError("--resume needs --out RUN, the folder of the run that was stopped")
     source = source_of(recipe, backbone, task, strategy, combiner, set_)
     folder = out or new_run_folder(recipe.stem if recipe else "run")
+    if processes > 1 and not launch.launched():
+        resolved_of(source, ctx.obj.catalogue)  # a wrong recipe is told once
+        raise typer.Exit(launch.run(processes, [*ctx.obj.arguments, *(() if out else ("--out", str(folder)))]))
     result = run_source(source, ctx.obj.catalogue, folder, trust_remote_code=trust_remote_code, resume=resume)
+    report(result, as_json=as_json)
+
+
+def report(result: RunResult, *, as_json: bool) -> None:
+    """Print what a run found; one process does."""
+    if not launch.leads():
+        return
     if as_json:
         print_json(result.to_json())
     else:
@@ -115,21 +130,22 @@ def run_source(
     resolved = resolved_of(source, catalogue)  # before torch is imported: a wrong recipe is told at once
     from hft_core.runner import run_resolved
 
-    progress = observer()
+    progress = observer() if launch.leads() else None
     try:
         with interruption.listening():
             return run_resolved(
                 resolved,
                 catalogue,
                 output=folder,
-                observers=[progress],
+                observers=[progress] if progress else [],
                 trust_remote_code=trust_remote_code,
                 resume=resume,
             )
     except interruption.Interrupted as stopped:
         raise interruption.Interrupted(stopped.number, f"; go on with: hft resume {folder}") from stopped
     finally:
-        progress.close()
+        if progress:
+            progress.close()
 
 
 def print_result(result: RunResult) -> None:

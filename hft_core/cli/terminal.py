@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
-
-WIDE = 10_000
-"""The width of a table that no terminal shows: nothing is cut or wrapped."""
+from unicodedata import combining, east_asian_width
 
 
 def plain(text: object) -> str:
@@ -37,22 +34,34 @@ def print_json(value: Any) -> None:
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: Sequence[str] = ()) -> None:
     """Print aligned columns, under `headings` unless all are empty.
 
-    On a narrow terminal the columns `wrap` give way; in a pipe nothing is cut.
+    On a narrow terminal the columns `wrap` give way; in a pipe nothing is cut, and rich is not imported.
     """
+    cells = [[plain(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_on_terminal(headings, cells, wrap)
+        return
+    lines = [list(headings), *cells] if any(headings) else cells
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = (cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(padded).rstrip())
+
+
+def _print_on_terminal(headings: Sequence[str], rows: Sequence[Sequence[str]], wrap: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    on_terminal = sys.stdout.isatty()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(headings))
     for heading in headings:
         table.add_column(Text(heading), no_wrap=heading not in wrap, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))  # Text, since a str would be read as markup
-    if on_terminal:
-        Console(highlight=False).print(table)
-        return
-    buffer = io.StringIO()
-    Console(file=buffer, width=WIDE, color_system=None, highlight=False).print(table)
-    for line in buffer.getvalue().splitlines():
-        print(line.rstrip())
+        table.add_row(*map(Text, row))  # Text, since a str would be read as markup
+    Console(highlight=False).print(table)
+
+
+def _width(text: str) -> int:
+    """The columns that `text` takes: two for each wide character of East Asian scripts."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(c) else 1 + (east_asian_width(c) in "WF") for c in text)

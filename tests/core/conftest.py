@@ -73,7 +73,8 @@ class Site:
     def python(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run Python with the folder on its path."""
         path = os.pathsep.join([str(self.folder), str(ROOT), str(ROOT / "plugins")])
-        env = {k: v for k, v in os.environ.items() if k != "HFT_BLOCK"} | {"PYTHONPATH": path} | environment
+        kept = {k: v for k, v in os.environ.items() if k not in ("HFT_ALLOW", "HFT_BLOCK")}
+        env = kept | {"PYTHONPATH": path} | environment
         return subprocess.run(
             [sys.executable, *arguments], capture_output=True, text=True, timeout=60, env=env, cwd=self.folder
         )

@@ -36,9 +36,7 @@ def as_lists(plan: Plan, steps: range | list[int]) -> list[list[tuple[str, int, 
 
 
 def rows_by_step(plan: Plan, task: str) -> list[list[int]]:
-    return [
-        [int(i) for part in plan.step(step) if part.task == task for i in part.units] for step in range(plan.steps)
-    ]
+    return [[int(i) for part in plan.step(step) if part.task == task for i in part.units] for step in range(plan.steps)]
 
 
 COUNTS = {"a": 90, "b": 31, "c": 7}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -241,23 +242,126 @@ def test_the_environment_blocks_too(site: Site, monkeypatch: pytest.MonkeyPatch)
         catalogue.get("combiner", "a")
 
 
-def test_an_unknown_name_gets_the_nearest_one_and_the_seam_that_has_it() -> None:
+def test_an_unknown_seam_gets_the_nearest_one() -> None:
+    with pytest.raises(PluginError, match=r"unknown seam 'combiners'. Did you mean 'combiner'?"):
+        Catalogue.of().get("combiners", "mlm")
+
+
+@pytest.mark.parametrize("rival", [{"api": 99}, {"requires": ("not a requirement !",)}])
+def test_what_can_never_be_used_takes_no_name(rival: dict[str, object]) -> None:
+    one, other = host(combiner("a")), host(combiner("a", **rival))
+    catalogue = Catalogue.of(one, other)
+    assert sorted(e.state for e in catalogue.seam("combiner")) != [State.CONFLICT, State.CONFLICT]
+    assert catalogue.get("combiner", "a").state is State.OK
+
+
+def test_a_distribution_that_offers_the_built_in_plugins_once_more_is_in_nobodys_way(site: Site) -> None:
+    code = "from hft_plugins.combiners import hft_combiners"
+    site.add("hft-parrot", {"hft_parrot.py": code}, entries="combiners = hft_parrot")
+    catalogue = Catalogue.discover()
+    assert catalogue.get("combiner", "pcgrad").provider.distribution == BUILT_IN
+    copy = catalogue.find("combiner", "hft-parrot:pcgrad")
+    assert copy.state is State.CONFLICT
+    assert re.fullmatch(r"is the combiner 'pcgrad' of hft-core \S+ once more", copy.reason)
+
+
+def test_a_plain_name_can_be_made_to_mean_one_of_several(site: Site) -> None:
+    site.add_combiner("hft-a", "same")
+    site.add_combiner("hft-b", "same")
+    catalogue = discovered().preferring({("combiner", "same"): "hft-b"})
+    assert catalogue.get("combiner", "same").provider.distribution == "hft-b"
+    assert catalogue.get("combiner", "hft-a:same").provider.distribution == "hft-a"
+    gone = discovered().preferring({("combiner", "same"): "hft-gone"})
+    with pytest.raises(PluginError, match="write 'hft-a:same' or 'hft-b:same'"):
+        gone.get("combiner", "same")
+
+
+class Unchecked(CombinerSpec):
+    """A spec that does not look at what it is given."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+class Text(str):
+    """Text that cannot be shown."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise RuntimeError("not to be shown")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"name": "../../up"}, "plugin name '../../up' is not of the form"),
+        ({"name": "a\nb"}, "is not of the form"),
+        ({"name": 7}, "its name is a int, expected str"),
+        ({"name": Text("a")}, "its name is a Text, expected str"),
+        ({"summary": Text("a")}, "its summary is a Text, expected str"),
+        ({"summary": "two\nlines"}, "summary must be one line of text"),
+        ({"summary": "a" * 1001}, "its summary is longer than 1000 characters"),
+        ({"factory": "rm -rf"}, "must be an import string like"),
+        ({"source": None}, "its source is a NoneType, expected str"),
+        ({"per_task_gradients": "yes"}, "its per_task_gradients is a str, expected bool"),
+        ({"example": [1]}, "its example is a list, expected Mapping"),
+    ],
+)
+def test_a_spec_that_went_round_its_own_checks_is_broken(fields: dict[str, object], reason: str) -> None:
+    given: dict[str, object] = {"name": "a", "summary": "s", "factory": "m:f", "options": "m:O", **fields}
+    (entry,) = Catalogue.of(host(Unchecked(**given))).entries  # type: ignore[arg-type]
+    assert (entry.state, entry.spec) == (State.BROKEN, None)
+    assert reason in entry.reason
+
+
+def test_a_spec_changed_after_it_was_made_is_broken() -> None:
+    spec = combiner("a")
+    object.__setattr__(spec, "name", "..")
+    (entry,) = Catalogue.of(host(spec)).entries
+    assert (entry.state, entry.spec) == (State.BROKEN, None)
+
+
+def test_what_is_kept_of_a_subclass_is_plain() -> None:
+    class Odd(CombinerSpec):
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    entry = Catalogue.of(host(Odd(name="a", summary="s", factory="m:f", options="m:O"))).get("combiner", "a")
+    assert type(entry.spec) is CombinerSpec
+
+
+def test_a_hook_that_never_ends_is_cut_off() -> None:
     class Plugin:
         @hookimpl
-        def hft_combiners(self) -> list[CombinerSpec]:
-            return [combiner("uncertainty")]
+        def hft_combiners(self):  # type: ignore[no-untyped-def]
+            while True:
+                yield combiner("a")
 
-        @hookimpl
-        def hft_heads(self) -> list[HeadSpec]:
-            return [HeadSpec(name="mlm", summary="s", factory="m:f", options="m:O")]
+    (entry,) = Catalogue.of(Plugin()).entries
+    assert entry.reason == "hft_combiners failed: ValueError: returned 1000 specs or more"
 
-    catalogue = Catalogue.of(Plugin())
-    with pytest.raises(PluginError, match=r"unknown combiner 'uncertanty'. Did you mean 'uncertainty'?"):
-        catalogue.get("combiner", "uncertanty")
-    with pytest.raises(PluginError, match=r"unknown combiner 'mlm'. .*There is a head of that name"):
-        catalogue.get("combiner", "mlm")
-    with pytest.raises(PluginError, match=r"unknown seam 'combiners'. Did you mean 'combiner'?"):
-        catalogue.get("combiners", "mlm")
+
+def test_a_slow_module_is_told_of_with_its_time_and_what_it_imported(site: Site) -> None:
+    code = "import time, sys\nsys.modules.setdefault('jax', sys)\ntime.sleep(0.3)\n"
+    site.add_combiner("hft-good", "good")
+    module = site.add_combiner("hft-slow", "slow")
+    path = site.folder / module / "__init__.py"
+    path.write_text(code + path.read_text())
+    catalogue = discovered()
+    (warning,) = catalogue.get("combiner", "slow").warnings
+    assert re.fullmatch(r"slow: importing its entry module took 0\.\d s \(jax\), which every hft command .*", warning)
+    assert catalogue.get("combiner", "good").warnings == ()
+    del sys.modules["jax"]
+
+
+def test_a_broken_plugin_that_wants_another_core_is_incompatible(site: Site) -> None:
+    site.add("hft-new", {"hft_new.py": "from hft_core import NoSuchSpec"}, entries="combiners = hft_new")
+    metadata = site.folder / "hft_new-0.1.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text() + "Requires-Dist: hft-core[all]>=99\nRequires-Dist: no-such-dist\n")
+    entry = only(discovered(), "hft-new")
+    assert entry.state is State.INCOMPATIBLE
+    assert re.match(r"hft-core \S+ is installed, hft-core>=99 is needed \(import failed: ImportError", entry.reason)
 
 
 def test_an_empty_catalogue_says_how_to_install_the_built_ins() -> None:

@@ -312,6 +312,16 @@ def test_a_backbone_without_opens_is_used_by_its_type_only() -> None:
     assert line == "recipe.yaml, line 1, backbone.model: no backbone opens 'tiny-1' (known: shy)"
 
 
+def test_a_built_in_backbone_that_opens_a_model_is_meant_whatever_else_opens_it() -> None:
+    source = parse(GOOD, "recipe.yaml")
+    own = question(module("hft_fake", TINY, CLASSIFICATION, MLM, LORA, SUM), Provider("hft-core"))
+    namesake = BackboneSpec(name="tiny", **names("opens_badly", "Backbone"), opens=f"{HERE}:opens_all")
+    for rival in (ANY, TINY, BAD, namesake):
+        stranger = question(module("hft_stranger", rival), Provider("hft-stranger"))
+        chosen = resolve(validate(source), Catalogue([stranger, own]), source.where).backbone.entry
+        assert (chosen.name, chosen.provider.distribution) == ("tiny", "hft-core")
+
+
 def test_a_model_that_several_backbones_open_needs_a_type() -> None:
     line = message(GOOD, TINY, ANY)
     assert line == "recipe.yaml, line 1, backbone.model: 'tiny-1' can be opened by any, tiny; say which one with 'type'"

@@ -40,6 +40,15 @@ def test_every_so_many_steps_are_written_and_the_first_the_last_and_each_that_wa
     assert lines(tmp_path)[0]["losses"] == {"topic": 1.5}
 
 
+def test_the_weights_of_several_tasks_are_written_for_every_step(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, every=4)
+    for number in range(1, 7):
+        log.hft_step_finished(step(number, weights={"topic": 0.5, "match": number / 10}))
+    found = {line["step"]: (line["event"], line["weights"]["match"]) for line in lines(tmp_path)}
+    kinds = {1: "step", 2: "weights", 3: "weights", 4: "step", 5: "weights", 6: "weights"}
+    assert found == {number: (kind, number / 10) for number, kind in kinds.items()}
+
+
 def test_numbers_for_which_json_has_no_name_are_null(tmp_path: Path) -> None:
     log = RunLog(tmp_path, every=1)
     log.hft_step_finished(step(1, losses={"topic": math.nan, "match": 0.5}, gradient_norm=math.inf))

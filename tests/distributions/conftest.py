@@ -20,7 +20,7 @@ pytest.importorskip("hatchling", reason="the tests of the distribution build it 
 
 def call(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command in an environment that knows nothing of this process's paths."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HFT_BLOCK", "PIP_CONSTRAINT")}
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HFT_ALLOW", "HFT_BLOCK", "PIP_CONSTRAINT")}
     done = subprocess.run(
         [str(argument) for argument in arguments],
         capture_output=True,
@@ -98,3 +98,9 @@ def wheel(build: Callable[[str, Path], Path], tree: Path) -> Path:
 @pytest.fixture
 def environment(tmp_path: Path) -> Environment:
     return Environment(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_environment() -> Callable[[Path], Environment]:
+    """A function that makes an environment in a folder, for tests that share one."""
+    return Environment

@@ -27,7 +27,7 @@ TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page 
 SETUP = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[demo]' && .venv/bin/hft demo"
 OF_THE_READER = {"biases", "mine", "norms"}
 """Plugins that a page lets its reader write."""
-EVERYWHERE = {"--plugin", "--block", "--debug"}
+EVERYWHERE = {"--plugin", "--block", "--no-third-party", "--debug"}
 FLAGS_OF_A_RECIPE = ("--backbone", "--task", "--strategy", "--combiner", "--set")
 
 

@@ -230,6 +230,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint(
     stopped: tuple[dict[str, Any], dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen, data, folder = stopped
+
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 

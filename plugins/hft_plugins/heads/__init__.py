@@ -25,7 +25,7 @@ SPECS = (
         summary="A tag for each word: named entities (BIO, IOBES, BILOU), parts of speech",
         factory="hft_plugins.heads.token_classification:build",
         options="hft_plugins.heads.token_classification:Options",
-        requires=("seqeval>=1.2",),
+        requires=("seqeval>=1.2.2",),
         example_rows="hft_plugins.heads.example_rows:token_classification",
         source="transformers AutoModelForTokenClassification; scores by seqeval",
     ),

@@ -90,7 +90,7 @@ class Distillation(Classification):
         listed = isinstance(given, str)
         names = (given,) if isinstance(given, str) else given
         self.soft_columns = [Column(n, "number", target=True, many=listed, separator=options.separator) for n in names]
-        self.teacher = None if options.teacher is None else Teacher(options.teacher, options.teacher_task, task)
+        self.teacher = None if options.teacher is None else Teacher(options.teacher, options.teacher_task, self)
 
     def columns(self) -> Sequence[Column]:
         hard = [Column(self.options.label, "label", target=True)] if self.labelled else []

@@ -9,6 +9,7 @@ import numpy as np
 
 from hft_core import data, predict, saved
 from hft_core.errors import HftError, ModelError, did_you_mean
+from hft_core.head import Head
 from hft_core.plugins import Catalogue
 from hft_plugins.heads.classification import Classification
 
@@ -19,9 +20,9 @@ class Teacher:
     It reads the student's texts with its own tokenizer, by their order: its columns may have other names.
     """
 
-    def __init__(self, folder: str, task: str | None, student: str) -> None:
+    def __init__(self, folder: str, task: str | None, student: Head) -> None:
         self.folder = Path(folder)
-        self.task = task or student
+        self.task = task or student.task
         self._student = student
         self._run: saved.SavedRun | None = None
 
@@ -52,9 +53,9 @@ class Teacher:
     def _opened(self) -> saved.SavedRun:
         if self._run is None:
             try:
-                self._run = saved.open_run(self.folder, Catalogue.discover())
+                self._run = saved.open_run(self.folder, self._student.catalogue or Catalogue.discover())
             except HftError as error:
-                raise ModelError(f"task '{self._student}': the teacher cannot be opened: {error}") from error
+                raise ModelError(f"task '{self._student.task}': the teacher cannot be opened: {error}") from error
         return self._run
 
     def _head(self) -> Classification:

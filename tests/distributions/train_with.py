@@ -1,0 +1,117 @@
+"""Trains a tiny model with each usable plugin of a distribution, and opens what was saved: `train_with.py hft-mine`.
+
+Prints, as JSON, the steps that each plugin's run took. Runs where the distribution is installed, without pytest.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hft_core
+from hft_core import Catalogue, PluginError, saved
+from hft_core.plugins import State
+from hft_core.testing import Subject, lesson, toys, trunks
+from hft_core.testing.backbone_checks import PATH, models
+
+STEPS = 2
+TOKENS = 32
+Recipe = dict[str, Any]
+Data = dict[str, list[dict[str, Any]]]
+
+
+def rows(subject: Subject, head: str) -> list[dict[str, Any]]:
+    """Rows that a built-in head can learn."""
+    return toys.rows(Subject(subject.catalogue.get("head", head), subject.catalogue).build(task="t").columns(), 24, 0)
+
+
+def chosen(subject: Subject) -> Recipe:
+    return {"type": subject.entry.name, **subject.spec.example}
+
+
+def with_backbone(subject: Subject, folder: Path) -> tuple[Recipe, Data]:
+    place = folder / "model"
+    for _, model in models(subject):  # what is lent lasts as long as the loop goes on
+        if model is not None:
+            shutil.copytree(model, place)
+        break
+    options = {key: str(place) if value == PATH else value for key, value in chosen(subject).items()}
+    return recipe({"topic": "classification"}, backbone=options), {"topic": rows(subject, "classification")}
+
+
+def with_head(subject: Subject, folder: Path) -> tuple[Recipe, Data]:
+    return recipe({"task": chosen(subject)}), {"task": lesson.rows_of(subject, 24, 0)}
+
+
+def with_strategy(subject: Subject, folder: Path) -> tuple[Recipe, Data]:
+    made = recipe({"topic": "classification", "words": "mlm"}, strategy=chosen(subject))
+    return made, {"topic": rows(subject, "classification"), "words": rows(subject, "mlm")}
+
+
+def with_combiner(subject: Subject, folder: Path) -> tuple[Recipe, Data]:
+    made = recipe({"topic": "classification", "score": "regression"}, combiner=chosen(subject))
+    numbers = [{"text": row["text"], "label": row["label"]} for row in rows(subject, "regression")]
+    return made, {"topic": rows(subject, "classification"), "score": numbers}
+
+
+def with_recipe(subject: Subject, folder: Path) -> tuple[Recipe, Data]:
+    """The recipe on a tiny trunk, with few steps of short texts."""
+    made = subject.build(folder=folder)
+    for task in made["tasks"].values():
+        task["max_length"] = TOKENS
+    for stage in made["stages"]:
+        stage.pop("epochs", None)
+        stage["max_steps"] = STEPS
+    return {**made, **tiny()}, {}
+
+
+def recipe(heads: dict[str, Any], *, backbone: Recipe | None = None, **stage: Recipe) -> Recipe:
+    """One short stage with a task for each head."""
+    tasks = {name: {"head": head} for name, head in heads.items()}
+    made = {**tiny(), "tasks": tasks, "stages": [{"name": "only", "max_steps": STEPS, **stage}]}
+    return made if backbone is None else {**made, "backbone": backbone}
+
+
+def tiny() -> Recipe:
+    return {"backbone": {"model": str(trunks.folder("BERT"))}, "precision": "fp32"}
+
+
+def train(subject: Subject) -> int:
+    with tempfile.TemporaryDirectory() as place:
+        made, data = RECIPES[subject.entry.seam](subject, Path(place) / "data")
+        result = hft_core.run(made, output=Path(place) / "run", data=data, catalogue=subject.catalogue)
+        used = {plugin["distribution"] for plugin in result.plugins}
+        # A recipe is what a run is made from, and takes no part in it.
+        assert subject.entry.seam == "recipe" or subject.entry.provider.distribution in used, used
+        saved.open_run(Path(place) / "run", subject.catalogue)
+        return sum(stage.steps for stage in result.stages)
+
+
+RECIPES: dict[str, Callable[[Subject, Path], tuple[Recipe, Data]]] = {
+    "backbone": with_backbone,
+    "head": with_head,
+    "strategy": with_strategy,
+    "combiner": with_combiner,
+    "recipe": with_recipe,
+}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    catalogue = Catalogue.discover()
+    mine = [entry for entry in catalogue.entries if entry.provider.distribution == sys.argv[1]]
+    if not mine:
+        raise PluginError(f"'{sys.argv[1]}' has no plugins")
+    subjects = [Subject(entry, catalogue) for entry in mine if entry.state is State.OK]
+    print(json.dumps({subject.name: train(subject) for subject in subjects}))
+
+
+if __name__ == "__main__":
+    main()
