@@ -45,7 +45,7 @@ class Observers:
             for number, label, function in self._listeners.get(name, ()):
                 try:
                     function(event)
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     self._leave_out(number)
                     told = f"observer '{label}' failed at '{name}' and is left out from now on: {one_line(error)}"
                     self._report(told)

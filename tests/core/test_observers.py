@@ -69,6 +69,13 @@ def test_two_observers_that_raise_at_the_same_event_are_both_reported() -> None:
     assert [report.split("'")[1] for report in reports] == ["a", "b"]
 
 
+def test_an_observer_that_exits_the_process_is_held_like_one_that_raises() -> None:
+    reports: list[str] = []
+    observers = Observers([("bad", Failing(SystemExit(0)))], report=reports.append)
+    observers.emit("step_finished", 1)
+    assert reports == ["observer 'bad' failed at 'step_finished' and is left out from now on: SystemExit: 0"]
+
+
 def test_an_interrupt_passes_through() -> None:
     observers = Observers([("x", Failing(KeyboardInterrupt()))], report=print)
     with pytest.raises(KeyboardInterrupt):
