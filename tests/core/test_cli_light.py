@@ -19,7 +19,7 @@ from hft_core.errors import UsageError
 if TYPE_CHECKING:
     from tests.core.conftest import Site
 
-HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "yaml", "pydantic", "rich")
+HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "yaml", "pydantic", "rich.console")
 MODULE_BUDGET = {"list-plugins": 300, "--help": 280, "--version": 280}
 """Modules that a light command may load (measured: 252, 225, 215)."""
 
@@ -213,7 +213,7 @@ def test_a_light_command_stays_light(site: Site, arguments: list[str]) -> None:
     status, modules = json.loads(done.stderr.splitlines()[-1])
     print(f"{len(modules)} modules for hft {' '.join(arguments)}")
     assert status == 0, done.stderr
-    assert not set(HEAVY) & {module.partition(".")[0] for module in modules}
+    assert not set(HEAVY) & set(modules)
     assert len(modules) <= MODULE_BUDGET[arguments[0]]
 
 
@@ -290,8 +290,8 @@ def test_help_names_every_command_and_the_options_for_all(help_option: str, caps
 
 
 def test_an_unknown_command_is_a_usage_error_with_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list-plugin"]) == 2
-    assert "Did you mean 'list-plugins'" in capsys.readouterr().err
+    assert main(["describ"]) == 2
+    assert "Did you mean 'describe'" in capsys.readouterr().err
     assert main(["list-plugins", "--jsn"]) == 2
 
 
