@@ -39,7 +39,7 @@ def cross(resolved: Resolved, data: dict[str, Any], folder: Path) -> None:
     trained, examples = stages.material.model, stages.material.examples["dev"]
     saved.save_model(folder / results.MODEL_FOLDER, trained, trunk_changed=stages.trunk_changed)
     results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
-    results.write_json(folder / results.RESULTS_FILE, {})
+    results.write_json(folder / results.RESULTS_FILE, {"plugins": resolved.providers()})
     opened = saved.open_run(folder, CROSSING.catalogue()).model
     for task, part in examples.items():
         before, after = judged(trained, task, part, where), judged(opened, task, part, where)
