@@ -3,12 +3,11 @@ PEFT opens it on that class, and read back."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, TaskType
+from peft import TaskType
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,47 +29,52 @@ TASK_TYPES = {
 def write_adapter(
     folder: Path,
     backbone: Backbone,
-    config: PeftConfig,
+    config: Any,
     weights: Mapping[str, Tensor],
     *,
-    targets: Sequence[str],
     base: str,
     plain_class: str,
     head: Mapping[str, Tensor],
+    task_type: TaskType | None = None,
+    head_prefix: str = PREFIX,
 ) -> None:
     """Write an adapter of `backbone`'s trunk into `folder`.
 
-    `weights`: by PEFT's names inside the trunk (`encoder.layer.0.…query.lora_A.weight`); `targets`: the trunk's modules
-    that it adds to; the others as in `Strategy.save_adapter`.
+    `config`: PEFT's own, each method's with fields of its own; it is completed here. `weights`: by PEFT's names on the
+    trunk alone (`base_model.model.encoder.layer.0.…query.lora_A.weight`). `task_type`: what PEFT is to take the class
+    for where it has no name for it; `head_prefix`: where PEFT has the weights of a head. The others are as in
+    `Strategy.save_adapter`.
     """
-    trunk = PREFIX + backbone.prefix_in(plain_class) if plain_class else PREFIX
-    state = {f"{trunk}{name}": tensor for name, tensor in weights.items()}
-    state |= {f"{PREFIX}{name}": tensor for name, tensor in head.items()}
-    written: Any = copy.deepcopy(config)  # each method's configuration has fields of its own
-    written.base_model_name_or_path = base
-    written.task_type = TASK_TYPES.get(plain_class)
-    written.inference_mode = True
-    written.target_modules = sorted(targets)
-    written.modules_to_save = sorted({_top(name, backbone.trunk_prefix) for name in head}) or None
+    prefix = PREFIX + backbone.prefix_in(plain_class) if plain_class else PREFIX
+    state = {_moved(name, PREFIX, prefix): tensor for name, tensor in weights.items()}
+    state |= {f"{head_prefix}{name}": tensor for name, tensor in head.items()}
+    config.base_model_name_or_path = base
+    config.task_type = TASK_TYPES.get(plain_class, task_type)
+    config.inference_mode = True
+    config.modules_to_save = sorted({_top(name, backbone.trunk_prefix) for name in head}) or None
     folder.mkdir(parents=True, exist_ok=True)
-    written.save_pretrained(folder)
+    config.save_pretrained(folder)
     save_file(on_disk(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def read_adapter(
-    folder: Path, backbone: Backbone, head: Collection[str]
+    folder: Path, backbone: Backbone, head: Collection[str], *, head_prefix: str = PREFIX
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What `write_adapter` wrote: the weights by PEFT's names inside the trunk, and those of `head` that are there."""
+    """What `write_adapter` wrote: the weights by PEFT's names on the trunk alone, and those of `head` found there."""
     state = load_file(folder / WEIGHTS_FILE)
-    found = {name: state.pop(PREFIX + name) for name in head if PREFIX + name in state}
+    found = {name: state.pop(head_prefix + name) for name in head if head_prefix + name in state}
     inside = f"{PREFIX}{backbone.trunk_prefix}."
     prefix = inside if any(name.startswith(inside) for name in state) else PREFIX
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}, found
+    return {_moved(name, prefix, PREFIX): tensor for name, tensor in state.items()}, found
 
 
 def on_disk(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as safetensors takes them: on the CPU, contiguous, no memory in common."""
     return {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in state.items()}
+
+
+def _moved(name: str, old: str, new: str) -> str:
+    return new + name.removeprefix(old) if name.startswith(old) else name
 
 
 def _top(name: str, trunk_prefix: str) -> str:

@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hft_core.backbone import Backbone
 from hft_core.errors import PluginError
 from hft_core.strategy import Strategy
-from hft_plugins.strategies.adapter_folder import PREFIX, TASK_TYPES, WEIGHTS_FILE, on_disk
+from hft_plugins.strategies.adapter_folder import PREFIX, read_adapter, write_adapter
 from hft_plugins.strategies.peft_targets import fill_targets
 
 OF_NO_CONCERN = "Failed to load the CUDA extension|Setting boft_n_butterfly_factor|Unsupported layer type"
@@ -97,24 +96,21 @@ class Injected(Strategy):
         self, backbone: Backbone, task: str, folder: Path, base: str, plain_class: str, head: Mapping[str, Tensor]
     ) -> None:
         config, adapter = self._saved()
-        prefix = PREFIX + backbone.prefix_in(plain_class) if plain_class else PREFIX
-        state = {_moved(name, PREFIX, prefix): tensor for name, tensor in adapter.items()}
-        state |= {f"{self._head_prefix}{name}": tensor for name, tensor in head.items()}
-        config.base_model_name_or_path = base
-        config.task_type = self._task_type(plain_class)
-        config.inference_mode = True
-        config.modules_to_save = sorted({_top(name, backbone.trunk_prefix) for name in head}) or None
-        folder.mkdir(parents=True, exist_ok=True)
-        config.save_pretrained(folder)
-        save_file(on_disk(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        write_adapter(
+            folder,
+            backbone,
+            config,
+            adapter,
+            base=base,
+            plain_class=plain_class,
+            head=head,
+            task_type=self._task_type,
+            head_prefix=self._head_prefix,
+        )
 
     def load_adapter(self, backbone: Backbone, task: str, folder: Path, head: Collection[str]) -> dict[str, Tensor]:
         """Raises `ValueError` when the file's weights are not those of the trunk's adapter."""
-        state = load_file(folder / WEIGHTS_FILE)
-        found = {n: state.pop(self._head_prefix + n) for n in head if self._head_prefix + n in state}
-        inside = f"{PREFIX}{backbone.trunk_prefix}."
-        prefix = inside if any(name.startswith(inside) for name in state) else PREFIX
-        given = {_moved(name, prefix, PREFIX): tensor for name, tensor in state.items()}
+        given, found = read_adapter(folder, backbone, head, head_prefix=self._head_prefix)
         self._expect_saved(backbone)
         wrong = sorted(given.keys() ^ get_peft_model_state_dict(self._model).keys())
         if wrong:
@@ -125,6 +121,8 @@ class Injected(Strategy):
     # --- what the kinds of methods do differently
 
     _head_prefix = PREFIX
+    _task_type: TaskType | None = None
+    """What PEFT is to take a plain class for that it has no name for."""
 
     def _inject(self, backbone: Backbone, config: PeftConfig) -> None:
         with warnings.catch_warnings():
@@ -149,9 +147,6 @@ class Injected(Strategy):
 
     def _expect_saved(self, backbone: Backbone) -> None:
         """Make the adapter's parts such that what `_saved` gave fits in."""
-
-    def _task_type(self, plain_class: str) -> TaskType | None:
-        return TASK_TYPES.get(plain_class)
 
     # --- shared by them
 
@@ -210,16 +205,6 @@ def _is_partial(name: str, layer: nn.Module) -> bool:
 def _moves_base(config: Any) -> bool:
     """Whether the method may change the trunk's own weights when it is injected: some initialisations of LoRA do."""
     return isinstance(getattr(config, "init_lora_weights", None), str) or bool(getattr(config, "kasa_config", None))
-
-
-def _moved(name: str, old: str, new: str) -> str:
-    return new + name.removeprefix(old) if name.startswith(old) else name
-
-
-def _top(name: str, trunk_prefix: str) -> str:
-    """The module of the plain class that PEFT shall save whole: `classifier`, or the trunk's `pooler`."""
-    parts = name.split(".")
-    return parts[1] if parts[0] == trunk_prefix else parts[0]
 
 
 def _one_line(error: Exception) -> str:

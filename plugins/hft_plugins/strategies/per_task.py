@@ -20,7 +20,7 @@ from hft_core import options
 from hft_core.backbone import Backbone
 from hft_core.errors import PluginError, did_you_mean
 from hft_core.strategy import Strategy, TaskRows
-from hft_plugins.strategies.adapter_folder import on_disk, read_adapter, write_adapter
+from hft_plugins.strategies.adapter_folder import PREFIX, on_disk, read_adapter, write_adapter
 from hft_plugins.strategies.grouped import LowRank, groups_of
 from hft_plugins.strategies.routed import Found, RoutedLinear, Routing, Size, find, routed_layers
 
@@ -185,13 +185,12 @@ class PerTask(Strategy):
         additions = {name: layer.addition(task) or _nothing(layer) for name, layer in layers.items()}
         weights = {}
         for name, addition in additions.items():
-            weights[f"{name}.lora_A.weight"] = addition.down
-            weights[f"{name}.lora_B.weight"] = addition.up
+            weights[f"{PREFIX}{name}.lora_A.weight"] = addition.down
+            weights[f"{PREFIX}{name}.lora_B.weight"] = addition.up
         config = self.lora_config(layers, task, next(iter(additions.values())))
         config.fan_in_fan_out = any(isinstance(layer.base_layer, Conv1D) for layer in layers.values())
-        write_adapter(
-            folder, backbone, config, weights, targets=list(layers), base=base, plain_class=plain_class, head=head
-        )
+        config.target_modules = sorted(layers)
+        write_adapter(folder, backbone, config, weights, base=base, plain_class=plain_class, head=head)
         self.save_parts(layers, task, folder)
 
     def lora_config(self, layers: Mapping[str, RoutedLinear], task: str, addition: LowRank) -> LoraConfig:

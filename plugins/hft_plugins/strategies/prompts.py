@@ -33,6 +33,8 @@ class PromptLearning(Injected):
     generates = False
     # PEFT has the prompt's weights, and those of its head, right below its own name.
     _head_prefix = "base_model."
+    # Without a task type, PEFT would not put the prompt in.
+    _task_type = TaskType.FEATURE_EXTRACTION
 
     def __init__(self, config: PeftConfig, name: str) -> None:
         super().__init__(config, name)
@@ -108,10 +110,6 @@ class PromptLearning(Injected):
         config: Any = copy.deepcopy(self.config)
         config.inference_mode = True
         self._inject(backbone, config)
-
-    def _task_type(self, plain_class: str) -> TaskType | None:
-        """Without a task type, PEFT would not put the prompt in."""
-        return super()._task_type(plain_class) or TaskType.FEATURE_EXTRACTION
 
 
 def _heads(backbone: Backbone) -> int | None:

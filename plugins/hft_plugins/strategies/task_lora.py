@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hft_plugins.strategies import per_task
+from hft_plugins.strategies.adapter_folder import PREFIX
 from hft_plugins.strategies.grouped import LowRank
 from hft_plugins.strategies.per_task import PerTask, fill, parts_of
 from hft_plugins.strategies.routed import Found, RoutedLinear, Size
@@ -67,7 +68,7 @@ class TaskLora(PerTask):
     ) -> None:
         current = parts_of(layers, task)
         if current:  # a task that no stage gave a part has an adapter that adds nothing
-            fill(current, {name.removesuffix(".weight"): tensor for name, tensor in weights.items()})
+            fill(current, {n.removeprefix(PREFIX).removesuffix(".weight"): tensor for n, tensor in weights.items()})
 
 
 def build(options: Options) -> TaskLora:
