@@ -147,10 +147,9 @@ def tokenise(resolved: Resolved, rows: Mapping[str, Splits], model: HybridModel)
     """All rows as token ids, by split and task."""
     made: dict[str, dict[str, Examples]] = {"train": {}, "dev": {}, "test": {}}
     for name, splits in rows.items():
+        limit = max_length(resolved, name, model)
         for split, part in splits.items():
-            made[split][name] = encode(
-                part, model.head(name), model.backbone.tokenizer, max_length(resolved, name, model)
-            )
+            made[split][name] = encode(part, model.head(name), model.backbone.tokenizer, limit)
     return made
 
 

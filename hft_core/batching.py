@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -104,11 +105,22 @@ def batches_of(
 
 
 def in_length_order(
-    task: str, examples: Examples, head: Head, *, seed: int, pad: int, max_rows: int, max_tokens: int
+    task: str,
+    examples: Examples,
+    head: Head,
+    *,
+    seed: int,
+    pad: int,
+    max_rows: int,
+    max_tokens: int,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[Batch]:
-    """All examples of a split, shortest first, as evaluation sees them: the same masks every time."""
+    """All examples of a split, shortest first, as evaluation sees them: the same masks every time. Of `world`
+    processes, each makes every `world`-th batch."""
     order = np.argsort(examples.lengths, kind="stable")
-    for units in _within(order, examples.lengths, examples.sizes, max_rows, max_tokens):
+    runs = _within(order, examples.lengths, examples.sizes, max_rows, max_tokens)
+    for units in islice(runs, rank, None, world):
         drawn = (task, examples.of_units(units), Draw(seed, -1))
         yield _assemble([drawn], {task: examples}, {task: head}, pad)
 

@@ -54,13 +54,17 @@ def judge(
     pad = model.backbone.tokenizer.pad_token_id
     machine.check_interruption()
     with torch.inference_mode():
-        for number, batch in enumerate(
-            in_length_order(
-                task, examples, head, seed=seed, pad=pad, max_rows=EVALUATION_ROWS, max_tokens=EVALUATION_TOKENS
-            )
+        for batch in in_length_order(
+            task,
+            examples,
+            head,
+            seed=seed,
+            pad=pad,
+            max_rows=EVALUATION_ROWS,
+            max_tokens=EVALUATION_TOKENS,
+            rank=machine.rank,
+            world=machine.world,
         ):
-            if number % machine.world != machine.rank:
-                continue
             if machine.world == 1:
                 interruption.check()
                 turns.offer()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,6 +33,15 @@ class _Joint:
     gradients: dict[int, Tensor]
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What a pass without gradients found."""
+
+    sums: dict[str, Tensor]
+    """Each task's loss over this process's rows of the step."""
+    joint: dict[str, _Joint]
+
+
 class Forward:
     """The batches of one step, through the trunk and the heads.
 
@@ -42,17 +52,17 @@ class Forward:
 
     def __init__(self, model: HybridModel, batches: Sequence[Batch], machine: Machine) -> None:
         self.model, self.batches, self.machine = model, batches, machine
-        tasks = tuple(model.heads)
-        numbers = torch.zeros(2, len(tasks), dtype=torch.int64, device=machine.device)
+        counts, appearances = dict.fromkeys(model.heads, 0), dict.fromkeys(model.heads, 0)
         for segment in (segment for batch in batches for segment in batch.segments):
-            numbers[:, tasks.index(segment.task)] += torch.tensor([segment.targets.count, 1], device=machine.device)
-        counts, appearances = machine.total(numbers).tolist()
-        self.counts: dict[str, int] = dict(zip(tasks, counts, strict=True))
+            counts[segment.task] += segment.targets.count
+            appearances[segment.task] += 1
+        self.counts = machine.totals(counts)
         """Targets of each task in the whole step, those of other processes included."""
-        self._divided = tuple(t for t, n in zip(tasks, appearances, strict=True) if n > 1 and model.head(t).joint)
+        appearances = machine.totals(appearances)
+        self._divided = tuple(task for task, n in appearances.items() if n > 1 and model.head(task).joint)
         self._joint: dict[str, _Joint] = {}
         if self._divided:
-            self.ahead()
+            self._joint = self.ahead.joint
 
     def sums(self, batch: Batch, hidden: Tensor | None = None) -> dict[str, Tensor]:
         """What the batch adds to each task's loss, summed over its targets; from `hidden` where that is known."""
@@ -74,9 +84,9 @@ class Forward:
         first = next(iter(joint.gradients)) == id(segment)
         return along - along.detach() + (joint.loss if first else 0.0)
 
-    def ahead(self) -> dict[str, Tensor]:
-        """Each task's loss over this process's rows of the step, computed without gradients, with the dropout that the
-        passes to come will have."""
+    @cached_property
+    def ahead(self) -> Ahead:
+        """The step without gradients, with the dropout that the passes to come will have; before the first of them."""
         sums: dict[str, Tensor] = {}
         embeddings: dict[str, list[tuple[Segment, Tensor]]] = {task: [] for task in self._divided}
         with random_state_kept(self.machine.device), torch.no_grad(), self.machine.autocast():
@@ -88,15 +98,16 @@ class Forward:
                         continue
                     loss = self._loss(segment, features)
                     sums[segment.task] = sums[segment.task] + loss if segment.task in sums else loss
-        self._joint = {task: self._whole(task, parts) for task, parts in embeddings.items()}
-        return sums | {task: joint.loss.detach() for task, joint in self._joint.items() if joint.gradients}
+        joint = {task: self._whole(task, parts) for task, parts in embeddings.items()}
+        return Ahead(sums | {task: each.loss.detach() for task, each in joint.items() if each.gradients}, joint)
 
     def _whole(self, task: str, parts: Sequence[tuple[Segment, Tensor]]) -> _Joint:
         """The joint loss of all embeddings of a step, of which this process has `parts`."""
         names = sorted({name for segment, _ in parts for name in segment.targets.tensors})
         mine = {name: torch.cat([segment.targets.tensors[name] for segment, _ in parts]).cpu() for name in names}
         embedded = torch.cat([embedding for _, embedding in parts]).cpu() if parts else None
-        everyone = [(e, t) for e, t in self.machine.gathered((embedded, mine)) if e is not None]
+        gathered = self.machine.gathered((embedded, mine))
+        everyone = [(e, t) for e, t in gathered if e is not None]
         device = self.machine.device
         targets = Targets(
             self.counts[task],
@@ -108,7 +119,7 @@ class Forward:
             loss = head.joint_loss(whole, targets)
             (gradient,) = torch.autograd.grad(loss, whole, retain_graph=True)
             own = head.joint_loss(whole.detach(), targets) / len(everyone)
-        before = self.machine.gathered(0 if embedded is None else len(embedded))[: self.machine.rank]
+        before = sum(len(e) for e, _ in gathered[: self.machine.rank] if e is not None)
         sizes = [len(embedding) for _, embedding in parts]
-        of_mine = gradient[sum(before) : sum(before) + sum(sizes)]
+        of_mine = gradient[before : before + sum(sizes)]
         return _Joint(own, {id(s): part for (s, _), part in zip(parts, torch.split(of_mine, sizes), strict=True)})

@@ -109,7 +109,7 @@ class _Step:
     def losses_ahead(self) -> Tensor:
         """The step's losses, computed before its backward passes with the same dropout: a combiner that is not linear
         in the losses needs those of the whole step to weigh any of them."""
-        return self.machine.total(self._in_order(self.forward.ahead()).detach())
+        return self.machine.total(self._in_order(self.forward.ahead.sums).detach())
 
     def _fill_combiner(self) -> None:
         learned = [parameter for parameter in self.combiner.parameters() if parameter.requires_grad]

@@ -235,9 +235,9 @@ class StageLoop:
 
     def _size(self, batches: list[Batch]) -> tuple[int, int]:
         """Rows and real tokens of a step, in all processes together."""
-        size = torch.tensor([[batch.rows, batch.tokens] for batch in batches] or [[0, 0]], device=self.machine.device)
-        rows, tokens = self.machine.total(size.sum(dim=0)).tolist()
-        return rows, tokens
+        mine = {"rows": sum(batch.rows for batch in batches), "tokens": sum(batch.tokens for batch in batches)}
+        size = self.machine.totals(mine)
+        return size["rows"], size["tokens"]
 
     def _batches(self, parts: list[Part], max_units: int | None) -> list[Batch]:
         batches = batches_of(

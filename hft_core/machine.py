@@ -66,6 +66,13 @@ class Machine:
             dist.all_reduce(tensor)
         return tensor
 
+    def totals(self, numbers: dict[str, int]) -> dict[str, int]:
+        """The sums of all processes' numbers, by the same names in the same order."""
+        if self.world == 1:
+            return numbers
+        found = self.total(torch.tensor(list(numbers.values()), device=self.device)).tolist()
+        return dict(zip(numbers, found, strict=True))
+
     def largest(self, number: int) -> int:
         """The largest of all processes' numbers."""
         if self.world == 1:
@@ -125,8 +132,11 @@ def rank_asked_for() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def find(wanted_precision: str, accelerator: Accelerator | None = None) -> Machine:
-    """The machine of this process; `accelerator` is the host's own, if it has one.
+def find(
+    wanted_precision: str, accelerator: Accelerator | None = None, *, chosen: precision.Precision | None = None
+) -> Machine:
+    """The machine of this process; `accelerator` is the host's own, if it has one, and `chosen` the number format where
+    it was measured before.
 
     Raises `UsageError` when the number of processes is not what was asked for, or their kind is not supported.
     """
@@ -143,7 +153,7 @@ def find(wanted_precision: str, accelerator: Accelerator | None = None) -> Machi
             f"hft does not divide a model among processes ({place.distributed_type.value}) so far: each process "
             "has the whole model; start it with 'hft run --processes N' or torchrun"
         )
-    return Machine(place, precision.choose(wanted_precision, place.device))
+    return Machine(place, chosen or precision.choose(wanted_precision, place.device))
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:

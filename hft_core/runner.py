@@ -136,7 +136,8 @@ def opened(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings
         try:
             with turn:
                 keeper, at = _kept(folder, resolved, problems.append, resume=resume, leads=leads)
-                where = machine.find(resolved.recipe.precision, accelerator) if at is None else _same(at, accelerator)
+                measured = None if at is None else Precision(**at.state["precision"])
+                where = machine.find(resolved.recipe.precision, accelerator, chosen=measured)
                 material = assemble.assemble(
                     resolved,
                     host_data=settings.get("data") or {},
@@ -168,12 +169,6 @@ def _kept(
     if leads and resume:
         rewind_log(folder, at)
     return keeper, at
-
-
-def _same(at: Checkpoint, accelerator: Accelerator | None) -> Machine:
-    """The machine with the number format that was measured when the run began."""
-    found = machine.find(at.state["precision"]["name"], accelerator)
-    return Machine(found.accelerator, Precision(**at.state["precision"]))
 
 
 def _same_data(material: Material, at: Checkpoint | None) -> dict[str, Any]:

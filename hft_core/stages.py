@@ -141,13 +141,6 @@ class Stages:
     _at: Checkpoint | None = None
     """Where the next stage goes on, if it was begun before."""
 
-    def all(self, at: Checkpoint | None = None) -> list[StageResult]:
-        """Run every stage, or, from a checkpoint, those that are left."""
-        self.begin(at)
-        while len(self.done) < len(self.material.resolved.stages):
-            self.next()
-        return self.done
-
     def begin(self, at: Checkpoint | None = None) -> None:
         """Make the model ready for the first stage, or for the one that the checkpoint is of."""
         self.material.model.to(self.machine.device)
