@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -153,7 +153,9 @@ def find(
             f"hft does not divide a model among processes ({place.distributed_type.value}) so far: each process "
             "has the whole model; start it with 'hft run --processes N' or torchrun"
         )
-    return Machine(place, chosen or precision.choose(wanted_precision, place.device))
+    found = Machine(place, chosen or precision.choose(wanted_precision, place.device))
+    # Two processes that measure may not agree, and all must compute in one number format.
+    return replace(found, precision=found.gathered(found.precision)[0])
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:

@@ -35,7 +35,7 @@ def run(processes: int, arguments: Sequence[str]) -> int:
     threads = max(1, (os.cpu_count() or 1) // processes)
     common = {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
@@ -85,7 +85,8 @@ def _as_shell(code: int) -> int:
     return 128 - code if code < 0 else code
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

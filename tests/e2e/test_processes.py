@@ -16,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hft_core.cli.launch import free_port
+
 pytestmark = pytest.mark.slow
 
 CASES: dict[str, dict[str, Any]] = {
@@ -154,3 +156,33 @@ def test_a_world_that_is_not_what_was_asked_for_is_refused(models: Any, rows: Pa
     script += f"import hft_core; hft_core.run({recipe!r})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ})
     assert "2 processes were asked for, but Accelerate runs 1" in done.stderr
+
+
+def test_all_processes_compute_in_the_number_format_that_the_first_one_found(tmp_path: Path) -> None:
+    script = tmp_path / "find.py"
+    script.write_text(
+        "import os\n"
+        "from hft_core import machine, precision\n"
+        "mine = {'0': 'bf16', '1': 'fp32'}[os.environ['RANK']]\n"
+        "precision.choose = lambda wanted, device: precision.Precision(mine, 'measured', 1.0)\n"
+        "print(machine.find('auto').precision.name)\n"
+    )
+    root = Path(__file__).parents[2]
+    common = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "plugins")]),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    both = [
+        subprocess.Popen(
+            [sys.executable, str(script)],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    assert [process.communicate(timeout=120)[0].strip() for process in both] == ["bf16", "bf16"]
