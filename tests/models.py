@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import processors
 from torch import nn
 from transformers import (
     BartConfig,
@@ -33,6 +33,8 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+
+from hft_core.testing.toy_tokenizers import byte_pairs, pieces_of, word_pieces
 
 SUBJECTS = {
     "animals": ("cat", "dog", "horse", "sparrow", "whale", "rabbit"),
@@ -76,58 +78,20 @@ def _words() -> list[str]:
 
 
 def _word_pieces() -> PreTrainedTokenizerFast:
-    """BERT's kind of tokenizer; long words are two pieces. Trained ones differ from process to process."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = [piece for word in _words() for piece in ([word] if len(word) < 7 else [word[:4], f"##{word[4:]}"])]
     letters = [f"{start}{letter}" for letter in "abcdefghijklmnopqrstuvwxyz" for start in ("", "##")]
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*special, *letters, *pieces]))}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer.decoder = decoders.WordPiece()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=64,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
+    return word_pieces([*letters, *pieces_of(_words())], model_max_length=64)
 
 
-def _byte_pairs(special: list[str], **names: Any) -> PreTrainedTokenizerFast:
-    """GPT-2's kind of tokenizer; each word of the sentences becomes one token, letter by letter."""
-    vocabulary = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    merges = []
-    for word in [*(f"Ġ{word}" for word in _words()), "the"]:
-        for end in range(2, len(word) + 1):
-            if word[:end] not in vocabulary:
-                vocabulary[word[:end]] = len(vocabulary)
-                merges.append((word[: end - 1], word[end - 1]))
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    if names.pop("ends", False):
-        end = names["eos_token"]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, vocabulary[end])]
-        )
-    if "cls_token" in names:
-        # By position: the second name changed in tokenizers 0.23.
-        tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_input_names=["input_ids", "attention_mask"], **names
-    )
+def _byte_pairs(special: list[str], **settings: Any) -> PreTrainedTokenizerFast:
+    words = [*(f"Ġ{word}" for word in _words()), "the"]
+    return byte_pairs(special, words, add_prefix_space=False, **settings)
 
 
 def _roberta_tokenizer() -> PreTrainedTokenizerFast:
     return _byte_pairs(
         ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        # By position: the second name changed in tokenizers 0.23.
+        post_processor=processors.RobertaProcessing(("</s>", 2), ("<s>", 0)),
         bos_token="<s>",
         cls_token="<s>",
         eos_token="</s>",
@@ -208,7 +172,7 @@ def _t5(tied: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         pad_token="<pad>",
         eos_token="</s>",
         unk_token="<unk>",
-        ends=True,
+        ending="</s>",
         model_max_length=64,
     )
     config = T5Config(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -26,6 +25,7 @@ from hft_core.backbone import Backbone
 from hft_core.plugins import Catalogue, State
 from hft_core.testing.check import Failed
 from hft_core.testing.surroundings import quiet
+from hft_core.testing.toy_tokenizers import byte_pairs, pieces_of, word_pieces
 from hft_core.testing.toys import vocabulary
 
 WIDTH, LAYERS, POSITIONS = 16, 2, 64
@@ -34,52 +34,15 @@ TRUNKS = 2
 
 
 def _word_pieces() -> PreTrainedTokenizerFast:
-    """BERT's kind of tokenizer; what is not in its vocabulary is spelled."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    """What is not in its vocabulary is spelled."""
     marks = [chr(code) for code in range(33, 127)]
-    pieces = [piece for word in vocabulary() for piece in ([word] if len(word) < 7 else [word[:4], f"##{word[4:]}"])]
-    names = dict.fromkeys([*special, *pieces, *marks, *(f"##{mark}" for mark in marks)])
-    tokenizer = Tokenizer(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer.decoder = decoders.WordPiece()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=POSITIONS,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
+    pieces = [*pieces_of(vocabulary()), *marks, *(f"##{mark}" for mark in marks)]
+    return word_pieces(pieces, model_max_length=POSITIONS)
 
 
 def _byte_pairs(special: list[str], ending: str = "", **names: str) -> PreTrainedTokenizerFast:
-    """GPT-2's kind of tokenizer; each word of the toy texts is one token. `ending` closes each text, as T5's does."""
-    known = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    merges = []
-    for word in (f"Ġ{word}" for word in vocabulary()):
-        for end in range(2, len(word) + 1):
-            if word[:end] not in known:
-                known[word[:end]] = len(known)
-                merges.append((word[: end - 1], word[end - 1]))
-    tokenizer = Tokenizer(models.BPE(known, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    if ending:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"$A {ending}", pair=f"$A {ending} $B {ending}", special_tokens=[(ending, known[ending])]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        model_max_length=POSITIONS,
-        model_input_names=["input_ids", "attention_mask"],
-        **names,
-    )
+    words = (f"Ġ{word}" for word in vocabulary())
+    return byte_pairs(special, words, add_prefix_space=True, ending=ending, model_max_length=POSITIONS, **names)
 
 
 def _bert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
