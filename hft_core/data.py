@@ -213,15 +213,15 @@ def _at_most(rows: Rows, count: int | None, seed: int, labels_from: str | None, 
 def _expand(pattern: str, task: str) -> list[str]:
     """The files that a path, which may hold wildcards, stands for."""
     pattern = os.path.expanduser(pattern)
-    if Path(pattern).exists():  # first, since a real name may hold brackets
+    if os.path.exists(pattern):  # noqa: PTH110 (pathlib's raises for a long name); first, as a name may hold brackets
         return [pattern]
     if glob.has_magic(pattern):
         found = sorted(glob.glob(pattern, recursive=True))
         if not found:
             raise DataError(f"task '{task}': no file matches {pattern!r}")
         return found
-    folder = Path(pattern).parent
-    beside = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    folder = os.path.dirname(pattern) or "."
+    beside = os.listdir(folder) if os.path.isdir(folder) else []
     raise DataError(f"task '{task}': there is no file {pattern!r}.{nearest(Path(pattern).name, beside)}")
 
 

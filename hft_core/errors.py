@@ -15,6 +15,10 @@ class HftError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """The message, on one line whatever names and texts of files it quotes."""
+        return " ".join(super().__str__().splitlines())
+
 
 class RunError(HftError):
     """A run that had begun could not go on (non-finite losses, a full disk, …)."""

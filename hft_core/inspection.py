@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hft_core import assemble
+from hft_core import assemble, machine
 from hft_core.assemble import HostData, Material
 from hft_core.recipe import Recipe
 from hft_core.recipe_stage import Stage
 from hft_core.resolve import Resolved
-from hft_core.stages import begin, fold_into, plan_of, plugin_name
+from hft_core.stage_facts import plugin_name
+from hft_core.stages import begin, fold_into, plan_of, selection_of
 from hft_core.turns import in_turn
 
 BYTES = 4
@@ -59,12 +60,23 @@ def inspect(resolved: Resolved, *, host_data: HostData | None = None, trust_remo
     Raises what `hft_core.run` raises before training.
     """
     material = assemble.assemble(resolved, host_data=host_data or {}, trust_remote_code=trust_remote_code)
+    _check_metrics(material)
     return Outlook(
         recipe=resolved.recipe,
         rows={task: {split: len(part) for split, part in splits.items()} for task, splits in material.rows.items()},
         examples=_by_task({s: {task: len(part) for task, part in e.items()} for s, e in material.examples.items()}),
         stages=_stages(material),
     )
+
+
+def _check_metrics(material: Material) -> None:
+    """Raise `RecipeError` for a metric that a stage names and that its task has not."""
+    naming = [each.stage for each in material.resolved.stages if each.stage.metric_for_best_model]
+    if naming:
+        where = machine.find("fp32")
+        material.model.to(where.device)
+        for stage in naming:
+            selection_of(stage, material, where)
 
 
 def _by_task(by_split: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from hft_core.errors import did_you_mean
 from hft_core.recipe_stage import Sampling, Stage
-from hft_core.recipe_values import KeyPathError, Model, Name, Names, PluginChoice
+from hft_core.recipe_values import KeyPathError, Model, Name, Names, PluginChoice, refuse_passwords
 
 __all__ = [
     "BackboneChoice",
@@ -178,6 +178,7 @@ class Recipe(Model):
 
     @classmethod
     def expanded(cls, value: Any) -> Any:
+        refuse_passwords(value)
         if isinstance(value, dict) and isinstance(value.get("stages"), dict):
             return {**value, "stages": [value["stages"]]}
         return value

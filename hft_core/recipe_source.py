@@ -122,9 +122,8 @@ def parse(text: str, name: str, folder: Path | None = None) -> Source:
     if data is None:
         raise RecipeError(f"{name}: is empty; a recipe has 'backbone', 'tasks' and 'stages'")
     if not isinstance(data, dict):
-        raise RecipeError(
-            f"{name}, line 1: expected a mapping with 'backbone', 'tasks' and 'stages', not {type(data).__name__}"
-        )
+        found = "a list" if isinstance(data, list) else f"'{' '.join(str(data).split())[:40]}'"
+        raise RecipeError(f"{name}, line 1: expected a mapping with 'backbone', 'tasks' and 'stages', not {found}")
     return Source(data, name, folder or Path.cwd(), places)
 
 

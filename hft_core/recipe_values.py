@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
+from hft_core.harmless import holds_password
 from hft_core.specs import NAME
 
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
@@ -20,6 +21,16 @@ class KeyPathError(ValueError):
     def __init__(self, path: tuple[str | int, ...], problem: str) -> None:
         super().__init__(problem)
         self.path = path
+
+
+def refuse_passwords(value: Any, path: tuple[str | int, ...] = ()) -> None:
+    """Raise `KeyPathError` where a text in plain data is a URL with a password: recipes are kept beside what they made,
+    and passed on."""
+    if isinstance(value, str) and holds_password(value):
+        raise KeyPathError(path, "a URL with a password in it; recipes are kept and passed on, so take it out")
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, part in parts:
+        refuse_passwords(part, (*path, key))
 
 
 class Model(BaseModel):

@@ -5,17 +5,18 @@ Nothing is built here: `Chosen.build` does that when a run begins.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from hft_core import provenance, specs
 from hft_core.admission import OWN
 from hft_core.discovery import one_line
-from hft_core.errors import PluginError, RecipeError, did_you_mean
+from hft_core.errors import HftError, PluginError, RecipeError, did_you_mean
 from hft_core.plugins import Catalogue, Entry, State
 from hft_core.recipe import BackboneChoice, Recipe, Task
 from hft_core.recipe_errors import KeyPath, in_one_line, model_at, problems
@@ -24,6 +25,7 @@ from hft_core.recipe_stage import DEFAULT_EPOCHS, Stage
 from hft_core.recipe_values import PluginChoice
 
 Where = Callable[[KeyPath], str]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,29 @@ class Chosen:
     catalogue: Catalogue = field(repr=False, compare=False)
 
     def build(self, **arguments: Any) -> Any:
-        """The plugin itself; `arguments` are its seam's own (see `hft_core.hooks`). Raises `PluginError` when its
-        module cannot be imported, and whatever the factory raises."""
-        return self.catalogue.load_factory(self.entry)(self.options, **arguments)
+        """The plugin itself; `arguments` are its seam's own (see `hft_core.hooks`).
+
+        Raises `PluginError` when its module cannot be imported or its factory fails, and the factory's own `HftError`.
+        """
+        factory = self.catalogue.load_factory(self.entry)
+        try:
+            return factory(self.options, **arguments)
+        except HftError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{self.title} could not be made: {one_line(error)}") from error
+
+    def build_a(self, kind: type[Made], **arguments: Any) -> Made:
+        """As `build`. Raises `PluginError` for what is no `kind`, the class of the seam's contract."""
+        made = self.build(**arguments)
+        if not isinstance(made, kind):
+            raise PluginError(f"{self.title}: its factory returned a {type(made).__name__}, expected a {kind.__name__}")
+        return made
+
+    @property
+    def title(self) -> str:
+        """The plugin in messages: `strategy 'lora' of hft-core 0.1.0`."""
+        return f"{self.entry.seam} '{self.entry.name}' of {self.entry.provider.label}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +79,8 @@ class Resolved:
     backbone: Chosen
     heads: dict[str, Chosen]
     stages: tuple[ResolvedStage, ...]
+    where: Where = field(repr=False, compare=False)
+    """Names the place of a key, for what is found wrong only when the recipe meets its data and its model."""
 
     def providers(self) -> list[dict[str, str]]:
         """Where each plugin in use comes from: seam, name, distribution and version, and the hash of a single file."""
@@ -113,7 +137,7 @@ def resolve(recipe: Recipe, catalogue: Catalogue, where: Where | None = None) ->
         },
         "stages": tuple(stage.stage for stage in stages),
     }
-    return Resolved(recipe.model_copy(update=pinned), backbone, heads, stages)
+    return Resolved(recipe.model_copy(update=pinned), backbone, heads, stages, resolver.where)
 
 
 def choose(catalogue: Catalogue, seam: str, choice: PluginChoice, place: str) -> Chosen:
@@ -182,24 +206,26 @@ class _Resolver:
         Those of hft-core are asked first, so that a recipe without a type means the same whatever else is installed.
         """
         entries = self.catalogue.seam("backbone")
-        failed: list[str] = []
+        failed: dict[str, list[str]] = {}
         own = [entry for entry in entries if entry.provider.distribution == OWN]
         others = [entry for entry in entries if entry.provider.distribution != OWN]
         able = self.able(own, model, failed) or self.able(others, model, failed)
         place = self.where(("backbone", "options", "model"))
         model = " ".join(model.split())
         if not able:
+            told = "".join(f"; {', '.join(names)} could not be asked: {why}" for why, names in failed.items())
             known = ", ".join(e.name if e.state is State.OK else f"{e.name} ({e.status})" for e in entries) or "none"
             raise PluginError(
-                f"{place}: no backbone opens '{model}' (known: {known}){''.join(failed)}{self.catalogue.not_loaded()}"
+                f"{place}: no backbone opens '{model}' (known: {known}){told or what_is_there(model)}"
+                f"{self.catalogue.not_loaded()}"
             )
         if len(able) > 1:
             raise PluginError(f"{place}: '{model}' can be opened by {', '.join(able)}; say which one with 'type'")
         return able[0]
 
-    def able(self, backbones: list[Entry], model: str, failed: list[str]) -> list[str]:
+    def able(self, backbones: list[Entry], model: str, failed: dict[str, list[str]]) -> list[str]:
         """The names that mean those of the usable `backbones` that open `model`; why others could not be asked goes
-        into `failed`."""
+        into `failed`, with their names."""
         names = []
         for entry in backbones:
             if entry.state not in (State.OK, State.CONFLICT):
@@ -211,7 +237,8 @@ class _Resolver:
                 if opener is not None and opener(model):
                     names.append(name)
             except (Exception, SystemExit) as error:  # another backbone may open it; told when none does
-                failed.append(f"; {entry.name} of {entry.provider.label} could not be asked: {one_line(error)}")
+                why = " ".join(str(error).split()) if isinstance(error, HftError) else one_line(error)
+                failed.setdefault(why, []).append(f"{entry.name} of {entry.provider.label}")
         return names
 
     def check_order(self, stages: tuple[ResolvedStage, ...]) -> None:
@@ -233,6 +260,18 @@ class _Resolver:
                     f"{self.where(('tasks', name, 'replay'))}: only a self-supervised task can be replayed, and head "
                     f"'{spec.name}' needs labels; give the task its share by 'sampling'"
                 )
+
+
+def what_is_there(model: str) -> str:
+    """What a model that nothing opens is, for a message."""
+    if os.path.exists(model):  # noqa: PTH110 (pathlib's raises for a long name)
+        return "; expected a folder as transformers saves it (config.json, weights, tokenizer), a GGUF file or a hub id"
+    folder, name = os.path.split(model)
+    beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    hub = " (HF_HUB_OFFLINE is set, so that it was not asked)" if offline else ""
+    near = did_you_mean(name, beside)
+    return f"; it is no file or folder here, and no model of the hub{hub}.{near if near.startswith(' Did') else ''}"
 
 
 def _merges(stage: ResolvedStage) -> bool:

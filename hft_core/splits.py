@@ -7,6 +7,7 @@ classes, and gives no class a place in every part; `GroupShuffleSplit` counts gr
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -37,9 +38,10 @@ def split(
     shares = {part: share for part, share in zip(PARTS, (1.0 - dev - test, dev, test), strict=True) if share > 0}
     classes = list(stratify) if stratify is not None else [""] * len(rows)
     random = np.random.default_rng((seed, 0))
+    parts: Mapping[str, Sequence[int]]
     if by is None:
         _enough(len(rows), "rows", len(shares))
-        parts = _divide_rows(random.permutation(len(rows)).tolist(), classes, shares)
+        parts = _divide_rows(random.permutation(len(rows)), classes, shares)
     else:
         groups = _groups(rows[by], random, room=min(shares.values()) * len(rows))
         _enough(len(groups), f"groups (different values of {by!r})", len(shares))
@@ -100,11 +102,11 @@ def _enough(have: int, what: str, needed: int) -> None:
         )
 
 
-def _divide_rows(order: list[int], classes: list[str], shares: dict[str, float]) -> dict[str, list[int]]:
-    parts: dict[str, list[int]] = {part: [] for part in PARTS}
-    members: dict[str, list[int]] = {}
+def _divide_rows(order: np.ndarray, classes: list[str], shares: dict[str, float]) -> dict[str, array[int]]:
+    parts: dict[str, array[int]] = {part: array("q") for part in PARTS}
+    members: dict[str, array[int]] = {}  # a list of a million numbers takes forty megabytes, an array eight
     for i in order:
-        members.setdefault(classes[i], []).append(i)
+        members.setdefault(classes[i], array("q")).append(i)
     # What the rounding of one class owes a part is carried to the next, so that the whole split has the asked shares.
     owed = dict.fromkeys(shares, 0.0)
     for name in sorted(members):

@@ -17,9 +17,10 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
-from hft_core.cli.invocation import Invocation, split
-from hft_core.cli.terminal import say_error
-from hft_core.errors import HftError
+from hft_core.cli.invocation import EVERYWHERE, Invocation, split
+from hft_core.cli.terminal import harmless_logs, say_error
+from hft_core.cli.usage import REFUSED, usage_error
+from hft_core.errors import HftError, UsageError, did_you_mean
 from hft_core.specs import load
 
 COMMANDS = {
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         invocation, rest = split(arguments)
-        code = _call(invocation, rest)
+        with harmless_logs():
+            code = _call(invocation, rest)
         sys.stdout.flush()
         return code
     except HftError as error:
@@ -90,7 +92,6 @@ def build(names: Iterable[str]) -> typer.Typer:
     whole = len(names) > 1
     app = typer.Typer(
         add_completion=False,
-        no_args_is_help=True,
         add_help_option=whole,
         rich_markup_mode=None,  # plain help: nothing cut in a pipe, and brackets stay brackets
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -135,17 +136,23 @@ def _call(invocation: Invocation, arguments: list[str]) -> int:
 
         print(f"hft {__version__}")
         return 0
-    wanted = [arguments[0]] if arguments and arguments[0] in COMMANDS else list(COMMANDS)
+    first = arguments[0] if arguments else "--help"
+    if first not in COMMANDS and not first.startswith("-"):
+        raise UsageError(f"there is no command '{first}'.{did_you_mean(first, COMMANDS)}")
+    command: Any = get_command(build([first] if first in COMMANDS else COMMANDS))
     try:
-        get_command(build(wanted)).main(arguments, prog_name="hft", obj=invocation)
-    except SystemExit as end:  # how typer ends: usage errors, help, `typer.Exit`
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
+        code = command.main(arguments or [first], prog_name="hft", obj=invocation, standalone_mode=False)
+    except REFUSED as error:
+        alone = command.commands[first].params if first in COMMANDS else ()
+        options = [*EVERYWHERE, "--help", *(name for option in alone for name in option.opts)]
+        raise usage_error(error, f"hft {first}" if alone else "hft", options) from error
+    return int(code or 0) if arguments else 2
 
 
 def _failed(message: str, code: int, *, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            say_error(line)
     say_error(message)
     return code
 

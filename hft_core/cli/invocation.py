@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _FLAGS = {"--debug": "debug", "--version": "version", "--no-third-party": "no_third_party"}
 _WITH_VALUE = {"--block": "the name of a distribution", "--plugin": "a .py file"}
+EVERYWHERE = (*_FLAGS, *_WITH_VALUE)
+"""The options that may stand anywhere on the line."""
 
 
 @dataclass

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import datasets
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hft_core.data import Rows, check, read
+from hft_core.data import Rows, read
 from hft_core.errors import DataError
 from hft_core.formats import CHUNK
 from hft_core.head import Column
@@ -248,33 +248,6 @@ def test_files_with_other_columns_are_both_named(write: Write) -> None:
     paths = [write("a.csv", "text,label\na,x\n"), write("b.csv", "text,topic\nb,y\n")]
     with pytest.raises(DataError, match=r"a\.csv and b\.csv differ in the columns 'label', 'topic'"):
         read(paths, None, "line", task="topic")
-
-
-@given(
-    content=st.one_of(
-        st.binary(max_size=200),
-        st.text(alphabet='{}[]",:\\ud8\n\r\t01eaNI-.', max_size=60).map(str.encode),
-        st.recursive(
-            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-        ).map(lambda value: json.dumps(value).encode()),
-    ),
-    suffix=st.sampled_from([".csv", ".tsv", ".json", ".jsonl", ".txt", ".csv.gz", ".parquet"]),
-)
-@example(content=b'{"text": "\\ud800"}', suffix=".jsonl")
-@example(content=b'[{"a": NaN}, {"a": "x"}]', suffix=".json")
-@settings(FUZZ, max_examples=400)
-def test_any_bytes_load_or_give_a_data_error(tmp_path: Path, content: bytes, suffix: str) -> None:
-    path = tmp_path / f"any{suffix}"
-    path.write_bytes(content)
-    try:
-        rows = read_one(str(path))
-        for _, batch in rows.batches(3):
-            assert all(len(column) > 0 for column in batch.values())
-        check(rows, [TEXT, LABEL], task="t")
-    except DataError as error:
-        assert "\n" not in str(error)
-        assert str(path) in str(error)
 
 
 def test_conll_gives_a_sentence_a_row(write: Write) -> None:

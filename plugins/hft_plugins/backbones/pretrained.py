@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from transformers.utils import logging as transformers_logging
 
 from hft_core.errors import ModelError
+from hft_plugins.backbones import fit, model_folder
 from hft_plugins.backbones.options import BACKBONES, EncoderOptions, backbone_of
 
 
@@ -42,6 +45,7 @@ def open_pretrained(options: EncoderOptions, auto_classes: Sequence[Any], *, tru
     path = Path(options.model)
     gguf = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
     name = str(path.parent) if gguf else options.model
+    model_folder.check_files(options.model)
     where: dict[str, Any] = {"revision": options.revision, "trust_remote_code": trust_remote_code, **gguf}
     try:
         with quiet():
@@ -55,15 +59,27 @@ def open_pretrained(options: EncoderOptions, auto_classes: Sequence[Any], *, tru
                 raise ModelError(
                     f"model '{options.model}': its type '{config.model_type}' is not one that {wanted} opens"
                 )
+            if not trust_remote_code:
+                kind = auto._model_mapping[type(config)]
+                model_folder.check_attention(options.model, options.attn_implementation, config, kind)
             tokenizer = AutoTokenizer.from_pretrained(name, **where)
             extra = {"attn_implementation": options.attn_implementation} if options.attn_implementation else {}
-            whole, info = auto.from_pretrained(
-                name, config=config, dtype=torch.float32, output_loading_info=True, **where, **extra
-            )
+            loading = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # the mismatched ones are told of
+            whole, info = auto.from_pretrained(name, config=config, dtype=torch.float32, **loading, **where, **extra)
+            fit.check_shapes(options.model, info["mismatched_keys"])
+            fit.check_numbers(options.model, whole)
+            fit.check_tokenizer(options.model, tokenizer, whole)
+            model_folder.check_whole(options.model, whole)
     except ModelError:
         raise
     except Exception as error:  # each library that reads a part of the folder has errors of its own
-        raise ModelError(f"model '{options.model}' cannot be opened: {' '.join(str(error).split())[:300]}") from error
+        if "trust_remote_code" in str(error):
+            reason = "it comes with code of its own, expected none; read that, and allow it with --trust-remote-code"
+        elif isinstance(error, UnpicklingError):
+            reason = "its weights are a pickle that holds more than tensors, expected safetensors"
+        else:
+            reason = fit.damaged(options.model) or " ".join(str(error).split())[:300]
+        raise ModelError(f"model '{options.model}' cannot be opened: {reason}") from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ModelError(f"model '{options.model}': its tokenizer has neither a padding nor an end-of-text token")
@@ -99,9 +115,10 @@ def _set_dropout(config: PretrainedConfig, value: float) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' load report and bars: what is missing is checked here and said in one sentence."""
+    """Silence transformers' load report and bars: what is missing is checked here and said in one sentence, and what it
+    says of an error may hold control characters of the model's files."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity(logging.CRITICAL)
     transformers_logging.disable_progress_bar()
     try:
         yield

@@ -1,0 +1,69 @@
+"""Whether the parts of a model fit together: its configuration, its weights and its tokenizer.
+
+transformers takes parts that do not: it starts weights of another shape at random, makes a tokenizer without words
+where there is none, and looks up a token that the model has no embedding for only when a text holds it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+
+from hft_core.errors import ModelError
+
+
+def damaged(model: str) -> str:
+    """The first file of the folder `model` that is not what its name says, and why; empty without any.
+
+    The libraries that read the files tell of such a one without its name.
+    """
+    for file in sorted(Path(model).glob("*.json")):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            return f"{file} is not valid JSON: {' '.join(str(error).split())}"
+    for file in sorted(Path(model).glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            return f"{file} is not valid safetensors: {' '.join(str(error).split())}"
+    return ""
+
+
+def check_shapes(model: str, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
+    """Raise `ModelError` when there is a weight in `mismatched`: its name, and its shapes in the file and in the
+    configuration."""
+    found = sorted(mismatched, key=lambda each: each[0])
+    if found:
+        name, in_file, wanted = found[0]
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise ModelError(
+            f"model '{model}': the weight {name} has the shape {list(in_file)}, expected {list(wanted)} after its "
+            f"config.json{more}"
+        )
+
+
+def check_numbers(model: str, whole: PreTrainedModel) -> None:
+    """Raise `ModelError` for weights that are not finite numbers: every step would be skipped."""
+    for name, parameter in whole.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ModelError(f"model '{model}': its weight {name} holds values that are not finite numbers")
+
+
+def check_tokenizer(model: str, tokenizer: Any, whole: PreTrainedModel) -> None:
+    """Raise `ModelError` for a tokenizer that has no words, or more than the model has embeddings."""
+    ids = set(tokenizer.get_vocab().values())
+    if ids <= set(tokenizer.all_special_ids):
+        raise ModelError(f"model '{model}' has no tokenizer: expected its files (tokenizer.json, …) beside the weights")
+    rows: Any = whole.get_input_embeddings().weight
+    if max(ids) >= len(rows):
+        raise ModelError(
+            f"model '{model}': its tokenizer gives token ids up to {max(ids)}, but the model has embeddings for "
+            f"{len(rows)} tokens: expected the tokenizer that belongs to it"
+        )

@@ -1,0 +1,248 @@
+"""Command lines that cannot be read, or that contradict themselves."""
+
+from __future__ import annotations
+
+from .case import Case, nothing, write
+
+RUN = "run recipe.yaml --out new"
+FLAGS = "run --out new --backbone model"
+
+LINES = [
+    Case(
+        what="an unknown command",
+        given=nothing,
+        command="rnu recipe.yaml",
+        says="there is no command 'rnu'. Did you mean 'run'?",
+        process=True,
+    ),
+    Case(
+        what="an unknown option",
+        given=nothing,
+        command="run recipe.yaml --outt new",
+        says="hft run: there is no option --outt. Did you mean '--out'?",
+    ),
+    Case(
+        what="an option without its value",
+        given=nothing,
+        command="run recipe.yaml --out",
+        says="hft run: option '--out' requires an argument; see 'hft run --help'",
+    ),
+    Case(
+        what="an argument too many",
+        given=nothing,
+        command="validate recipe.yaml more.yaml",
+        says="hft validate: got unexpected extra argument…(more.yaml); see 'hft validate --help'",
+    ),
+    Case(
+        what="an argument missing",
+        given=nothing,
+        command="resume",
+        says="hft resume: missing argument 'RUN'; see 'hft resume --help'",
+    ),
+    Case(
+        what="no recipe at all",
+        given=nothing,
+        command="run",
+        says="give a recipe file, or --backbone PATH and at least one --task NAME=HEAD:FILES",
+    ),
+    Case(
+        what="a recipe and flags",
+        given=nothing,
+        command="run recipe.yaml --backbone model --strategy lora",
+        says="give a recipe file or --backbone, --strategy, not both; --set changes values of a file",
+    ),
+    Case(
+        what="no processes",
+        given=nothing,
+        command="run recipe.yaml --processes 0",
+        says="hft run: invalid value for '--processes': …1…; see 'hft run --help'",
+    ),
+    Case(
+        what="processes that are no number",
+        given=nothing,
+        command="run recipe.yaml --processes two",
+        says="hft run: invalid value for '--processes': …; see 'hft run --help'",
+    ),
+    Case(
+        what="resume without a folder",
+        given=nothing,
+        command="run recipe.yaml --resume",
+        says="--resume needs --out RUN, the folder of the run that was stopped",
+    ),
+]
+
+RECIPES = [
+    Case(
+        what="a --set without a value",
+        given=nothing,
+        command=f"{RUN} --set stages.0.seed",
+        says="--set stages.0.seed: expected KEY.PATH=VALUE, for instance stages.0.learning_rate=3e-4",
+    ),
+    Case(
+        what="a --set of an unknown key",
+        given=nothing,
+        command=f"{RUN} --set stages.train.learning_rat=1e-4",
+        says="--set stages.train.learning_rat=1e-4: 'stages.0' has no key 'learning_rat'. Did you mean "
+        "'learning_rate'?",
+    ),
+    Case(
+        what="a --set of an unknown stage",
+        given=nothing,
+        command=f"{RUN} --set stages.trian.max_steps=1",
+        says="--set stages.trian.max_steps=1: no stage is called 'trian'. Did you mean 'train'?",
+    ),
+    Case(
+        what="a --set of an unknown task",
+        given=nothing,
+        command=f"{RUN} --set tasks.topics.label=x",
+        says="--set tasks.topics.label=x: no task is called 'topics'. Did you mean 'topic'?",
+    ),
+    Case(
+        what="a --set out of range",
+        given=nothing,
+        command=f"{RUN} --set stages.0.max_steps=0",
+        says="--set stages.0.max_steps=0: expected a number > 0, not 0",
+    ),
+    Case(
+        what="a --set that is no YAML",
+        given=nothing,
+        command=f"{RUN} --set 'stages.0.tasks=[a'",
+        says="--set stages.0.tasks=[a: not valid YAML: …",
+    ),
+    Case(
+        what="a task without files",
+        given=nothing,
+        command=f"{FLAGS} --task topic=classification",
+        says="--task topic=classification: expected NAME=HEAD:FILE, for instance topic=classification:news.csv",
+    ),
+    Case(
+        what="a task twice",
+        given=nothing,
+        command=f"{FLAGS} --task topic=classification:news.csv --task topic=mlm:articles.txt",
+        says="--task topic=mlm:articles.txt: the task 'topic' is given twice",
+    ),
+    Case(
+        what="a task name that leads out of the folder",
+        given=nothing,
+        command=f"{FLAGS} --task ../a=mlm:articles.txt",
+        says="--task ../a=mlm:articles.txt: '../a' is no task name (letters, digits, '-' and '_'); …",
+    ),
+    Case(
+        what="an option of a strategy without a value",
+        given=nothing,
+        command=f"{FLAGS} --task topic=classification:news.csv --strategy lora,r",
+        says="--strategy lora,r: 'r' is no option; expected NAME or NAME,OPTION=VALUE, for instance lora,r=16",
+    ),
+    Case(
+        what="an unknown option of a strategy",
+        given=nothing,
+        command=f"{FLAGS} --task topic=classification:news.csv --strategy lora,lora_alhpa=3",
+        says="command line, stages.0.strategy.options.lora_alhpa: strategy 'lora' has no option 'lora_alhpa'. Did "
+        "you mean "
+        "'lora_alpha'?",
+    ),
+]
+
+OTHERS = [
+    Case(
+        what="an unknown seam",
+        given=nothing,
+        command="describe haed classification",
+        says="unknown seam 'haed'. Did you mean 'head'?",
+    ),
+    Case(
+        what="an unknown plugin to describe",
+        given=nothing,
+        command="describe combiner pcgard",
+        says="unknown combiner 'pcgard'. Did you mean 'pcgrad'?…",
+    ),
+    Case(
+        what="an unknown state",
+        given=nothing,
+        command="list-plugins --state borken",
+        says="unknown state 'borken'. Did you mean 'broken'?",
+    ),
+    Case(
+        what="a plugin name that leads out of the folder",
+        given=nothing,
+        command="new-plugin head ../mine",
+        says="plugin name '../mine': expected up to 64 letters, digits, '-' and '_', a letter or digit first. Did you "
+        "mean 'mine'?",
+    ),
+    Case(
+        what="a new plugin where there is something",
+        given=write("hft-mine/notes.txt", "mine"),
+        command="new-plugin head mine",
+        says="hft-mine exists already: name a new folder with --out",
+    ),
+    Case(
+        what="an unknown distribution to check",
+        given=nothing,
+        command="check-plugin hft-nothing",
+        says="'hft-nothing': no distribution of that name is installed, and there is no such folder.…",
+    ),
+    Case(
+        what="an unknown ready-made recipe",
+        given=nothing,
+        command="demo dmeo",
+        says="command line: unknown recipe 'dmeo'. Did you mean 'demo'?…",
+    ),
+    Case(
+        what="labelled rows without their task",
+        given=nothing,
+        command="evaluate done --data news.csv",
+        needs=("done",),
+        says="--data needs --task: which task are the rows for?",
+    ),
+    Case(
+        what="texts and a file of rows",
+        given=nothing,
+        command="predict done --task topic text --input news.csv",
+        needs=("done",),
+        says="give the texts, or --input FILE with rows",
+    ),
+    Case(
+        what="no task to predict",
+        given=nothing,
+        command="predict done text",
+        needs=("done",),
+        says="--task is missing: which of topic, language?…",
+    ),
+    Case(
+        what="nothing to predict",
+        given=nothing,
+        command="predict done --task topic",
+        needs=("done",),
+        says="give the texts, or --input FILE with rows",
+    ),
+    Case(
+        what="an unknown task to predict",
+        given=nothing,
+        command="predict done --task topics text",
+        needs=("done",),
+        says="the run has no task 'topics'. Did you mean 'topic'?",
+    ),
+    Case(
+        what="a task without predictions",
+        given=nothing,
+        command="predict done --task language text",
+        needs=("done",),
+        says="task 'language' has no predictions for single texts: its head only learns; see 'hft evaluate'",
+    ),
+    Case(
+        what="predictions written over a folder",
+        given=nothing,
+        command="predict done --task topic text --output model",
+        needs=("done",),
+        says="--output model: expected a file to write, not a folder",
+    ),
+    Case(
+        what="predictions written below a file",
+        given=nothing,
+        command="predict done --task topic text --output news.csv/out.jsonl",
+        needs=("done",),
+        says="--output news.csv/out.jsonl: its folder cannot be made: File exists",
+    ),
+]
+
+CASES = [*LINES, *RECIPES, *OTHERS]
