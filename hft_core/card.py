@@ -91,7 +91,7 @@ def _use(material: Material, adapter_base: str) -> str:
         if adapter_base:
             extra = f", num_labels={len(labels)}" if labels else ""
             lines += [
-                f'base = transformers.{plain_class}.from_pretrained("{adapter_base}"{extra})',
+                f"base = transformers.{plain_class}.from_pretrained({adapter_base!r}{extra})",
                 f'model = peft.PeftModel.from_pretrained(base, "model/{task}")',
             ]
         else:

@@ -9,7 +9,6 @@ either, so that a changed file is never answered with its old rows and runs side
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import re
 import zlib
@@ -17,14 +16,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hft_core import compressed
 from hft_core.errors import DataError
-from hft_core.rows import Rows, Source, dataset_of, from_columns, join, refuse_odd_names
+from hft_core.mapped import PART_BYTES
+from hft_core.rows import Rows, Source, dataset_of, from_columns, join, refuse_odd_names, spilled
 
 SUFFIXES = {
     ".csv": "csv",
@@ -67,15 +68,19 @@ def read_file(path: str, format: str, row: str) -> Rows:
 
 def _packed(records: Numbered, source: Source) -> Rows:
     """The records as rows. Raises `DataError` when there is none."""
-    parts = []
+    parts: list[Rows] = []
+    held: list[Rows] = []
     while chunk := list(islice(records, CHUNK)):
         names = dict.fromkeys(name for _, record in chunk for name in record)
         columns = {name: [record.get(name) for _, record in chunk] for name in names}
         numbers = np.array([number for number, _ in chunk], np.int32)
-        parts.append(from_columns(columns, [source], np.zeros(len(chunk), np.int32), numbers))
-    if not parts:
+        held.append(from_columns(columns, [source], np.zeros(len(chunk), np.int32), numbers))
+        if sum(part.dataset.data.nbytes for part in held) >= PART_BYTES:
+            parts.append(spilled(join(held)))
+            held = []
+    if not parts and not held:
         raise DataError(f"{source.name}: no data in it, expected at least one {source.unit}")
-    return join(parts)
+    return join([*parts, *held])
 
 
 # --- the formats
@@ -306,8 +311,8 @@ def _visible(folder: Path) -> list[Path]:
 def _opened(path: str) -> Iterator[BinaryIO]:
     """The file's bytes, decompressed when its name ends in .gz."""
     try:
-        with gzip.open(path) if path.lower().endswith(".gz") else Path(path).open("rb") as file:
-            yield cast("BinaryIO", file)
+        with compressed.opened(path) if path.lower().endswith(".gz") else Path(path).open("rb") as file:
+            yield file
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 

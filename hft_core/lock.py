@@ -24,28 +24,46 @@ def locked(folder: Path) -> Iterator[None]:
     Raises `UsageError` when another run holds it, or when the folder cannot be written to.
     """
     path = folder / LOCK_FILE
-    handle = _taken(path)
+    try:
+        handle = taken(path)
+    except OSError as error:
+        raise UsageError(f"run folder '{folder}' cannot be written to: {error.strerror}") from error
+    if handle is None:
+        raise UsageError(f"run folder '{folder}' is in use by another run")
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile finds that it has gone
-        os.close(handle)
+        release(path, handle)
 
 
-def _taken(path: Path) -> int:
-    """The lock file, open and locked."""
+def taken(path: Path) -> int | None:
+    """The lock file, open and locked, for `release`; None while another has it. Raises `OSError`."""
     while True:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UsageError(f"run folder '{path.parent}' cannot be written to: {error.strerror}") from error
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         if fcntl is None:
             return handle
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError:
             os.close(handle)
-            raise UsageError(f"run folder '{path.parent}' is in use by another run") from error
-        if path.exists() and path.stat().st_ino == os.fstat(handle).st_ino:
+            return None
+        except OSError:
+            os.close(handle)
+            raise
+        if _is_at(path, handle):
             return handle
         os.close(handle)
+
+
+def release(path: Path, handle: int) -> None:
+    """Give the lock back."""
+    path.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile finds that it has gone
+    os.close(handle)
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False

@@ -6,11 +6,13 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from hft_core.errors import ModelError, UsageError
+from hft_core.errors import ModelError, RunError, UsageError
+from hft_core.harmless import json_text
 
 Scores = dict[str, dict[str, float]]
 """Metric values by task, then by metric name."""
@@ -61,8 +63,15 @@ class StageResult:
     rows_per_s: float
     tokens_per_s: float
     """Real tokens, without padding, in a second of training."""
+    precision: str
+    """The number format of the trunk's products, `fp32` or `bf16`."""
+    precision_reason: str
+    gemm_share: float | None
+    """The share of the machine's measured rate of products in that format that training reached (`hft_core.flops`), in
+    the first process; None where nothing was multiplied."""
     seconds: dict[str, float]
-    """`data`, `compute` (forward and backward), `optimizer`, `evaluation`, `saving`, and `total`."""
+    """`data`, `forward`, `backward`, `optimizer` (these four are training), `evaluation`, `saving`, `other`, and
+    `total`, with those before a resume (see `hft_core.clock`)."""
     skipped_steps: int
     warnings: tuple[str, ...] = ()
 
@@ -104,7 +113,9 @@ class RunResult:
 
 RECIPE_FILE, RESULTS_FILE, LOG_FILE, CARD_FILE = "recipe.yaml", "results.json", "log.jsonl", "README.md"
 MODEL_FOLDER, CHECKPOINT_FOLDER, COMBINER_FOLDER = "model", "checkpoints", "combiners"
-OUTPUTS = (RECIPE_FILE, RESULTS_FILE, LOG_FILE, CARD_FILE, MODEL_FOLDER, CHECKPOINT_FOLDER, COMBINER_FOLDER)
+PROFILE_FOLDER = "profile"
+FOLDERS = (MODEL_FOLDER, CHECKPOINT_FOLDER, COMBINER_FOLDER, PROFILE_FOLDER)
+OUTPUTS = (RECIPE_FILE, RESULTS_FILE, LOG_FILE, CARD_FILE, *FOLDERS)
 """What a run writes into its folder."""
 
 
@@ -116,7 +127,7 @@ def plugins_of(folder: Path) -> list[dict[str, str]]:
     """Where the plugins of the finished run in `folder` came from. Raises `ModelError` when its results are damaged."""
     file = folder / RESULTS_FILE
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))["plugins"]
+        record = read_json(file)["plugins"]
         return [{key: str(used.get(key, "") if key == "sha256" else used[key]) for key in ORIGIN} for used in record]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{file} does not say which plugins the run used: {type(error).__name__}: {error}") from error
@@ -124,16 +135,40 @@ def plugins_of(folder: Path) -> list[dict[str, str]]:
 
 def check_unused(folder: Path) -> None:
     """Raise `UsageError` when the folder holds anything that a run would write: nothing computed is lost."""
-    taken = [name for name in OUTPUTS if (folder / name).exists()]
+    taken = [name for name in OUTPUTS if (folder / name).exists() or (folder / name).is_symlink()]
     if taken:
         raise UsageError(
             f"output folder '{folder}' holds {', '.join(taken)} already: name another (a run overwrites nothing)"
         )
 
 
+def refuse_links(folder: Path) -> None:
+    """Raise `UsageError` when the run in `folder` holds a symbolic link: what is written to it lands elsewhere."""
+    for path, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if (Path(path) / name).is_symlink():
+                raise UsageError(
+                    f"'{Path(path) / name}' is a symbolic link: a run that goes on has only files of its own"
+                )
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of a run holds: plain data. Raises `OSError` or `ValueError`, whatever is in the file."""
+    if not path.is_file():  # a folder, or something that never ends
+        raise FileNotFoundError(f"{path} is missing, or no file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write `value` whole or not at all."""
-    write_text(path, json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json_text(finite(value), indent=2, allow_nan=False) + "\n")
 
 
 def finite(value: Any) -> Any:
@@ -146,8 +181,16 @@ def finite(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `text` whole or not at all. Raises `RunError` where the system refuses (a full disk)."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise RunError(f"{path} cannot be written: {error.strerror}") from error

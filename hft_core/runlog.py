@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hft_core import events
+from hft_core.harmless import json_text, without_passwords
 from hft_core.hooks import hookimpl
 from hft_core.results import LOG_FILE, finite
 
@@ -58,9 +58,10 @@ class RunLog:
     @hookimpl
     def hft_run_failed(self, event: events.RunFailed) -> None:
         if self.path.exists():  # what failed before the run began leaves no trace, and the folder free for the next try
-            self._write("run_failed", stage=event.stage, error=f"{type(event.error).__name__}: {event.error}")
+            told = without_passwords(f"{type(event.error).__name__}: {event.error}")
+            self._write("run_failed", stage=event.stage, error=told)
 
     def _write(self, kind: str, **facts: Mapping[str, Any] | Any) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             line = {"event": kind, "time": round(time.time(), 3), **finite(facts)}
-            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(json_text(line, allow_nan=False) + "\n")

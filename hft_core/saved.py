@@ -6,7 +6,6 @@ trained, PEFT for an adapter), and `RUN/model/trunk` where the trunk is not the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hft_core import assemble, provenance, recipe_file, results
-from hft_core.errors import ModelError, UsageError
+from hft_core.discovery import one_line
+from hft_core.errors import HftError, ModelError, UsageError
 from hft_core.head import Head
 from hft_core.machine import Machine
 from hft_core.model import HybridModel
@@ -112,7 +112,13 @@ def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = Fa
     for task, head in heads.items():
         head.facts = _facts(model_folder / task)
     backbone = assemble.open_backbone(resolved, trust_remote_code=trust_remote_code)
-    model = assemble.attach(backbone, heads)
+    try:
+        model = assemble.attach(backbone, heads)
+    except HftError:
+        raise
+    except Exception as error:  # the facts of a task may be of any shape
+        told = f"{model_folder}: the facts of its tasks ({TASK_FILE}) cannot be used: {one_line(error)}"
+        raise ModelError(told) from error
     for stage in resolved.last_strategies():
         model.strategy = assemble.strategy_of(stage)
         if model.strategy.adapter:
@@ -139,7 +145,7 @@ def _on_saved_trunk(resolved: Resolved, trunk: Path, catalogue: Catalogue) -> Re
 
 def _facts(folder: Path) -> dict[str, Any]:
     try:
-        facts: dict[str, Any] = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))["facts"]
+        facts: dict[str, Any] = results.read_json(folder / TASK_FILE)["facts"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / TASK_FILE} cannot be read: {error}") from error
     return facts

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from unicodedata import combining, east_asian_width
 
-
-def plain(text: object) -> str:
-    """`text` on one line, with control and direction characters written as escapes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(str(text).splitlines()))
+from hft_core.harmless import json_text
+from hft_core.harmless import plain as plain
 
 
 def say(text: object = "") -> None:
@@ -26,9 +25,38 @@ def say_error(text: object) -> None:
 
 def print_json(value: Any) -> None:
     """Print `value` as JSON; what JSON does not know is written as text."""
+    print(_json(value, indent=2))
+
+
+def print_json_line(value: Any) -> None:
+    """As `print_json`, on one line."""
+    print(_json(value))
+
+
+def _json(value: Any, indent: int | None = None) -> str:
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
-    text = json.dumps(value, indent=2, ensure_ascii=ascii_only, default=str)
-    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
+    return json_text(value, indent=indent, ascii_only=ascii_only, default=str)
+
+
+@contextmanager
+def harmless_logs() -> Iterator[None]:
+    """Inside, what other libraries log is as harmless as what is said here."""
+    made = logging.getLogRecordFactory()
+
+    def record(*arguments: Any, **more: Any) -> logging.LogRecord:
+        found = made(*arguments, **more)
+        try:
+            text = found.getMessage()
+        except (TypeError, ValueError, KeyError):  # the text has other gaps than arguments: its handler tells of that
+            return found
+        found.msg, found.args = "\n".join(map(plain, text.splitlines())), ()
+        return found
+
+    logging.setLogRecordFactory(record)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(made)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: Sequence[str] = ()) -> None:

@@ -1,0 +1,51 @@
+"""A gzip file read as a stream that does not grow without end."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hft_core.errors import DataError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+RATIO = 200
+"""Times its own size that a file may unpack to; texts and tables pack to a third or a twentieth, gzip can do 1,032."""
+FREE = 64 << 20
+"""Bytes that any file may unpack to."""
+BUFFER = 1 << 20
+
+
+def opened(path: str) -> io.BufferedReader:
+    """The bytes that the gzip file `path` holds. Reading raises `DataError` beyond `FREE` and `RATIO`, and what `gzip`
+    raises for damaged files."""
+    return io.BufferedReader(_Bounded(path), BUFFER)
+
+
+class _Bounded(io.RawIOBase):
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+        self._left = max(FREE, RATIO * Path(path).stat().st_size)
+        self._file = gzip.GzipFile(path)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        count = self._file.readinto(buffer)
+        self._left -= count
+        if self._left < 0:
+            raise DataError(
+                f"{self._path}: unpacks to more than {RATIO} times its size, expected at most that; if all of it is "
+                "meant, unpack it (gunzip) and name the unpacked file"
+            )
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()

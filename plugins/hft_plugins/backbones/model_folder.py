@@ -1,0 +1,66 @@
+"""What a model may not ask for: files and other models outside its folder, and code from the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+from hft_core.errors import ModelError
+
+ADAPTER_FILE = "adapter_config.json"
+COMES_WITH_TORCH = ("eager", "sdpa", "flex_attention")
+INSTALLED: Mapping[str, Callable[[], bool]] = {
+    "flash_attention_2": is_flash_attn_2_available,
+    "flash_attention_3": is_flash_attn_3_available,
+}
+
+
+def check_files(model: str) -> None:
+    """Raise `ModelError` where the folder `model` leads out of itself: by an adapter, which names another model, or by
+    a list of weight files that lie elsewhere."""
+    if (Path(model) / ADAPTER_FILE).exists():
+        raise ModelError(
+            f"model '{model}' holds an adapter ({ADAPTER_FILE}), expected a whole model: name its base model, or merge "
+            "the adapter into that"
+        )
+    for index in sorted(Path(model).glob("*.index.json")):
+        for name in _files_in(index):
+            if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+                raise ModelError(f"{index}: names the weight file {name!r}, expected one in the folder itself")
+
+
+def _files_in(index: Path) -> list[str]:
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{index} is no list of weight files: {type(error).__name__}") from error
+    return sorted(map(str, names))
+
+
+def check_attention(model: str, wanted: str | None, config: PretrainedConfig, kind: type[PreTrainedModel]) -> None:
+    """Raise `ModelError` where transformers would fetch an attention kernel from the hub and run it: one that the
+    model's configuration names, or one for flash attention that is not installed.
+
+    `wanted`: what the user asked for, which outweighs the configuration; `kind`: the class that will be opened.
+    """
+    parts = [config, *(part for key in config.sub_configs if (part := getattr(config, key, None)) is not None)]
+    asked = {wanted} if wanted else {getattr(part, "_attn_implementation", None) for part in parts}
+    for name in sorted(str(name) for name in asked - {None, *COMES_WITH_TORCH}):
+        own = getattr(kind, "_compatible_flash_implementations", None)
+        here = INSTALLED.get(name)
+        if here is None or not here() or (own and name not in own):
+            raise ModelError(
+                f"model '{model}': the attention {name!r} is not installed here, and would be code from the hub; take "
+                "'sdpa' or 'eager' as attn_implementation, or allow such code with --trust-remote-code"
+            )
+
+
+def check_whole(model: str, whole: Any) -> None:
+    """Raise `ModelError` where an adapter came with a model from the hub."""
+    if getattr(whole, "_hf_peft_config_loaded", False):
+        raise ModelError(f"model '{model}' is an adapter, expected a whole model: name its base model")

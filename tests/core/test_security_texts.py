@@ -1,0 +1,99 @@
+"""Text of strangers in what is shown and kept; no output is a table that a spreadsheet would compute."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hft_core import card
+from hft_core.cli.progress import Lines
+from hft_core.cli.terminal import harmless_logs, print_table
+from hft_core.harmless import json_text, plain, without_passwords
+
+ROOT = Path(__file__).parents[2]
+FORBIDDEN = (
+    *("import tarfile", "import zipfile", "import pickle", "import shelve", "from csv", "unpack_archive", "extractall"),
+    *(r"csv\.writer", r"csv\.DictWriter", "to_csv", "to_excel", "to_markdown", "to_html"),
+)
+OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+@given(st.text())
+def test_shown_text_is_one_line_that_no_terminal_obeys(text: str) -> None:
+    shown = plain(text)
+    assert shown.isprintable()
+    assert plain(shown) == shown
+
+
+@given(st.dictionaries(st.text(), st.text() | st.floats(allow_nan=False) | st.lists(st.text())))
+def test_json_has_its_value_and_nothing_that_a_terminal_obeys(value: dict[str, object]) -> None:
+    for indent in (None, 2):
+        text = json_text(value, indent=indent)
+        assert json.loads(text) == value
+        assert not OBEYED.search(text)
+
+
+def test_numbers_in_json_stay_numbers() -> None:
+    assert json_text({"a": -1.5, "=b": 2}) == '{"a": -1.5, "=b": 2}'
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://joe:secret@host/a and http://x.org", "https://***@host/a and http://x.org"),
+        ("s3://key:se%63ret@bucket", "s3://***@bucket"),
+        ("http://:secret@host", "http://***@host"),
+        ("https://joe@host/a:b@c", "https://joe@host/a:b@c"),
+        ("a: b@c, https://host:80/@x", "a: b@c, https://host:80/@x"),
+    ],
+)
+def test_passwords_in_urls_are_left_out(text: str, shown: str) -> None:
+    assert without_passwords(text) == plain(text) == shown
+
+
+def test_what_other_libraries_log_is_harmless_too(caplog: pytest.LogCaptureFixture) -> None:
+    with harmless_logs():
+        logging.getLogger("stranger").error("HEAD %s\x1b[2J\nagain\u202e", "http://joe:secret@host")
+    assert caplog.messages == ["HEAD http://***@host\\x1b[2J\nagain\\u202e"]
+
+
+def test_a_hosts_logger_gets_harmless_lines() -> None:
+    said: list[str] = []
+    Lines(said.append).hft_evaluation_finished(
+        SimpleNamespace(stage="s", step=1, split="dev", scores={"t": {"f1\n\x1b[2J": 1.0}})  # type: ignore[arg-type]
+    )
+    assert said == ["s, step 1, dev: t f1 \\x1b[2J 1"]
+
+
+def test_a_table_shows_markup_and_obeys_none(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("a",), [("[red]x[/red] \x1b[2J",)])
+    assert capsys.readouterr().out == "a\n[red]x[/red] \\x1b[2J\n"
+
+
+def test_the_model_card_quotes_the_path_that_its_code_opens() -> None:
+    family = SimpleNamespace(plain_class="AutoModel")
+    head = SimpleNamespace(family=family, config=dict)
+    model = SimpleNamespace(strategy=SimpleNamespace(plain=True))
+    path = '/x"); import os; os.system("harm'
+    text = card._use(SimpleNamespace(model=model, heads={"topic": head}), path)  # type: ignore[arg-type]
+    tree = ast.parse(text.removeprefix("```python\n").removesuffix("```\n"))
+    called = [node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call)]  # type: ignore[attr-defined]
+    assert called == ["from_pretrained", "from_pretrained"]
+    assert path in [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+
+
+def test_nothing_writes_csv_or_a_workbook_and_no_archive_is_read() -> None:
+    """What a spreadsheet would compute needs a file that a spreadsheet opens; what unpacks to elsewhere, an archive."""
+    found = []
+    for source in [*(ROOT / "hft_core").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]:
+        text = source.read_text(encoding="utf-8")
+        found += [f"{source}: {word}" for word in FORBIDDEN if re.search(rf"\b{word}\b", text)]
+    assert found == []
