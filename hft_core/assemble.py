@@ -9,13 +9,14 @@ from typing import Any
 from hft_core import data
 from hft_core.backbone import Backbone
 from hft_core.combiner import Combiner
-from hft_core.errors import DataError, PluginError, RecipeError
+from hft_core.errors import DataError, PluginError, RecipeError, UsageError
 from hft_core.examples import Examples, encode
 from hft_core.head import Column, Head
 from hft_core.model import HybridModel
 from hft_core.resolve import Resolved, ResolvedStage
 from hft_core.rows import Rows, check, check_each
 from hft_core.strategy import Strategy
+from hft_core.token_store import TokenStore
 
 Splits = dict[str, Rows]
 """A task's rows by split: `train`, `dev`, `test`."""
@@ -47,6 +48,7 @@ def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool
     heads = build_heads(resolved)
     rows = load_rows(resolved, heads, host_data)
     backbone = open_backbone(resolved, trust_remote_code=trust_remote_code)
+    _refuse_routed_rows(resolved, backbone)
     model = attach(backbone, heads)
     return Material(resolved, rows, model, tokenise(resolved, rows, model))
 
@@ -55,8 +57,8 @@ def build_heads(resolved: Resolved) -> dict[str, Head]:
     """The heads of all tasks, not yet attached to a trunk."""
     heads: dict[str, Head] = {}
     for task, chosen in resolved.heads.items():
-        heads[task] = chosen.build(task=task)
-        heads[task].catalogue = chosen.catalogue
+        heads[task] = chosen.build_a(Head, task=task)  # type: ignore[type-abstract]
+        heads[task].catalogue, heads[task].chosen = chosen.catalogue, chosen
     return heads
 
 
@@ -82,7 +84,8 @@ def _load(name: str, resolved: Resolved, head: Head, host_data: HostData) -> Spl
         return data.of_host(name, host_data[name], columns, seed=seed, labels_from=labels_from, group=group)
     if task.data is None:
         raise RecipeError(
-            f"tasks.{name}: 'data' is missing: give files, or pass the rows when the run is started in Python"
+            f"{resolved.where(('tasks', name))}: 'data' is missing: give files, or pass the rows when the run is "
+            "started in Python"
         )
     return data.load(name, task.data, columns, seed=seed, labels_from=labels_from, group=group)
 
@@ -129,8 +132,20 @@ def check_rows(name: str, head: Head, rows: Rows, split: str, *, need_targets: b
 
 def open_backbone(resolved: Resolved, *, trust_remote_code: bool) -> Backbone:
     """The trunk. Raises `ModelError` when it cannot be opened."""
-    backbone: Backbone = resolved.backbone.build(trust_remote_code=trust_remote_code)
-    return backbone
+    return resolved.backbone.build_a(
+        Backbone,  # type: ignore[type-abstract]
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _refuse_routed_rows(resolved: Resolved, backbone: Backbone) -> None:
+    """Raise `PluginError` for a strategy that treats the rows of each task differently, on a trunk that packs them."""
+    for stage in resolved.stages:
+        if backbone.packs and stage.strategy is not None and strategy_of(stage).routes_rows:
+            raise PluginError(
+                f"stage '{stage.stage.name}': strategy '{stage.strategy.entry.name}' treats the rows of each task in "
+                "its own way, and backbone.packing puts several in one: leave 'packing' out"
+            )
 
 
 def attach(backbone: Backbone, heads: Mapping[str, Head]) -> HybridModel:
@@ -146,10 +161,11 @@ def attach(backbone: Backbone, heads: Mapping[str, Head]) -> HybridModel:
 def tokenise(resolved: Resolved, rows: Mapping[str, Splits], model: HybridModel) -> dict[str, dict[str, Examples]]:
     """All rows as token ids, by split and task."""
     made: dict[str, dict[str, Examples]] = {"train": {}, "dev": {}, "test": {}}
+    store = TokenStore(model.backbone, resolved.backbone)
     for name, splits in rows.items():
         limit = max_length(resolved, name, model)
         for split, part in splits.items():
-            made[split][name] = encode(part, model.head(name), model.backbone.tokenizer, limit)
+            made[split][name] = encode(part, model.head(name), model.backbone.tokenizer, limit, store=store)
     return made
 
 
@@ -163,7 +179,8 @@ def max_length(resolved: Resolved, task: str, model: HybridModel) -> int:
     limit = model.backbone.max_length - virtual
     if wanted is not None and wanted > limit:
         why = f" beside the {virtual} virtual ones of a stage's strategy" if virtual else ""
-        raise RecipeError(f"tasks.{task}.max_length is {wanted}, but the backbone takes at most {limit} tokens{why}")
+        place = resolved.where(("tasks", task, "max_length"))
+        raise RecipeError(f"{place}: {wanted} is too long: the backbone takes at most {limit} tokens{why}")
     return wanted or limit
 
 
@@ -171,8 +188,7 @@ def strategy_of(stage: ResolvedStage) -> Strategy:
     """The stage's strategy; without one, every trunk parameter trains."""
     if stage.strategy is None:
         return Strategy()
-    strategy: Strategy = stage.strategy.build()
-    return strategy
+    return stage.strategy.build_a(Strategy)
 
 
 def combiner_of(stage: ResolvedStage) -> Combiner:
@@ -180,5 +196,17 @@ def combiner_of(stage: ResolvedStage) -> Combiner:
     tasks = tuple(stage.stage.tasks)
     if stage.combiner is None:
         return Combiner(tasks)
-    combiner: Combiner = stage.combiner.build(tasks=tasks)
-    return combiner
+    return stage.combiner.build_a(Combiner, tasks=tasks)
+
+
+def check_divisible(resolved: Resolved) -> None:
+    """Raise `UsageError` when a stage needs all weights or gradients of the trunk in every process."""
+    reason = "and no process has them where the trunk is divided (FSDP): expected another one, or no FSDP"
+    for each in resolved.stages:
+        stage = f"stage '{each.stage.name}'"
+        if each.combiner is not None and combiner_of(each).per_task_gradients:
+            name = each.combiner.entry.name
+            raise UsageError(f"{stage}: combiner '{name}' combines the gradients of all weights, {reason}")
+        if each.strategy is not None and not strategy_of(each).divisible:
+            name = each.strategy.entry.name
+            raise UsageError(f"{stage}: strategy '{name}' reads whole weights of the trunk, {reason}")

@@ -13,6 +13,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, LargeList, List, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
 
+from hft_core import mapped
 from hft_core.cells import as_label, as_list, as_number, expected, problem
 from hft_core.errors import DataError, did_you_mean
 
@@ -39,6 +40,9 @@ __all__ = [
 
 CHECK_BATCH = 10_000
 """Rows looked at together when rows are checked or joined; bounds the memory that takes."""
+
+LABELS = 10_000
+"""A column with more different texts than this is none of labels, of which many rows have the same."""
 
 _ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
@@ -98,8 +102,15 @@ class Rows:
         return self._column_of(name) in self.dataset.column_names
 
     def __getitem__(self, column: str) -> list[Any]:
-        """All values of a column (see `has`). Raises `KeyError` when there is no such column."""
-        return next(self.batches(max(len(self), 1), [column]), ([], {column: []}))[1][column]
+        """All values of a column (see `has`), equal texts once in memory. Raises `KeyError` when there is none."""
+        known: dict[str, str] = {}
+        found: list[Any] = []
+        for _, columns in self.batches(CHECK_BATCH, [column]):
+            if len(known) <= LABELS:
+                found += [known.setdefault(v, v) if type(v) is str else v for v in columns[column]]
+            else:
+                found += columns[column]
+        return found
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Rows:
         """The rows with these indices, in this order; no data is copied."""
@@ -124,6 +135,10 @@ class Rows:
             batch = view[indices.start : indices.stop]
             decoded = {column: self._decoded(column, values) for column, values in batch.items()}
             yield indices, {name: _under(name, column, decoded[column]) for name, column in wanted.items()}
+
+    def columns_of(self, names: Iterable[str]) -> list[str]:
+        """The columns that `names` are or lead into, each once."""
+        return list(dict.fromkeys(map(self._column_of, names)))
 
     def _column_of(self, name: str) -> str:
         """The column that `name` is or leads into."""
@@ -192,6 +207,12 @@ def dataset_of(table: pa.Table) -> Dataset:
     """The table as a dataset. The fingerprint is random because the default one reads all the data, for a cache of
     transformed data sets that is not used here."""
     return Dataset(table, fingerprint=generate_random_fingerprint())
+
+
+def spilled(rows: Rows) -> Rows:
+    """The rows on disk instead of in memory (see `hft_core.mapped`)."""
+    table = mapped.spilled(rows.dataset.data.table.combine_chunks())
+    return Rows(dataset_of(table), rows.sources, *rows.origins(), rows.mixed)
 
 
 def join(parts: Sequence[Rows]) -> Rows:

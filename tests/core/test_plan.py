@@ -165,3 +165,98 @@ def test_each_pass_of_each_task_is_a_permutation_of_its_rows(
             whole = seen[start : start + count]
             assert len(set(whole)) == len(whole)
             assert len(whole) < count or sorted(whole) == list(range(count))
+
+
+# --- like lengths and still a shuffle: order statistics over seeds, with lengths that tell the label
+
+
+SHUFFLED_ROWS, SHUFFLED_BATCH = 960, 8
+SEEDS = 60
+
+
+def _orders() -> np.ndarray:
+    """`[seeds, rows]`: in which step each row comes; rows are ordered by length, and the longer half has one label."""
+    count = SHUFFLED_ROWS
+    lengths = {"a": np.sort(np.random.default_rng(0).integers(4, 200, size=count))}
+    steps_of = np.empty((SEEDS, count), np.int64)
+    for seed in range(SEEDS):
+        mixture = Mixture({"a": count}, Sampling())
+        plan = Plan(lengths, mixture, batch=SHUFFLED_BATCH, total=count, seed=seed, stage=0)
+        steps = count // SHUFFLED_BATCH
+        for step in range(steps):
+            (part,) = plan.step(step)
+            steps_of[seed, part.units] = step
+    return steps_of
+
+
+@pytest.fixture(scope="module")
+def steps_of_rows() -> np.ndarray:
+    return _orders()
+
+
+def test_each_row_comes_at_any_time_with_equal_chance(steps_of_rows: np.ndarray) -> None:
+    """Chi-square of the tenth of the pass in which each row comes, against the uniform distribution."""
+    tenths = steps_of_rows * 10 // (SHUFFLED_ROWS // SHUFFLED_BATCH)
+    counts = np.stack([(tenths == tenth).sum(axis=0) for tenth in range(10)])
+    expected = SEEDS / 10
+    chi_square = ((counts - expected) ** 2 / expected).sum(axis=0)
+    # 9 degrees of freedom: mean 9, variance 18 (a little less for small counts); the mean over all rows is close to 9.
+    assert chi_square.mean() == pytest.approx(9.0, abs=0.3)
+    assert (chi_square > 27.9).mean() < 0.005, "beyond the 99.9 % quantile"
+    by_length = steps_of_rows.mean(axis=0)
+    middle, error = (SHUFFLED_ROWS // SHUFFLED_BATCH - 1) / 2, 34.6 / math.sqrt(SEEDS)
+    assert np.abs(by_length - middle).max() < 4.5 * error
+
+
+def test_labels_that_lengths_tell_do_not_come_in_a_certain_order(steps_of_rows: np.ndarray) -> None:
+    label = np.arange(SHUFFLED_ROWS) >= SHUFFLED_ROWS // 2
+    correlations = np.array([np.corrcoef(label, steps)[0, 1] for steps in steps_of_rows])
+    assert abs(correlations.mean()) < 3 * correlations.std() / math.sqrt(SEEDS)
+    # A batch is of one length and so of one label: the noise is that of whole batches, not of rows.
+    assert np.abs(correlations).max() < 2 / math.sqrt(SHUFFLED_ROWS // SHUFFLED_BATCH)
+
+
+def test_every_stretch_of_a_pass_has_about_its_share_of_each_label(steps_of_rows: np.ndarray) -> None:
+    """A window of steps has the rows of a random draw; batches of one label within it even out over its steps."""
+    label = np.arange(SHUFFLED_ROWS) >= SHUFFLED_ROWS // 2
+    window = steps_of_rows // LIKE_LENGTH_STEPS
+    size = LIKE_LENGTH_STEPS * SHUFFLED_BATCH
+    shares = np.array([label[of_seed == 0].mean() for of_seed in window])
+    spread = 0.5 * math.sqrt((1 - size / SHUFFLED_ROWS) / size)
+    assert abs(shares.mean() - 0.5) < 4 * spread / math.sqrt(SEEDS)
+    assert shares.std() == pytest.approx(spread, rel=0.35)
+
+
+def _meeting_again(windows: int) -> float:
+    """Of the pairs of rows in a batch, the share that is in one batch in the next pass too."""
+    batch, count = 4, 4 * LIKE_LENGTH_STEPS * windows
+    met = repeated = 0
+    for seed in range(8):
+        mixture = Mixture({"a": count}, Sampling())
+        plan = Plan({"a": np.arange(count)}, mixture, batch=batch, total=2 * count, seed=seed, stage=0)
+        steps = count // batch
+        step_of = np.empty(count, np.int64)
+        for step in range(steps, 2 * steps):
+            step_of[plan.step(step)[0].units] = step
+        for step in range(steps):
+            members = step_of[plan.step(step)[0].units]
+            met += batch * (batch - 1) // 2
+            repeated += sum(int((members[i + 1 :] == members[i]).sum()) for i in range(batch))
+    return repeated / met
+
+
+def test_rows_have_other_neighbours_in_each_pass() -> None:
+    """Two rows of like length meet again only where they are in one window again, with a chance of 1 / windows, and in
+    one batch of it; in a data set of many windows they hardly ever do."""
+    rates = {windows: _meeting_again(windows) for windows in (2, 8, 32)}
+    for windows, rate in rates.items():
+        assert 0.2 / windows < rate < 0.8 / windows, rates
+
+
+def test_the_order_of_lengths_is_that_of_a_shuffle(steps_of_rows: np.ndarray) -> None:
+    """The lengths of consecutive steps do not go up or down together (autocorrelation at lag 1 near 0)."""
+    found = []
+    for steps in steps_of_rows:
+        means = np.array([np.flatnonzero(steps == step).mean() for step in range(LIKE_LENGTH_STEPS)])
+        found.append(np.corrcoef(means[:-1], means[1:])[0, 1])
+    assert abs(float(np.mean(found)) + 1 / LIKE_LENGTH_STEPS) < 3 / math.sqrt(SEEDS * LIKE_LENGTH_STEPS)

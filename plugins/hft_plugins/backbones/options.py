@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from hft_core.errors import ModelError
 from hft_core.options import BackboneOptions
 
 
@@ -25,6 +26,10 @@ class EncoderOptions(BackboneOptions):
 
 class DecoderOptions(EncoderOptions):
     """How a transformers decoder is opened."""
+
+    packing: bool = Field(
+        default=False, description="lay the rows of a batch end to end, so that no padding is computed"
+    )
 
 
 class Seq2SeqOptions(EncoderOptions):
@@ -78,7 +83,10 @@ def _is_decoder(config: dict[str, Any]) -> bool:
 
 
 def _config(model: str) -> dict[str, Any] | None:
-    """The model's `config.json`, from a folder, or from the hub (or its cache) for anything else; None without one."""
+    """The model's `config.json`, from a folder, or from the hub (or its cache) for anything else; None without one.
+
+    Raises `ModelError` where it cannot be read.
+    """
     path = Path(model) / "config.json"
     if not Path(model).exists():
         from transformers.utils.hub import cached_file
@@ -94,6 +102,8 @@ def _config(model: str) -> dict[str, Any] | None:
         return None
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    return config if isinstance(config, dict) else None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not valid JSON: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: expected a JSON object")
+    return config
