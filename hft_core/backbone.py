@@ -82,6 +82,10 @@ class Backbone(ABC):
     the text itself once more, shifted right; it sees all of the encoder's text at every position."""
     generates: bool = False
     """`generate` can be called."""
+    splits: bool = False
+    """`lower` and `upper` can be called."""
+    packs: bool = False
+    """`forward` puts several rows of a batch in one, so that no strategy may tell them by their place in it."""
     source: str
     """The folder or hub id that the weights came from, as an adapter names its base model; empty where no plain library
     opens it by such a name."""
@@ -96,6 +100,16 @@ class Backbone(ABC):
     @abstractmethod
     def layers(self) -> Sequence[nn.Module]:
         """The trunk's layers, from the one next to the embeddings upwards."""
+
+    def lower(self, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
+        """`[batch, seq, hidden]`: what the first `depth` layers (at least one) make of `inputs`; for all layers, what
+        `forward` makes of them. Of backbones with `splits`."""
+        raise NotImplementedError(f"{type(self).__name__} cannot stop in the middle")
+
+    def upper(self, hidden: Tensor, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
+        """The rest of `forward`: `upper(lower(inputs, depth), inputs, depth)` is `forward(inputs)`. What `hidden` holds
+        at padding is of no consequence. Of backbones with `splits`."""
+        raise NotImplementedError(f"{type(self).__name__} cannot begin in the middle")
 
     @property
     def language_model(self) -> LanguageModel | None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor, nn
 
+from hft_core.activations import Store
 from hft_core.backbone import Backbone, Features
-from hft_core.batching import Batch, Segment
+from hft_core.batching import Batch, Lower, Segment
+from hft_core.frozen import NOTHING
 from hft_core.head import Head
 from hft_core.strategy import Strategy
 
@@ -30,11 +33,33 @@ class HybridModel(nn.Module):
         self.heads = _Heads(heads)
         self.strategy = Strategy()
         """The one that was last applied to the trunk: passes through the trunk go by it."""
+        self.frozen = NOTHING
+        """What stands still under it."""
+        self.stored: Store | None = None
+        """What the frozen part made of rows that come again."""
 
     def hidden(self, batch: Batch) -> Tensor:
         """The trunk's last hidden states of a batch."""
-        rows = [(segment.task, segment.rows) for segment in batch.segments]
-        return self.strategy.forward(self.backbone, batch.inputs, rows)
+        if batch.lower is not None:
+            return self.upper(batch, self._completed(batch.inputs, batch.lower))
+        return self.strategy.forward(self.backbone, batch.inputs, batch.task_rows)
+
+    def upper(self, batch: Batch, lower: Tensor) -> Tensor:
+        """The same, from what the frozen part made of the batch, `[batch, seq, hidden]`."""
+        return self.strategy.upper(self.backbone, lower, batch.inputs, batch.task_rows, self.frozen.depth)
+
+    def _completed(self, inputs: Mapping[str, Tensor], lower: Lower) -> Tensor:
+        """What the frozen part makes of a batch, that of the rows not known before computed."""
+        if not len(lower.missing):
+            return lower.hidden
+        with torch.no_grad():
+            of_missing = {name: tensor[lower.missing] for name, tensor in inputs.items()}
+            made = self.backbone.lower(of_missing, self.frozen.depth)
+            return lower.hidden.index_copy(0, lower.missing, made.to(lower.hidden.dtype))
+
+    def with_stored(self, batch: Batch) -> Batch:
+        """The batch, with what is stored of it; before it is moved to a device."""
+        return batch if self.stored is None else self.stored.put_into(batch)
 
     def segments(self, batch: Batch, hidden: Tensor) -> list[tuple[Segment, Features]]:
         """What each segment's head sees of the trunk."""
@@ -47,8 +72,10 @@ class HybridModel(nn.Module):
         return head
 
     def train(self, mode: bool = True) -> HybridModel:
-        """As usual, but a trunk in which nothing trains stays in evaluation mode: its dropout would only add noise."""
+        """As usual, but a trunk in which nothing trains, or the part of it below what does, stays in evaluation mode:
+        its dropout would only add noise."""
         super().train(mode)
+        self.frozen.settle()
         if not any(parameter.requires_grad for parameter in self.trunk.parameters()):
             self.trunk.eval()
         return self

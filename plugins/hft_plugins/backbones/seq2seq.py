@@ -19,6 +19,7 @@ class HfSeq2Seq(HfBackbone):
     """The trunk is the whole encoder-decoder without its LM head; its hidden states are the decoder's."""
 
     encoder_decoder = True
+    splits = False
 
     def __init__(self, opened: Opened, trunk: PreTrainedModel) -> None:
         super().__init__(opened, causal=True, trunk=trunk)

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from hft_core.backbone import Backbone, FamilyModule, Features, LanguageModel, S
 from hft_core.errors import ModelError
 from hft_plugins.backbones import generation
 from hft_plugins.backbones.pretrained import Opened, quiet, refuse_incomplete_trunk
+from hft_plugins.backbones.split import Split
 
 MULTIPLE_CHOICE = "AutoModelForMultipleChoice"
 TRUNK_FILE, HEAD_FILE, INDEX_FILE = "model.safetensors", "head.safetensors", "model.safetensors.index.json"
@@ -165,12 +167,28 @@ class HfBackbone(Backbone):
         hidden: Tensor = self.trunk(**inputs, **extra).last_hidden_state
         return hidden
 
+    splits = True
+
+    def lower(self, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
+        return self._split.lower(inputs, depth)
+
+    def upper(self, hidden: Tensor, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
+        return self._split.upper(hidden, inputs, depth)
+
+    @cached_property
+    def _split(self) -> Split:
+        return Split(self._stack, self.forward)
+
     @property
     def layers(self) -> Sequence[nn.Module]:
+        return list(self._stack)
+
+    @property
+    def _stack(self) -> nn.ModuleList:
         count = self.config.get_text_config().num_hidden_layers
         for module in self.trunk.modules():
             if isinstance(module, nn.ModuleList) and len(module) == count:
-                return list(module)
+                return module
         raise ModelError(
             f"model '{self._opened.options.model}': its {count} layers were not found in {type(self.trunk).__name__}"
         )

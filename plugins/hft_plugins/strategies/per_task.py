@@ -154,9 +154,16 @@ class PerTask(Strategy):
         self.routing.follow(groups_of(rows))
 
     def forward(self, backbone: Backbone, inputs: Mapping[str, Tensor], rows: TaskRows) -> Tensor:
-        hidden = super().forward(backbone, inputs, rows)
+        return self._routed_backwards(super().forward(backbone, inputs, rows), backbone, rows)
+
+    def upper(
+        self, backbone: Backbone, hidden: Tensor, inputs: Mapping[str, Tensor], rows: TaskRows, depth: int
+    ) -> Tensor:
+        return self._routed_backwards(super().upper(backbone, hidden, inputs, rows, depth), backbone, rows)
+
+    def _routed_backwards(self, hidden: Tensor, backbone: Backbone, rows: TaskRows) -> Tensor:
+        """A checkpointed layer is computed again in the backward pass, maybe after other batches."""
         if hidden.requires_grad:
-            # A checkpointed layer is computed again in the backward pass, maybe after other batches.
             hidden.register_hook(lambda _: self.route(backbone, rows))  # type: ignore[no-untyped-call]
         return hidden
 
