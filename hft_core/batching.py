@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hft_core.examples import Drawn, Examples
+from hft_core.families import families
 from hft_core.head import OWN_LENGTH, Draw, Head, Targets
 from hft_core.plan import Part
 
@@ -23,7 +24,7 @@ LENGTH_STEP = 8
 
 @dataclass(frozen=True)
 class Segment:
-    """The rows of one task in a batch."""
+    """The rows of one task in a batch; tasks of a family have the same ones where the trunk makes the same of them."""
 
     task: str
     rows: slice
@@ -34,39 +35,83 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Lower:
+    """What the frozen part of the trunk made of a batch earlier."""
+
+    hidden: Tensor
+    """`[batch, seq, hidden]`, zeros at padding."""
+    missing: Tensor
+    """`[n]` the rows of which it is not known."""
+
+    def to(self, device: torch.device) -> Lower:
+        return Lower(_moved(self.hidden, device), self.missing.to(device))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Padded rows of one or more tasks."""
 
     inputs: dict[str, Tensor]
     """`input_ids`, `attention_mask` and further inputs, each `[batch, seq]`; padding is on the right."""
     segments: tuple[Segment, ...]
+    lower: Lower | None = None
+    """What need not be computed."""
+    idle_task: str = ""
+    """As whose row an idle batch, which has no segments, goes through the trunk."""
 
     @property
     def rows(self) -> int:
+        """Rows that go through the trunk."""
         return len(self.inputs["input_ids"])
 
     @property
+    def examples(self) -> int:
+        """Examples of all tasks; a row that several of them share counts for each."""
+        return sum(len(segment.examples) for segment in self.segments)
+
+    @property
+    def task_rows(self) -> list[tuple[str, slice]]:
+        """Whose rows these are."""
+        return [(segment.task, segment.rows) for segment in self.segments] or [(self.idle_task, slice(0, self.rows))]
+
+    @property
     def tokens(self) -> int:
-        """Real tokens, without padding."""
-        return int(self.inputs["attention_mask"].sum())
+        """Real tokens, without padding; none in an idle batch."""
+        return int(self.inputs["attention_mask"].sum()) if self.segments else 0
 
     def to(self, device: torch.device) -> Batch:
-        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
+        inputs = {name: _moved(tensor, device) for name, tensor in self.inputs.items()}
         segments = tuple(
             replace(s, targets=Targets(s.targets.count, {n: t.to(device) for n, t in s.targets.tensors.items()}))
             for s in self.segments
         )
-        return Batch(inputs, segments)
+        return replace(self, inputs=inputs, segments=segments, lower=self.lower and self.lower.to(device))
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`. Only from pinned memory does a GPU copy while the host goes on."""
+    pinned = device.type == "cuda" and tensor.device.type == "cpu"
+    return (tensor.pin_memory() if pinned else tensor).to(device, non_blocking=pinned)
+
+
+def idle(batch: Batch) -> Batch:
+    """A row that only goes through the trunk: a pass that a process makes since others do."""
+    first = {name: tensor[:1] for name, tensor in batch.inputs.items()}
+    return Batch(first, (), idle_task=batch.segments[0].task)
 
 
 def of_process(parts: Sequence[Part], rank: int, world: int) -> list[Part]:
-    """The units of a step that process `rank` of `world` computes: every `world`-th, counted over all parts."""
+    """The units of a step that process `rank` of `world` computes: every `world`-th, counted over all parts; those of
+    one walk count once, so that a process has the same ones of each of its tasks."""
     if world == 1:
         return list(parts)
-    found, before = [], 0
+    found, total = [], 0
+    starts: dict[tuple[str, int], int] = {}
     for part in parts:
-        mine = part.units[(rank - before) % world :: world]
-        before += len(part.units)
+        if part.way not in starts:
+            starts[part.way] = total
+            total += len(part.units)
+        mine = part.units[(rank - starts[part.way]) % world :: world]
         if len(mine):
             found.append(replace(part, units=mine))
     return found
@@ -82,47 +127,105 @@ def batches_of(
     max_units: int,
     max_tokens: int | None,
     apart: bool,
+    share: bool = True,
 ) -> list[Batch]:
-    """The batches of one step; `apart`: no batch holds more than one task."""
+    """The batches of one step; `apart`: no batch holds more than one task; `share`: the units of one walk are put in
+    once for all of its tasks, and count once within the limits."""
     if not parts:
         return []
-    lengths = np.concatenate([examples[part.task].lengths[part.units] for part in parts])
-    sizes = np.concatenate([examples[part.task].sizes[part.units] for part in parts])
-    owner = np.repeat(np.arange(len(parts)), [len(part.units) for part in parts])
-    # Rows with inputs of their own length and rows without would each read the other's padding as theirs.
-    kinds = [str(i) if apart else " ".join(examples[part.task].own_length_inputs) for i, part in enumerate(parts)]
+    walks = _together(parts, share=share and not apart)
+    leaders = [walk[0] for walk in walks]
+    lengths = np.concatenate([examples[part.task].lengths[part.units] for part in leaders])
+    sizes = np.concatenate([examples[part.task].sizes[part.units] for part in leaders])
+    owner = np.repeat(np.arange(len(leaders)), [len(part.units) for part in leaders])
+    kinds = [str(i) if apart else _kind(examples[part.task]) for i, part in enumerate(leaders)]
     kind = np.asarray(kinds)[owner]
-    place = np.concatenate([np.arange(len(part.units)) for part in parts])
+    place = np.concatenate([np.arange(len(part.units)) for part in leaders])
     made = []
     for group in _groups(lengths, sizes, kind, max_units, max_tokens):
-        segments = []
-        for i, part in enumerate(parts):
-            units = part.units[np.sort(place[group[owner[group] == i]])]
+        blocks = []
+        for i, walk in enumerate(walks):
+            units = walk[0].units[np.sort(place[group[owner[group] == i]])]
             if len(units):
-                segments.append((part.task, examples[part.task].of_units(units), Draw(seed, part.epoch)))
-        made.append(_assemble(segments, examples, heads, pad))
+                ids = examples[walk[0].task].of_units(units)
+                blocks.append(_Block(tuple(part.task for part in walk), ids, Draw(seed, walk[0].epoch)))
+        made.append(_assemble(blocks, examples, heads, pad))
     return made
 
 
+def _together(parts: Sequence[Part], *, share: bool) -> list[list[Part]]:
+    """The parts, those with the same units of the same walk together."""
+    found: list[list[Part]] = []
+    for part in parts:
+        alike = (walk for walk in found if walk[0].way == part.way and np.array_equal(walk[0].units, part.units))
+        walk = next(alike, None) if share else None
+        if walk is None:
+            found.append([part])
+        else:
+            walk.append(part)
+    return found
+
+
 def in_length_order(
-    task: str,
-    examples: Examples,
-    head: Head,
+    examples: Mapping[str, Examples],
+    heads: Mapping[str, Head],
     *,
     seed: int,
     pad: int,
     max_rows: int,
     max_tokens: int,
+    share: bool = True,
     rank: int = 0,
     world: int = 1,
+    even: bool = False,
 ) -> Iterator[Batch]:
-    """All examples of a split, shortest first, as evaluation sees them: the same masks every time. Of `world`
-    processes, each makes every `world`-th batch."""
-    order = np.argsort(examples.lengths, kind="stable")
-    runs = _within(order, examples.lengths, examples.sizes, max_rows, max_tokens)
-    for units in islice(runs, rank, None, world):
-        drawn = (task, examples.of_units(units), Draw(seed, -1))
-        yield _assemble([drawn], {task: examples}, {task: head}, pad)
+    """All examples of a split, shortest first, as evaluation sees them: the same masks every time. `share`: examples
+    of a family are put in once for all of its tasks. Of `world` processes, each makes every `world`-th batch; `even`:
+    and an idle one where others make one more."""
+    family = families(examples, heads) if share else {task: task for task in examples}
+    kinds = ({task: examples[task] for task in leaders} for leaders in _of_kinds(examples, family))
+    runs = chain.from_iterable(_runs(leaders, max_rows, max_tokens) for leaders in kinds)
+    first: Batch | None = None
+    turn = -1
+    for turn, run in enumerate(runs):
+        mine = turn % world == rank
+        if not mine and (first is not None or not even):
+            continue
+        blocks = [
+            _Block(tuple(t for t in examples if family[t] == leader), examples[leader].of_units(units), Draw(seed, -1))
+            for leader, units in run
+        ]
+        batch = _assemble(blocks, examples, heads, pad)
+        first = first or batch
+        if mine:
+            yield batch
+    if even and first is not None and rank > turn % world:
+        yield idle(first)
+
+
+def _of_kinds(examples: Mapping[str, Examples], family: Mapping[str, str]) -> list[list[str]]:
+    """The first tasks of all families, those that may share a batch together."""
+    found: dict[str, list[str]] = {}
+    for task in (task for task in examples if family[task] == task):
+        found.setdefault(_kind(examples[task]), []).append(task)
+    return list(found.values())
+
+
+def _runs(examples: Mapping[str, Examples], max_rows: int, max_tokens: int) -> Iterator[list[tuple[str, np.ndarray]]]:
+    """The units of all tasks, shortest first, in batches within the limits: some units of each task that has any."""
+    tasks, parts = list(examples), list(examples.values())
+    lengths = np.concatenate([part.lengths for part in parts])
+    sizes = np.concatenate([part.sizes for part in parts])
+    counts = [len(part.lengths) for part in parts]
+    owner, place = np.repeat(np.arange(len(tasks)), counts), np.concatenate([np.arange(count) for count in counts])
+    for run in _within(np.argsort(lengths, kind="stable"), lengths, sizes, max_rows, max_tokens):
+        split = ((task, place[run[owner[run] == i]]) for i, task in enumerate(tasks))
+        yield [(task, units) for task, units in split if len(units)]
+
+
+def _kind(examples: Examples) -> str:
+    """Rows with inputs of their own length and rows without would each read the other's padding as theirs."""
+    return " ".join(examples.own_length_inputs)
 
 
 def _groups(
@@ -191,20 +294,31 @@ def _cut(units: np.ndarray, lengths: np.ndarray, sizes: np.ndarray) -> list[np.n
     return groups[::-1]
 
 
-def _assemble(
-    segments: Sequence[tuple[str, np.ndarray, Draw]],
-    examples: Mapping[str, Examples],
-    heads: Mapping[str, Head],
-    pad: int,
-) -> Batch:
+@dataclass(frozen=True)
+class _Block:
+    """Examples of one task, or those that a family has in common."""
+
+    tasks: tuple[str, ...]
+    ids: np.ndarray
+    """`[n]` their numbers, the same in each task."""
+    draw: Draw
+
+
+def _assemble(blocks: Sequence[_Block], examples: Mapping[str, Examples], heads: Mapping[str, Head], pad: int) -> Batch:
+    """The blocks one below the other, each once for all of its tasks whose heads show the trunk the same."""
     drawn: list[Drawn] = []
     made: list[Segment] = []
-    start = 0
-    for task, ids, draw in segments:
-        part = examples[task].draw(ids.tolist(), heads[task], draw)
-        drawn.append(part)
-        made.append(Segment(task, slice(start, start + len(ids)), ids, part.targets))
-        start += len(ids)
+    end = 0
+    for block in blocks:
+        start, size, first = end, len(block.ids), len(drawn)
+        for task in block.tasks:
+            part = examples[task].draw(block.ids.tolist(), heads[task], block.draw)
+            shared = len(drawn) > first and part.has_inputs_of(drawn[first])
+            if not shared:
+                drawn.append(part)
+                end += size
+            rows = slice(start, start + size) if shared else slice(end - size, end)
+            made.append(Segment(task, rows, block.ids, part.targets))
     sequences = [sequence for part in drawn for sequence in part.sequences]
     width = max(map(len, sequences))
     mask = [[1] * len(sequence) for sequence in sequences]

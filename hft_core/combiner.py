@@ -26,8 +26,12 @@ class Combiner(nn.Module):
     """`forward` is linear in the losses, so that each loss's weight does not depend on the step's losses."""
     at: At = "shared"
     """Of combiners of gradients: `shared` takes those of all shared parameters that train; `representation` those of
-    the trunk's last hidden states, summed over a task's tokens, so that there is one backward pass through the trunk
-    however many tasks there are."""
+    the trunk's last hidden states, so that there is one backward pass through the trunk however many tasks there are:
+    summed over a task's tokens, or, where all tasks have the same rows and `by_products` is true, others with the
+    products of the exact ones."""
+    by_products = False
+    """Of combiners of gradients: `weigh` gives one factor a task, and goes by the gradients' products with one another
+    (their Gramian) and no more of them: other gradients with the same products have the same factors."""
     weighs_heads = False
     """Of combiners of gradients: each task's weight also multiplies the gradient of what only this task trains."""
     losses_after_step = False

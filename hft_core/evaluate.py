@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from hft_core import interruption, turns
+from hft_core import interruption, sharding, turns
 from hft_core.batching import in_length_order
 from hft_core.errors import RecipeError, did_you_mean
 from hft_core.examples import Examples
@@ -46,64 +47,141 @@ def judge(
 ) -> Judged:
     """Run `task`'s head over all `examples`, each in one of the processes; all of them get the whole answer. The model
     is put back into the mode it was in."""
-    head = model.head(task)
+    named = (task,) if predicting else ()
+    return judge_tasks(model, {task: examples}, machine, seed=seed, with_loss=with_loss, predicting=named)[task]
+
+
+def judge_tasks(
+    model: HybridModel,
+    examples: Mapping[str, Examples],
+    machine: Machine,
+    *,
+    seed: int,
+    with_loss: bool = True,
+    predicting: Collection[str] = (),
+) -> dict[str, Judged]:
+    """As `judge`, for several tasks in as few passes through the trunk as there can be: batches hold rows of all of
+    them, and a text that a family reads is in them once. `predicting`: the tasks whose predictions are wanted."""
     training = model.training
     model.eval()
-    said_of: dict[int, Any] = {}
-    total, count = 0.0, 0
-    pad = model.backbone.tokenizer.pad_token_id
-    machine.check_interruption()
-    with torch.inference_mode():
-        for batch in in_length_order(
-            task,
-            examples,
-            head,
-            seed=seed,
-            pad=pad,
-            max_rows=EVALUATION_ROWS,
-            max_tokens=EVALUATION_TOKENS,
-            rank=machine.rank,
-            world=machine.world,
-        ):
-            if machine.world == 1:
-                interruption.check()
-                turns.offer()
-            moved = batch.to(machine.device)
-            with machine.autocast():
-                ((segment, features),) = model.segments(moved, model.hidden(moved))
-                if with_loss and segment.targets.count:
-                    total += float(head.loss(features, segment.targets))
-                    count += segment.targets.count
-                model.strategy.route(model.backbone, [(task, slice(None))])  # beams make more rows of a batch
-                said = head.predict(features, segment.targets) if predicting else []
-            said_of |= dict(zip(segment.examples.tolist(), said, strict=False))
+    heard = {task: _Heard() for task in examples}
+    for tasks in _passes(model, examples):
+        machine.check_interruption()
+        writes = machine.sharded and any(model.head(task).generates for task in tasks)
+        # A divided layer is put together in memory that a training step will use as well: not an inference tensor.
+        quiet = torch.no_grad() if machine.sharded else torch.inference_mode()
+        with quiet, sharding.put_together(model.trunk) if writes else nullcontext():
+            _hear(model, {task: examples[task] for task in tasks}, machine, seed, with_loss, predicting, heard)
     model.train(training)
-    parts = machine.gathered((said_of, total, count))
-    everything = {example: prediction for said, _, _ in parts for example, prediction in said.items()}
-    total, count = sum(total for _, total, _ in parts), sum(count for _, _, count in parts)
-    given = [everything[example] for example in sorted(everything) if everything[example] is not None]
+    gathered = machine.gathered(heard)
+    return {task: _whole([each[task] for each in gathered]) for task in examples}
+
+
+def _passes(model: HybridModel, tasks: Iterable[str]) -> list[list[str]]:
+    """The tasks that go through the trunk together: all but those whose heads compare the rows of a batch with one
+    another, or write text."""
+    together, alone = [], []
+    for task in tasks:
+        head = model.head(task)
+        if head.joint or head.generates:
+            alone.append([task])
+        else:
+            together.append(task)
+    return [together, *alone] if together else alone
+
+
+@dataclass
+class _Heard:
+    """What one process knows of a task so far."""
+
+    said: dict[int, Any] = field(default_factory=dict)
+    """Predictions by example."""
+    total: float = 0.0
+    """The loss, summed over `count` targets."""
+    count: int = 0
+
+
+def _hear(
+    model: HybridModel,
+    examples: Mapping[str, Examples],
+    machine: Machine,
+    seed: int,
+    with_loss: bool,
+    predicting: Collection[str],
+    heard: Mapping[str, _Heard],
+) -> None:
+    """One pass over all `examples`; what the heads say is added to `heard`."""
+    for batch in in_length_order(
+        examples,
+        {task: model.head(task) for task in examples},
+        seed=seed,
+        pad=model.backbone.tokenizer.pad_token_id,
+        max_rows=EVALUATION_ROWS,
+        max_tokens=EVALUATION_TOKENS,
+        share=not model.strategy.routes_rows,
+        rank=machine.rank,
+        world=machine.world,
+        even=machine.sharded,
+    ):
+        if machine.world == 1:
+            interruption.check()
+            turns.offer()
+        moved = model.with_stored(batch).to(machine.device)
+        with machine.autocast():
+            for segment, features in model.segments(moved, model.hidden(moved)):
+                head, of_task = model.head(segment.task), heard[segment.task]
+                if with_loss and segment.targets.count:
+                    of_task.total += float(head.loss(features, segment.targets))
+                    of_task.count += segment.targets.count
+                if segment.task in predicting:
+                    # Beams make more rows of a batch, and nothing else is to be known of them.
+                    model.strategy.route(model.backbone, [(segment.task, slice(None))])
+                    said = head.predict(features, segment.targets)
+                    of_task.said |= dict(zip(segment.examples.tolist(), said, strict=False))
+
+
+def _whole(parts: Sequence[_Heard]) -> Judged:
+    """What all processes know of a task."""
+    said = {example: prediction for part in parts for example, prediction in part.said.items()}
+    total, count = sum(part.total for part in parts), sum(part.count for part in parts)
+    given = [said[example] for example in sorted(said) if said[example] is not None]
     return Judged(given, total / count if count else math.nan)
 
 
 def score_task(model: HybridModel, task: str, examples: Examples, machine: Machine, *, seed: int) -> dict[str, float]:
     """The task's metrics on `examples`."""
-    head = model.head(task)
-    judged = judge(model, task, examples, machine, seed=seed, predicting=head.predicts_when_scored)
-    references = examples.references(range(len(examples)), head) if judged.predictions else []
-    return head.metrics(judged.predictions, references, judged.loss)
+    return score(model, (task,), {task: examples}, machine, seed=seed)[task]
 
 
 def score(
     model: HybridModel, tasks: Iterable[str], examples: Mapping[str, Examples], machine: Machine, *, seed: int
 ) -> Scores:
     """The metrics of those of `tasks` that have examples."""
-    return {task: score_task(model, task, examples[task], machine, seed=seed) for task in tasks if task in examples}
+    scored = {task: examples[task] for task in tasks if task in examples}
+    predicting = [task for task in scored if model.head(task).predicts_when_scored]
+    scores = {}
+    for task, judged in judge_tasks(model, scored, machine, seed=seed, predicting=predicting).items():
+        head, part = model.head(task), scored[task]
+        references = part.references(range(len(part)), head) if judged.predictions else []
+        scores[task] = head.metrics(judged.predictions, references, judged.loss)
+    return scores
 
 
 def main_scores(scores: Scores, heads: Mapping[str, Head]) -> dict[str, float]:
     """Each task's main metric, turned so that higher is better."""
     signs = {task: 1 if heads[task].greater_is_better else -1 for task in scores}
     return {task: signs[task] * values[heads[task].main_metric] for task, values in scores.items()}
+
+
+def evaluation_steps(stage: Stage, steps: int, *, batch: int, an_epoch: int) -> frozenset[int]:
+    """The steps of `steps` after which a stage with dev rows is evaluated, the last one always, unless it never is;
+    `batch`: units in a step, `an_epoch`: those in an epoch."""
+    if stage.eval_strategy == "no":
+        return frozenset()
+    if stage.eval_steps and stage.eval_strategy == "steps":
+        return frozenset(range(stage.eval_steps, steps, stage.eval_steps)) | {steps}
+    epochs = range(1, math.ceil(steps * batch / an_epoch) + 1)
+    return frozenset(min(steps, math.ceil(epoch * an_epoch / batch)) for epoch in epochs) | {steps}
 
 
 class Selection:
@@ -114,7 +192,7 @@ class Selection:
     """
 
     def __init__(self, stage: Stage, heads: Mapping[str, Head]) -> None:
-        self.heads = {task: heads[task] for task in stage.tasks}
+        self.stage, self.heads = stage.name, {task: heads[task] for task in stage.tasks}
         self.task, _, self.metric = (stage.metric_for_best_model or "").partition(".")
         self.greater_is_better = stage.greater_is_better
         if self.task and self.task not in self.heads:
@@ -127,7 +205,7 @@ class Selection:
         """Raise `RecipeError` when the named metric is not among `scores`."""
         if self.task and self.metric not in scores.get(self.task, {}):
             raise RecipeError(
-                f"metric_for_best_model: task '{self.task}' has no metric '{self.metric}'."
+                f"stage '{self.stage}': metric_for_best_model: task '{self.task}' has no metric '{self.metric}'."
                 + did_you_mean(self.metric, scores.get(self.task, {}))
             )
 

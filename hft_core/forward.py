@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hft_core.backbone import Features
 from hft_core.batching import Batch, Segment
+from hft_core.clock import FORWARD
 from hft_core.head import Targets
 from hft_core.machine import Machine
 from hft_core.model import HybridModel
@@ -64,14 +65,27 @@ class Forward:
         if self._divided:
             self._joint = self.ahead.joint
 
+    def hidden(self, batch: Batch) -> Tensor:
+        """The trunk's last hidden states of the batch."""
+        with self.machine.autocast():
+            return self.model.hidden(batch)
+
     def sums(self, batch: Batch, hidden: Tensor | None = None) -> dict[str, Tensor]:
         """What the batch adds to each task's loss, summed over its targets; from `hidden` where that is known."""
-        with self.machine.autocast():
+        with self.machine.clock.part(FORWARD), self.machine.autocast():
             hidden = self.model.hidden(batch) if hidden is None else hidden
-            sums: dict[str, Tensor] = {}
-            for segment, features in self.model.segments(batch, hidden):
-                loss = self._loss(segment, features)
-                sums[segment.task] = sums[segment.task] + loss if segment.task in sums else loss
+            return self._sums(self.model.segments(batch, hidden))
+
+    def sums_of(self, seen: Sequence[tuple[Segment, Features]]) -> dict[str, Tensor]:
+        """The same, of segments with what their heads see of the trunk."""
+        with self.machine.clock.part(FORWARD), self.machine.autocast():
+            return self._sums(seen)
+
+    def _sums(self, seen: Sequence[tuple[Segment, Features]]) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
+        for segment, features in seen:
+            loss = self._loss(segment, features)
+            sums[segment.task] = sums[segment.task] + loss if segment.task in sums else loss
         return sums
 
     def _loss(self, segment: Segment, features: Features) -> Tensor:
@@ -89,7 +103,8 @@ class Forward:
         """The step without gradients, with the dropout that the passes to come will have; before the first of them."""
         sums: dict[str, Tensor] = {}
         embeddings: dict[str, list[tuple[Segment, Tensor]]] = {task: [] for task in self._divided}
-        with random_state_kept(self.machine.device), torch.no_grad(), self.machine.autocast():
+        kept = random_state_kept(self.machine.device)
+        with self.machine.clock.part(FORWARD), kept, torch.no_grad(), self.machine.autocast():
             for batch in self.batches:
                 for segment, features in self.model.segments(batch, self.model.hidden(batch)):
                     head = self.model.head(segment.task)

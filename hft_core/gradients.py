@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from hft_core.batching import Batch, Segment
+from hft_core.batching import Batch
+from hft_core.clock import FORWARD
 from hft_core.combiner import Combiner, weights_of
 from hft_core.forward import Forward, random_state_kept
 from hft_core.machine import Machine
 from hft_core.model import HybridModel
+from hft_core.representation import Comparison, HiddenGradient, added_up, same_rows
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ class _Step:
         self.present = torch.tensor([combiner.tasks.index(task) for task in self.tasks], device=device)
         self.losses = torch.zeros(len(self.tasks), device=device)
 
-    def means(self, batch: Batch) -> Tensor:
-        """`[t]`: what the batch adds to each task's mean loss over the step."""
-        return self._in_order(self.forward.sums(batch))
+    def means(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
+        """`[t]`: what the batch adds to each task's mean loss over the step; from `hidden` where that is known."""
+        return self._in_order(self.forward.sums(batch, hidden))
 
     def _in_order(self, sums: dict[str, Tensor]) -> Tensor:
         zero = self.losses.new_zeros(())
@@ -90,17 +92,26 @@ class _Step:
         elif len(self.batches) > 1 or self.machine.world > 1:
             weights = self._weights_at(self.losses_ahead())
         for batch in self.batches:
-            means = self.means(batch)
+            hidden = self.forward.hidden(batch)
+            means = self.means(batch, hidden)
             if weights is None:
                 weights = self._weights_at(means)
-            if means.requires_grad:
-                torch.autograd.backward((weights * means).sum())
+            self._backward((weights * means).sum(), hidden)
             self.losses += means.detach()
         assert weights is not None
         self.machine.total(self.losses)
         self.machine.add_up_gradients([*self.model.trunk_parameters(), *self.model.head_parameters(self.tasks)])
         self._fill_combiner()
         return Combined(self.tasks, self.losses, weights.detach())
+
+    def _backward(self, loss: Tensor, hidden: Tensor) -> None:
+        """The backward pass of a batch; where the trunk is divided, in any case one through the trunk, since all
+        processes make as many."""
+        roots, seeds = ([loss], [torch.ones_like(loss)]) if loss.requires_grad else ([], [])
+        if self.machine.sharded and hidden.requires_grad:
+            roots, seeds = [*roots, hidden], [*seeds, torch.zeros_like(hidden)]
+        if roots:
+            torch.autograd.backward(roots, seeds)
 
     def _weights_at(self, losses: Tensor) -> Tensor:
         with self._drawing():
@@ -155,85 +166,74 @@ class _Step:
     def at_representation(self) -> Combined:
         """One backward pass a batch, of the hidden states' gradients times each task's factor.
 
-        The factors need the gradients of the whole step: those of a step that is divided are computed ahead. Tasks have
-        rows of their own, so that their gradients meet in what a change of all hidden states alike would do.
+        The factors need the gradients of the whole step: those of a step that is divided are computed ahead.
         """
         own = [_Own(self.model.task_parameters(task)) for task in self.tasks]
         tied = [_Own(self._tied(task)) for task in self.tasks]
-        pooled = torch.zeros(len(self.tasks), self.model.backbone.hidden_size, device=self.machine.device)
-        if self.machine.largest(len(self.batches)) > 1:
-            factors = self._factors_ahead(pooled)
-            for batch in self.batches:
-                self._backward_through(batch, *self._both(batch, own, tied), factors)
-        else:
-            seen = [(batch, *self._both(batch, own, tied)) for batch in self.batches]
-            for batch, _, gradient in seen:
-                self._pool(batch, gradient, pooled)
-            factors = self._factors(self.machine.total(pooled))
-            for batch, hidden, gradient in seen:
-                self._backward_through(batch, hidden, gradient, factors)
-        weights = _along_itself(factors, pooled)
+        differ = not (self.combiner.by_products and same_rows(self.batches, self.tasks))
+        exact = not self.machine.largest(int(differ))
+        compared = Comparison(len(self.tasks), self.model.backbone.hidden_size, self.machine, exact=exact)
+        divided = self.machine.largest(len(self.batches)) > 1
+        seen = [] if divided else [self._both(batch, own, tied) for batch in self.batches]
+        for hidden, found in seen:
+            compared.add(hidden, found)
+        if divided:
+            self._compare_ahead(compared)
+        gradients = compared.gradients()
+        factors = self._factors(gradients)
+        if divided:
+            self.losses.zero_()
+        for hidden, found in (self._both(batch, own, tied) for batch in self.batches) if divided else seen:
+            if hidden.requires_grad:
+                torch.autograd.backward(hidden, added_up(hidden, found, factors))
+        weights = _along_itself(factors, gradients)
         for index, parts in enumerate(tied):
             parts.into_grad(weights[index])
         self._fill_own(own, weights)
         self.machine.add_up_gradients([*self.model.trunk_parameters(), *self.model.head_parameters(self.tasks)])
         return Combined(self.tasks, self.machine.total(self.losses), weights)
 
-    def _factors_ahead(self, pooled: Tensor) -> Tensor:
-        """The factors, from gradients that are computed ahead and added up in `pooled`."""
+    def _compare_ahead(self, compared: Comparison) -> None:
+        """Fill in `compared` from gradients that are computed ahead, with the dropout of the passes to come."""
         with random_state_kept(self.machine.device):
             for batch in self.batches:
-                with torch.no_grad(), self.machine.autocast():
+                with self.machine.clock.part(FORWARD), torch.no_grad(), self.machine.autocast():
                     hidden = self.model.hidden(batch)
-                self._pool(batch, self._at_hidden(batch, hidden), pooled)
-        factors = self._factors(self.machine.total(pooled))
-        self.losses.zero_()
-        return factors
+                compared.add(hidden, self._at_hidden(batch, hidden))
 
-    def _both(self, batch: Batch, own: Sequence[_Own], tied: Sequence[_Own]) -> tuple[Tensor, Tensor]:
-        """The hidden states of a batch, and the gradient of the losses with respect to them."""
-        with self.machine.autocast():
+    def _both(self, batch: Batch, own: Sequence[_Own], tied: Sequence[_Own]) -> tuple[Tensor, list[HiddenGradient]]:
+        """The hidden states of a batch, and the gradients of the losses with respect to them."""
+        with self.machine.clock.part(FORWARD), self.machine.autocast():
             hidden = self.model.hidden(batch)
         return hidden, self._at_hidden(batch, hidden, own, tied)
 
-    def _backward_through(self, batch: Batch, hidden: Tensor, gradient: Tensor, factors: Tensor) -> None:
-        """The backward pass through the trunk, each task's rows times its factor."""
-        if hidden.requires_grad:
-            torch.autograd.backward(hidden, self._scaled(batch, gradient, factors))
-
-    def _at_hidden(self, batch: Batch, hidden: Tensor, own: Sequence[_Own] = (), tied: Sequence[_Own] = ()) -> Tensor:
-        """The gradient `[batch, seq, hidden]` of the tasks' mean losses with respect to the hidden states; that of what
-        the heads train is added to `own` and, where they share it with the trunk, to `tied`."""
-        leaf = hidden.detach().requires_grad_()
-        total = torch.zeros_like(leaf)
-        with self.machine.autocast():
-            sums = self.forward.sums(batch, leaf)
+    def _at_hidden(
+        self, batch: Batch, hidden: Tensor, own: Sequence[_Own] = (), tied: Sequence[_Own] = ()
+    ) -> list[HiddenGradient]:
+        """The gradients of the tasks' mean losses with respect to the hidden states of their rows; those of what the
+        heads train are added to `own` and, where they share it with the trunk, to `tied`."""
+        seen = [
+            (segment, replace(features, hidden=features.hidden.detach().requires_grad_()))
+            for segment, features in self.model.segments(batch, hidden)
+        ]
+        sums = self.forward.sums_of(seen)
+        found = []
         for index, task in enumerate(self.tasks):
             if task not in sums:
                 continue
             mean = sums[task] / self.counts[task]
             self.losses[index] += mean.detach()
+            leaves = [(segment.rows, features.hidden) for segment, features in seen if segment.task == task]
             parameters = [*own[index].parameters, *tied[index].parameters] if own else []
-            gradient, *others = torch.autograd.grad(mean, [leaf, *parameters], allow_unused=True)
-            total += 0 if gradient is None else gradient
+            gradients = torch.autograd.grad(mean, [*(leaf for _, leaf in leaves), *parameters], allow_unused=True)
+            for (rows, _), gradient in zip(leaves, gradients, strict=False):
+                if gradient is not None:
+                    found.append(HiddenGradient(index, rows, gradient))
             if own:
+                others = gradients[len(leaves) :]
                 own[index].add(others[: len(own[index].parameters)])
                 tied[index].add(others[len(own[index].parameters) :])
-        return total
-
-    def _pool(self, batch: Batch, gradient: Tensor, pooled: Tensor) -> None:
-        for segment in self._present_segments(batch):
-            pooled[self.tasks.index(segment.task)] += gradient[segment.rows].float().sum(dim=(0, 1))
-
-    def _scaled(self, batch: Batch, gradient: Tensor, factors: Tensor) -> Tensor:
-        scaled = torch.zeros_like(gradient)
-        for segment in self._present_segments(batch):
-            factor = factors[self.tasks.index(segment.task)]
-            scaled[segment.rows] = gradient[segment.rows] * factor.to(gradient.dtype)
-        return scaled
-
-    def _present_segments(self, batch: Batch) -> list[Segment]:
-        return [segment for segment in batch.segments if segment.task in self.counts]
+        return found
 
     def _tied(self, task: str) -> list[nn.Parameter]:
         """What a task's head shares with the trunk and trains (an LM head tied to the embeddings)."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from hft_core.backbone import Backbone, FamilyModule, Features
     from hft_core.plugins import Catalogue
+    from hft_core.resolve import Chosen
 
 
 OWN_LENGTH = "decoder_"
@@ -101,12 +102,20 @@ class Head(nn.Module, ABC):
     """`metrics` needs predictions. Where making them takes long (generated text), a head may let the loss do."""
     joint = False
     """The loss compares the rows of a whole step with one another (`embed`, `joint_loss`)."""
+    changes_sequences = False
+    """`collate` gives other sequences than `encode` made (masked ones), so that no other task can share their encoding.
+    """
     facts: dict[str, Any]
     """What was learned from the training rows; JSON-able."""
     pretrained = False
     """The head's weights mean something: they came with the trunk, or were trained by an earlier stage."""
     catalogue: Catalogue | None = None
     """The plugins of the run, for a head that opens another one."""
+    chosen: Chosen | None = None
+    """The plugin and the options that a recipe named for this head; None for one that was built by hand."""
+    keeps_encoding = True
+    """What `encode` gave in one run may be used in the next: it depends on nothing but its arguments, the head's
+    options and the files they name, `facts`, the backbone and the code."""
     part_of_trunk = False
     """The head's weights came with the trunk, and train only where all of the trunk does, at its rate."""
 
@@ -139,7 +148,7 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
         """Token ids and targets of some rows (by column; target columns may be missing). No sequence is longer than
-        `max_length`."""
+        `max_length`. What it gives may be kept for later runs (`keeps_encoding`)."""
 
     @abstractmethod
     def collate(

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from hft_core import assemble, data, machine
 from hft_core.errors import UsageError, did_you_mean
-from hft_core.evaluate import judge, score, score_task
+from hft_core.evaluate import judge_tasks, score, score_task
 from hft_core.examples import Examples, encode
+from hft_core.head import Column, Head
 from hft_core.machine import Machine
 from hft_core.model import HybridModel
 from hft_core.resolve import Resolved
@@ -32,20 +33,48 @@ class Trained(Protocol):
 
 def rows_from_texts(saved: Trained, task: str, texts: Sequence[str]) -> Rows:
     """Rows of the texts given, as many in turn for each row as the task has text columns. Raises `UsageError`."""
-    columns = [column for column in _head(saved, task).columns() if not column.target]
-    names = [column.name for column in columns if column.kind in ("text", "messages")]
-    conversations = {column.name for column in columns if column.kind == "messages"}
-    if len(texts) % len(names):
+    return rows_for_tasks(saved, [task], texts)
+
+
+def rows_for_tasks(saved: Trained, tasks: Sequence[str], texts: Sequence[str]) -> Rows:
+    """As `rows_from_texts`, for several tasks that read the same number of texts: each finds them in its own columns.
+
+    Raises `UsageError`.
+    """
+    read = {task: [c for c in _head(saved, task).columns() if not c.target and c.kind in _TEXTS] for task in tasks}
+    (first, columns), *others = read.items()
+    size, places = len(columns), {column.name: (i, column.kind) for i, column in enumerate(columns)}
+    for other, theirs in others:
+        alike = [
+            places.setdefault(column.name, (i, column.kind)) == (i, column.kind) for i, column in enumerate(theirs)
+        ]
+        if len(theirs) != size or not all(alike):
+            raise UsageError(
+                f"tasks '{first}' ({_names(columns)}) and '{other}' ({_names(theirs)}) do not read the same texts: ask "
+                "them one by one, or give rows with all of these columns (--input)"
+            )
+    if len(texts) % size:
         raise UsageError(
-            f"task '{task}' reads {len(names)} texts a row ({', '.join(names)}): {len(texts)} were given, expected a "
-            f"multiple of {len(names)}"
+            f"task '{first}' reads {size} texts a row ({_names(columns)}): {len(texts)} were given, expected a "
+            f"multiple of {size}"
         )
-    cells = [
-        [{"role": "user", "content": text}] if names[i % len(names)] in conversations else text
-        for i, text in enumerate(texts)
+    rows = (texts[i : i + size] for i in range(0, len(texts), size))
+    table = [
+        {column.name: _cell(column, text) for theirs in read.values() for column, text in zip(theirs, row, strict=True)}
+        for row in rows
     ]
-    table = [dict(zip(names, cells[i : i + len(names)], strict=True)) for i in range(0, len(cells), len(names))]
-    return data.from_python(table, task=task)
+    return data.from_python(table, task=first)
+
+
+_TEXTS = ("text", "messages")
+
+
+def _names(columns: Sequence[Column]) -> str:
+    return ", ".join(column.name for column in columns)
+
+
+def _cell(column: Column, text: str) -> Any:
+    return [{"role": "user", "content": text}] if column.kind == "messages" else text
 
 
 def rows_from_file(path: Path, task: str) -> Rows:
@@ -57,22 +86,46 @@ def rows_from_file(path: Path, task: str) -> Rows:
 def predict(saved: Trained, task: str, rows: Any) -> list[dict[str, Any]]:
     """An answer for each row, in their order; `rows`: a `datasets.Dataset`, a pandas DataFrame or a list of dicts, or
     what the functions above give. Raises `DataError` for rows that lack what the task reads."""
-    head, rows = _head(saved, task), data.from_python(rows, task=task)
-    assemble.check_rows(task, head, rows, "input", need_targets=False)
-    examples = _encoded(saved, task, rows, with_targets=False)
-    where = _machine(saved)
-    judged = judge(saved.model, task, examples, where, seed=saved.resolved.recipe.seed, with_loss=False)
-    if not judged.predictions:
+    return _answers(saved, [task], rows)[task]
+
+
+@in_turn
+def predict_tasks(saved: Trained, rows: Any, tasks: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:
+    """By task, an answer for each row as in `predict`, with one encoding of a text for all tasks that read it; of all
+    tasks that answer, when `tasks` is left out. Raises `DataError` for rows that lack what one of them reads."""
+    return _answers(saved, answering(saved) if tasks is None else tasks, rows)
+
+
+def answering(saved: Trained) -> list[str]:
+    """The tasks that have answers for single texts. Raises `UsageError` when none has."""
+    found = [task for task in saved.model.heads if type(saved.model.head(task)).answer is not Head.answer]
+    if not found:
+        raise UsageError("no task of the run has predictions for single texts: their heads only learn")
+    return found
+
+
+def _answers(saved: Trained, tasks: Sequence[str], rows: Any) -> dict[str, list[dict[str, Any]]]:
+    heads = {task: _head(saved, task) for task in tasks}
+    examples: dict[str, Examples] = {}
+    for task, head in heads.items():
+        rows = data.from_python(rows, task=task)
+        assemble.check_rows(task, head, rows, "input", need_targets=False)
+        examples[task] = _encoded(saved, task, rows, with_targets=False)
+    where, seed = _machine(saved), saved.resolved.recipe.seed
+    judged = judge_tasks(saved.model, examples, where, seed=seed, with_loss=False, predicting=heads)
+    return {task: _by_row(task, heads[task], rows, examples[task], judged[task].predictions) for task in heads}
+
+
+def _by_row(task: str, head: Head, rows: Rows, examples: Examples, predictions: Sequence[Any]) -> list[dict[str, Any]]:
+    """The head's answers, from its predictions of a row's examples and the row's cells."""
+    if not predictions:
         raise UsageError(f"task '{task}' has no predictions for single texts: its head only learns; see 'hft evaluate'")
     by_row: list[list[Any]] = [[] for _ in range(len(rows))]
-    for row, prediction in zip(examples.rows, judged.predictions, strict=True):
+    for row, prediction in zip(examples.rows, predictions, strict=True):
         by_row[row].append(prediction)
     read = [column.name for column in head.columns() if rows.has(column.name)]
     cells = (row for _, columns in rows.batches(len(rows), read) for row in zip(*columns.values(), strict=True))
-    return [
-        head.answer(predictions, dict(zip(read, row, strict=True)))
-        for predictions, row in zip(by_row, cells, strict=True)
-    ]
+    return [head.answer(said, dict(zip(read, row, strict=True))) for said, row in zip(by_row, cells, strict=True)]
 
 
 @in_turn

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hft_core.cli.run import TrustOption
-from hft_core.cli.terminal import print_table, say_error
+from hft_core.cli.terminal import print_json_line, print_table, say_error
 from hft_core.errors import UsageError
+from hft_core.harmless import json_text
+
+if TYPE_CHECKING:
+    from hft_core.predict import Trained
 
 
 def predict(
@@ -19,7 +22,11 @@ def predict(
     text: Annotated[
         list[str] | None, typer.Argument(metavar="[TEXT …]", help="Texts; a pair task takes them in twos.")
     ] = None,
-    task: Annotated[str, typer.Option("--task", metavar="T", help="The task that answers.")] = "",
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="T", help="The task that answers; several with one option each."),
+    ] = None,
+    all_tasks: Annotated[bool, typer.Option("--all-tasks", help="All tasks that have answers.")] = False,
     input: Annotated[Path | None, typer.Option("--input", metavar="FILE", help="Rows of any data format.")] = None,
     output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write JSON lines there.")] = None,
     trust_remote_code: TrustOption = False,
@@ -28,6 +35,8 @@ def predict(
     """Answer for texts with a finished run; JSON lines keep their order."""
     if bool(text) == (input is not None):
         raise UsageError("give the texts, or --input FILE with rows")
+    if output is not None:
+        _check_output(output)
     from hft_core import predict as prediction
     from hft_core.results import write_text
     from hft_core.saved import open_run
@@ -35,22 +44,52 @@ def predict(
     saved = open_run(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code)
     for warning in saved.warnings:
         say_error(f"warning: {warning}")
-    tasks = list(saved.model.heads)
-    if not task and len(tasks) > 1:
-        raise UsageError(f"--task is missing: which of {', '.join(tasks)}?")
-    task = task or tasks[0]
-    rows = prediction.rows_from_file(input, task) if input else prediction.rows_from_texts(saved, task, text or [])
-    answers = prediction.predict(saved, task, rows)
-    lines = [json.dumps(answer, ensure_ascii=False) for answer in answers]
+    tasks = _tasks(saved, task or [], all_tasks)
+    rows = prediction.rows_from_file(input, tasks[0]) if input else prediction.rows_for_tasks(saved, tasks, text or [])
+    by_task = prediction.predict_tasks(saved, rows, tasks)
+    several = all_tasks or len(tasks) > 1
+    answers = [dict(zip(tasks, row, strict=True)) for row in zip(*by_task.values(), strict=True)]
+    lines = answers if several else by_task[tasks[0]]
     if output is not None:
-        write_text(output, "\n".join(lines) + "\n")
+        write_text(output, "".join(json_text(line) + "\n" for line in lines))
     elif as_json:
-        print("\n".join(lines))
+        for line in lines:
+            print_json_line(line)
     else:
-        print_table(("row", "answer", "probability"), [_row(i, answer) for i, answer in enumerate(answers, start=1)])
+        named = ("row", "task", "answer", "probability") if several else ("row", "answer", "probability")
+        print_table(
+            named,
+            [
+                (number, *([name] if several else []), *_said(answer))
+                for number, row in enumerate(answers, start=1)
+                for name, answer in row.items()
+            ],
+        )
 
 
-def _row(number: int, answer: dict[str, Any]) -> tuple[object, ...]:
+def _check_output(path: Path) -> None:
+    """Raise `UsageError` where no file can be written, before anything is computed."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--output {path}: expected a file to write, not a {'folder' if path.is_dir() else 'device'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {path}: its folder cannot be made: {error.strerror}") from error
+
+
+def _tasks(saved: Trained, named: list[str], every: bool) -> list[str]:
+    """The tasks that are asked; one alone need not be named. Raises `UsageError`."""
+    from hft_core.predict import answering
+
+    if named and every:
+        raise UsageError("give --task or --all-tasks, not both")
+    tasks = answering(saved) if every else list(dict.fromkeys(named)) or list(saved.model.heads)
+    if not named and not every and len(tasks) > 1:
+        raise UsageError(f"--task is missing: which of {', '.join(tasks)}? --all-tasks asks all that have answers")
+    return tasks
+
+
+def _said(answer: dict[str, Any]) -> tuple[object, object]:
     value = answer.get("label", answer.get("value", ""))
     probability = answer.get("probabilities", {}).get(answer.get("label"))
-    return number, value, "" if probability is None else f"{probability:.4f}"
+    return value, "" if probability is None else f"{probability:.4f}"

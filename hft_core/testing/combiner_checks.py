@@ -177,6 +177,19 @@ def linear_means_that_weights_do_not_depend_on_losses(subject: Subject) -> None:
     )
 
 
+@check("combiner", CHECKS)
+def products_are_all_it_goes_by_where_it_says_so(subject: Subject) -> None:
+    """With `by_products`, other gradients with the same products with one another have the same factors, one a task."""
+    if not (Trial(subject).combiner.per_task_gradients and Trial(subject).combiner.by_products):
+        raise NotClaimed("the combiner does not say by_products")
+    for seed in range(3):
+        gradients, losses = made_up(seed)
+        turned = torch.linalg.cholesky(gradients @ gradients.T)
+        one, other = (Trial(subject).factors(given, losses) for given in (gradients, turned))
+        same = one.shape == other.shape == (3,) and torch.allclose(one, other, rtol=1e-2, atol=1e-3)
+        expect(same, "the same factors for the same products", f"{one.tolist()} and {other.tolist()}")
+
+
 def _extremes() -> Iterator[tuple[str, Tensor, Tensor]]:
     gradients, losses = made_up(4)
     yield "zeros", torch.zeros_like(gradients), torch.zeros_like(losses)

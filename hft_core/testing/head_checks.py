@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,30 @@ def one_draw_gives_one_collation(subject: Subject) -> None:
         one, other = first.targets, second.targets
         same = one.count == other.count and all(torch.equal(t, other.tensors[n]) for n, t in one.tensors.items())
         expect(same, f"{family}: equal targets from one draw", "different ones")
+
+
+@check("head", CHECKS)
+def sequences_are_changed_only_where_it_says_so(subject: Subject) -> None:
+    """Without `changes_sequences`, `collate` gives the sequences that it was given, so that other tasks can share their
+    encoding."""
+    for family, lesson in lessons(subject):
+        if lesson.head.changes_sequences:
+            raise NotClaimed("the head says changes_sequences")
+        for epoch in range(3):
+            shown, given = _shown_and_given(lesson, Draw(0, epoch))
+            expect(shown == given, f"{family}: sequences as they were encoded, or changes_sequences", "others")
+
+
+def _shown_and_given(lesson: Lesson, draw: Draw) -> tuple[list[list[int]], list[list[int]]]:
+    """The sequences of all examples as the head shows them, and as it was given them."""
+    given: list[list[int]] = []
+
+    def collate(sequences: list[list[int]], *rest: Any) -> Any:
+        given.extend(list(sequence) for sequence in sequences)
+        return lesson.head.collate(sequences, *rest)
+
+    between: Any = SimpleNamespace(collate=collate)
+    return lesson.examples.draw(range(len(lesson.examples)), between, draw).sequences, given
 
 
 @check("head", CHECKS)

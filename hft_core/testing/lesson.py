@@ -52,7 +52,7 @@ class Lesson:
         """The examples (the training rows', when left out) in evaluation batches of at most so many rows."""
         given = self.examples if examples is None else examples
         pad = self.model.backbone.tokenizer.pad_token_id
-        return list(in_length_order(TASK, given, self.head, seed=0, pad=pad, max_rows=rows, max_tokens=10**6))
+        return list(in_length_order({TASK: given}, {TASK: self.head}, seed=0, pad=pad, max_rows=rows, max_tokens=10**6))
 
     def seen(self, batch: Batch) -> tuple[Segment, Features]:
         """The batch's segment, and what the head sees of the trunk."""

@@ -99,6 +99,14 @@ class Stage:
         classes = torch.arange(len(hidden)) % 2
         return functional.cross_entropy(self.probes[task]((hidden * weights).sum(dim=1)), classes)
 
+    def hidden_as(self, task: str) -> Tensor:
+        """The hidden states of one evaluation text of all tasks when it is one of `task`."""
+        self.backbone.trunk.eval()
+        inputs, _ = batch(self.backbone, TASKS[:1], EVALUATION)
+        with torch.no_grad():
+            found = self.strategy.forward(self.backbone, inputs, [(task, slice(0, ROWS))])
+        return found * inputs["attention_mask"].unsqueeze(-1)
+
     def hidden(self, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """See `hidden`; of all tasks when left out."""
         return hidden(self.backbone, self.strategy, self.tasks if tasks is None else tasks)

@@ -83,6 +83,21 @@ def a_mixed_batch_gives_each_task_what_it_gets_alone(subject: Subject) -> None:
 
 
 @check("strategy", CHECKS)
+def rows_are_routed_only_where_it_says_so(subject: Subject) -> None:
+    """Without `routes_rows`, a text has the same hidden states whichever task it is of, so that tasks can share its
+    encoding; a strategy with private parts says that it routes rows."""
+    for family, stage in stages(subject):
+        if stage.strategy.routes_rows:
+            raise NotClaimed("the strategy routes rows")
+        expect(not any(stage.private.values()), f"{family}: routes_rows of a strategy with private parts", False)
+        stage.run(range(2))
+        found = {task: stage.hidden_as(task) for task in TASKS}
+        difference = max(gap({"text": found[TASKS[0]]}, {"text": states}) for states in found.values())
+        told = f"{family}: equal hidden states of a text whichever task it is of, or routes_rows"
+        expect(difference <= TOLERANCE, told, f"a difference of {difference}")
+
+
+@check("strategy", CHECKS)
 def private_parts_are_as_the_spec_says(subject: Subject) -> None:
     """`private` has parameters for every task of the stage where the spec says `private_parts`, and none otherwise;
     no parameter belongs to two tasks, and each is in the trunk."""

@@ -5,9 +5,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,9 +46,9 @@ class Echo(Head):
 def examples_of(lengths: Sequence[int], first: int = 0, **extra: list[list[int]]) -> Examples:
     """Rows of the given lengths; row i is filled with the token `first + i`."""
     sequences = [[first + i] * length for i, length in enumerate(lengths)]
-    columns = {"_sequence": sequences, "_row": list(range(len(lengths))), "_length": list(lengths), **extra}
-    columns["_first"] = [True] * len(lengths)
-    return Examples(Dataset.from_dict(columns), tuple(extra), ())
+    columns = {"_sequence": sequences, "_row": list(range(len(lengths))), "_length": list(lengths)}
+    columns |= {"_first": [True] * len(lengths)} | {f"extra.{name}": values for name, values in extra.items()}
+    return Examples([pa.table(columns)])
 
 
 def made(
@@ -159,7 +159,9 @@ def test_further_inputs_are_padded_with_zeros_also_for_tasks_that_do_not_give_th
 )
 def test_evaluation_sees_each_row_once_shortest_first_within_limits(lengths: list[int], rows: int, tokens: int) -> None:
     batches = list(
-        in_length_order("a", examples_of(lengths), Echo("a"), seed=0, pad=PAD, max_rows=rows, max_tokens=tokens)
+        in_length_order(
+            {"a": examples_of(lengths)}, {"a": Echo("a")}, seed=0, pad=PAD, max_rows=rows, max_tokens=tokens
+        )
     )
     order = [int(i) for batch in batches for i in batch.segments[0].examples]
     assert sorted(order) == list(range(len(lengths)))
@@ -201,7 +203,7 @@ def units_of(sizes: Sequence[int], lengths: Sequence[int]) -> Examples:
         "_length": [length for size, length in zip(sizes, lengths, strict=True) for _ in range(size)],
         "_first": [i == 0 for size in sizes for i in range(size)],
     }
-    return Examples(Dataset.from_dict(table), (), ())
+    return Examples([pa.table(table)])
 
 
 @given(

@@ -137,6 +137,14 @@ class TakesPrefixesForNames(Built):
         return hidden
 
 
+class RoutesInSecret(Built):
+    def forward(self, backbone: Backbone, inputs: Mapping[str, Tensor], rows: Any) -> Tensor:
+        hidden = super().forward(backbone, inputs, rows).clone()
+        for task, place in rows:
+            hidden[place] = hidden[place] * len(task)
+        return hidden
+
+
 class RatesOfStrangers(Built):
     def rate_factors(self, backbone: Backbone) -> Any:
         return {nn.Parameter(torch.zeros(1)): 0.5}
@@ -193,6 +201,7 @@ STRATEGIES = {
         spec_of(StrategySpec, TakesPrefixesForNames, private_parts=True),
         "unchanged outputs",
     ),
+    "rows-are-routed-only-where-it-says-so": (spec_of(StrategySpec, RoutesInSecret), "whichever task it is of"),
     "learning-rate-factors-are-of-what-trains": (spec_of(StrategySpec, RatesOfStrangers), "1 of others"),
     "the-penalty-is-a-finite-scalar": (spec_of(StrategySpec, PenaltyOfTwo), "scalar"),
     "resume-is-equal": (spec_of(StrategySpec, ForgetsItsSteps), "the same bytes after a resume"),
@@ -240,6 +249,13 @@ class FirstThingsFirst(Summed):
 class LooksAtSizes(OfGradients):
     def weigh(self, gradients: Tensor, losses: Tensor, present: Tensor) -> Tensor:
         return 1 / (1 + gradients.norm(dim=1))
+
+
+class LooksAtOneComponent(OfGradients):
+    by_products = True
+
+    def weigh(self, gradients: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+        return gradients[:, 0].abs()
 
 
 class SaysLinear(Summed):
@@ -296,6 +312,10 @@ COMBINERS = {
         "a cosine of",
     ),
     "linear-means-that-weights-do-not-depend-on-losses": (spec_of(CombinerSpec, SaysLinear), "depend on the losses"),
+    "products-are-all-it-goes-by-where-it-says-so": (
+        spec_of(CombinerSpec, LooksAtOneComponent, per_task_gradients=True),
+        "the same factors for the same products",
+    ),
     "results-stay-finite": (spec_of(CombinerSpec, Logarithms), "finite factors on zeros"),
     "tasks-that-agree-get-their-mean": (spec_of(CombinerSpec, Contrary, per_task_gradients=True), "positive multiple"),
     "no-task-is-worked-against": (
@@ -320,6 +340,11 @@ class Judge(Classification):
 class TooLong(Judge):
     def encode(self, rows: Any, tokenizer: Any, max_length: int) -> Encoded:
         return super().encode(rows, tokenizer, 64)
+
+
+class MasksInSecret(Judge):
+    def collate(self, sequences: Any, targets: Any, examples: Any, draw: Draw) -> Any:
+        return super().collate([[*sequence[:-1], 0] for sequence in sequences], targets, examples, draw)
 
 
 class NeverTheSame(Judge):
@@ -402,6 +427,7 @@ HEADS = {
     "its-facts-are-those-of-the-spec": (head(Judge, needs_labels=False), "supervised=False"),
     "no-sequence-is-longer-than-it-may-be": (head(TooLong), "at most 12 tokens"),
     "one-draw-gives-one-collation": (head(NeverTheSame), "equal targets"),
+    "sequences-are-changed-only-where-it-says-so": (head(MasksInSecret), "or changes_sequences"),
     "the-loss-is-a-finite-scalar": (head(OneLossARow), "a scalar"),
     "the-loss-is-a-sum-over-targets": (head(MeanLoss), "sum of losses"),
     "the-joint-loss-is-the-loss-of-embeddings": (head(OtherJointLoss), "the joint loss"),

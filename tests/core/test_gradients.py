@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
+from torchjd.aggregation import UPGrad, UPGradWeighting
 
 from hft_core import gradients
 from hft_core.backbone import Backbone, Features
@@ -19,6 +21,7 @@ from hft_core.head import Column, Draw, Encoded, Head, Targets
 from hft_core.machine import Machine
 from hft_core.model import HybridModel
 from hft_core.precision import Precision
+from hft_core.representation import Comparison, HiddenGradient
 from hft_core.strategy import Strategy
 
 HIDDEN, WORDS = 6, 11
@@ -381,6 +384,101 @@ def test_a_combiner_may_weigh_the_heads_as_well() -> None:
     expected = gradients_of(model)
     _, found = filled(model, combiner, batches)
     assert_same(found, expected)
+
+
+# --- at the representation, on the same rows
+
+
+class ByProducts(Recorded):
+    """Weighs by the products of the gradients alone, as torchjd does."""
+
+    at = "representation"
+    by_products = True
+
+    def weigh(self, gradients: Tensor, losses: Tensor, present: Tensor) -> Tensor:
+        super().weigh(gradients, losses, present)
+        weights: Tensor = UPGradWeighting()(gradients @ gradients.T)
+        return weights
+
+
+def on_same_rows(batch: Batch, *tasks: str, without_targets: Sequence[str] = ()) -> Batch:
+    """All rows of a batch for each of the tasks."""
+    random = np.random.default_rng(8)
+    segments = []
+    for task in tasks:
+        count = 0 if task in without_targets else batch.rows
+        wanted = torch.from_numpy(random.normal(size=count).astype(np.float32))
+        segments.append(Segment(task, slice(0, batch.rows), np.arange(batch.rows), Targets(count, {"wanted": wanted})))
+    return replace(batch, segments=tuple(segments))
+
+
+SAME = on_same_rows(STEP, "a", "b", "c")
+
+
+def gradients_at_hidden(model: HybridModel, batch: Batch, tasks: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The hidden states of a batch, and the gradients `[t, batch * seq * hidden]` of the mean losses by them."""
+    hidden = model.hidden(batch)
+    sums = Forward(model, [batch], MACHINE).sums(batch, hidden)
+    rows = [torch.autograd.grad(sums[task] / batch.rows, hidden, retain_graph=True)[0].reshape(-1) for task in tasks]
+    return hidden, torch.stack(rows)
+
+
+@pytest.mark.parametrize("bounds", [(), (4,), (1, 5, 7)])
+def test_equals_torchjd_on_the_gradients_of_the_hidden_states(bounds: tuple[int, ...]) -> None:
+    model, combiner = model_of("a", "b", "c"), ByProducts(("a", "b", "c"))
+    hidden, jacobian = gradients_at_hidden(model, SAME, combiner.tasks)
+    hidden.backward(UPGrad()(jacobian).view_as(hidden))  # type: ignore[no-untyped-call]
+    expected = {name: tensor for name, tensor in gradients_of(model).items() if name.startswith("trunk")}
+    mean_losses(model, [SAME], combiner.tasks).sum().backward()
+    expected |= {name: tensor for name, tensor in gradients_of(model).items() if name.startswith("heads")}
+    combined, found = filled(model, combiner, divided(SAME, *bounds))
+    assert combiner.seen is not None
+    assert combiner.seen.shape == (3, 3)
+    torch.testing.assert_close(combiner.seen @ combiner.seen.T, jacobian @ jacobian.T, atol=1e-7, rtol=1e-5)
+    torch.testing.assert_close(combined.losses, mean_losses(model, [SAME], combiner.tasks).detach())
+    assert_same(found, expected)
+
+
+def test_a_task_without_targets_does_not_part_the_others_rows() -> None:
+    model, combiner = model_of("a", "b", "c"), ByProducts(("a", "b", "c"))
+    batch = on_same_rows(STEP, "a", "b", "c", without_targets=["b"])
+    _, jacobian = gradients_at_hidden(model, batch, ["a", "c"])
+    combined, _ = filled(model, combiner, [batch])
+    assert combined.tasks == ("a", "c")
+    assert combiner.seen is not None
+    torch.testing.assert_close(combiner.seen @ combiner.seen.T, jacobian @ jacobian.T, atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch"), [(ByProducts, STEP), (ByProducts, None), (AtRepresentation, SAME)], ids=["own", "some", "sums"]
+)
+def test_gradients_are_summed_over_tokens_where_rows_differ_or_products_are_not_enough(
+    kind: type[Recorded], batch: Batch | None
+) -> None:
+    if batch is None:  # two tasks have the same rows, and the third its own
+        (b, *_) = [segment for segment in STEP.segments if segment.task == "b"]
+        a = replace(STEP.segments[0], rows=b.rows, examples=b.examples, targets=b.targets)
+        batch = replace(STEP, segments=(a, *STEP.segments[1:]))
+    model, combiner = model_of("a", "b", "c"), kind(("a", "b", "c"))
+    hidden = model.hidden(batch).detach().requires_grad_()
+    sums = Forward(model, [batch], MACHINE).sums(batch, hidden)
+    means = [sums[segment.task] / segment.targets.count for segment in batch.segments]
+    wanted = torch.stack([torch.autograd.grad(mean, hidden, retain_graph=True)[0].sum(dim=(0, 1)) for mean in means])
+    combined, found = filled(model, combiner, [batch])
+    assert combiner.seen is not None
+    torch.testing.assert_close(combiner.seen, wanted)
+    (combined.weights * mean_losses(model, [batch], combiner.tasks)).sum().backward()
+    trunk = {name: tensor for name, tensor in gradients_of(model).items() if name.startswith("trunk")}
+    assert_same({name: tensor for name, tensor in found.items() if name.startswith("trunk")}, trunk)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_products_that_are_not_finite_are_shown_as_they_are(poison: float) -> None:
+    compared = Comparison(2, HIDDEN, MACHINE, exact=True)
+    values = torch.ones(1, 2, HIDDEN)
+    poisoned = HiddenGradient(1, slice(0, 1), values * poison)
+    compared.add(values, [HiddenGradient(0, slice(0, 1), values), poisoned])
+    assert not bool(torch.isfinite(compared.gradients()).all())
 
 
 # --- private parts of the trunk

@@ -60,6 +60,7 @@ class JiebaMaskedLanguageModelling(Head):
     greater_is_better = False
     supervised = False
     chunks_long_texts = True
+    changes_sequences = True
 
     def __init__(self, task: str, options: Options) -> None:
         super().__init__(task)

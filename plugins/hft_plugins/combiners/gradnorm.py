@@ -39,6 +39,7 @@ class GradNorm(GradientCombiner):
     Source: Chen et al. 2018, arXiv:1711.02257, algorithm 1.
     """
 
+    by_products = True
     weighs_heads = True
     weights: Tensor
     first_losses: Tensor

@@ -18,6 +18,8 @@ class GramianCombiner(GradientCombiner):
     trace under 1e-4 for zero) is small beside the gradients, which shrink as the training goes on.
     """
 
+    by_products = True
+
     def weigh(self, gradients: Tensor, losses: Tensor, present: Tensor) -> Tensor:
         gradients = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
         gramian = gradients @ gradients.T

@@ -42,6 +42,8 @@ class MaskedLanguageModelling(LanguageHead):
     Source: Devlin et al. 2019, arXiv:1810.04805.
     """
 
+    changes_sequences = True
+
     def __init__(self, task: str, options: Options) -> None:
         super().__init__(task, options)
         self.options = options
