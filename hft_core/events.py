@@ -47,6 +47,12 @@ class StageStarted:
     """Dev scores of all tasks that can be measured, before the first step."""
     step: int = 0
     """Steps done already, where a run that was stopped goes on."""
+    head_warmup_steps: int = 0
+    """Steps at the start in which the trunk stands still."""
+    frozen_layers: int = 0
+    """Layers of the trunk, from the bottom, that stand still."""
+    stored: str = ""
+    """What is stored of what they make of the rows, or why nothing is."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from hft_core.flops import Work
 from hft_core.results import Evaluation
 
 
@@ -26,17 +26,20 @@ class Progress:
     skipped_in_a_row: int = 0
     max_units: int | None = None
     """Units in one pass, where memory was too small for as many as the recipe says."""
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    work: Work = field(default_factory=Work)
+    """What this process computed."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By part of the work (`hft_core.clock`), when the progress was last saved."""
 
     def to_json(self) -> dict[str, Any]:
         """The values as JSON holds them."""
-        return {**vars(self), "history": [asdict(e) for e in self.history], "seconds": dict(self.seconds)}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Progress:
         """The inverse of `to_json`."""
         history = [Evaluation(**evaluation) for evaluation in value["history"]]
-        return cls(**{**value, "history": history, "seconds": defaultdict(float, value["seconds"])})
+        return cls(**{**value, "history": history, "work": Work(**value["work"])})
 
     def is_evaluated(self) -> bool:
         """Whether the step done last was evaluated."""

@@ -13,6 +13,8 @@ from hft_core.recipe_values import KeyPathError, Model, Name, Names, PluginChoic
 DEFAULT_EPOCHS = 3.0
 """The budget of a stage that gives none."""
 
+DiskSize = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)? ?(MB|GB|TB)$")]
+"""Such as `20GB`."""
 Temperature = Annotated[float, Field(ge=1.0, allow_inf_nan=True)]
 SAMPLINGS: dict[str, dict[str, Any]] = {
     "proportional": {"temperature": 1.0},
@@ -101,6 +103,12 @@ class Stage(Model):
     """A token budget for one forward pass (rows times longest row); longer batches are divided. None: no limit."""
     gradient_accumulation_steps: Annotated[int, Field(gt=0)] = 1
     """Forward passes for one step of the optimizer."""
+    gradient_checkpointing: bool = False
+    """Compute the inner values of the trunk's layers again in the backward pass instead of keeping them: less memory,
+    about a third more time, the same gradients."""
+    cache_activations: Literal["auto", "no"] | DiskSize = "auto"
+    """What layers that stand still make of rows that come again is stored on disk and read from there: `auto` where it
+    takes at most 4 GB; or the most that it may take, such as `20GB`; `no` computes it in every pass."""
 
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Of the trunk; the strategy's own default when left out."""

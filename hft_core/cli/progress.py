@@ -28,7 +28,7 @@ class Lines:
 
     def __init__(self, write: Callable[[str], None] = say_error) -> None:
         """`write` gets each line; a logger's `info`, for instance."""
-        self.write = write
+        self.write: Callable[[str], None] = lambda text: write(plain(text))
         self._since = time.perf_counter()
         self._rows = self._tokens = 0
 
@@ -47,6 +47,8 @@ class Lines:
             f"{event.steps} steps; trains {event.trainable:,} of {event.trunk:,} trunk parameters "
             f"({event.trainable / event.trunk:.2%}) and {event.heads:,} of heads"
         )
+        if event.frozen_layers:
+            self.write(f"{event.frozen_layers} layers stand still; stored of what they compute: {event.stored}")
 
     @hookimpl
     def hft_step_finished(self, event: events.StepFinished) -> None:
@@ -120,7 +122,7 @@ class Bars(Lines):
         self._progress.update(self._bar, completed=event.step, facts=f"{losses_text(event.losses)}  {self.rates()}")
 
     def _print(self, text: str) -> None:
-        self._console.print(plain(text), markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         self._progress.stop()

@@ -40,6 +40,9 @@ TrustOption = Annotated[
 ProcessesOption = Annotated[
     int, typer.Option("--processes", min=1, help="Processes on this machine that divide each step's rows.")
 ]
+FsdpOption = Annotated[
+    bool, typer.Option("--fsdp", help="The processes divide the trunk's weights as well (FSDP2) while it trains.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
 
@@ -56,18 +59,26 @@ def run(
         bool, typer.Option("--resume", help="Go on where the same run in --out was stopped, if it was.")
     ] = False,
     processes: ProcessesOption = 1,
+    fsdp: FsdpOption = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Profile a few steps of each stage, into RUN/profile.")
+    ] = False,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train what a recipe, or the flags, say."""
     if resume and out is None:
         raise UsageError("--resume needs --out RUN, the folder of the run that was stopped")
+    if fsdp:
+        launch.divide(processes)
     source = source_of(recipe, backbone, task, strategy, combiner, set_)
     folder = out or new_run_folder(recipe.stem if recipe else "run")
     if processes > 1 and not launch.launched():
         resolved_of(source, ctx.obj.catalogue)  # a wrong recipe is told once
         raise typer.Exit(launch.run(processes, [*ctx.obj.arguments, *(() if out else ("--out", str(folder)))]))
-    result = run_source(source, ctx.obj.catalogue, folder, trust_remote_code=trust_remote_code, resume=resume)
+    result = run_source(
+        source, ctx.obj.catalogue, folder, trust_remote_code=trust_remote_code, resume=resume, profile=profile
+    )
     report(result, as_json=as_json)
 
 
@@ -121,7 +132,13 @@ def new_run_folder(name: str) -> Path:
 
 
 def run_source(
-    source: Source, catalogue: Catalogue, folder: Path, *, trust_remote_code: bool = False, resume: bool = False
+    source: Source,
+    catalogue: Catalogue,
+    folder: Path,
+    *,
+    trust_remote_code: bool = False,
+    resume: bool = False,
+    profile: bool = False,
 ) -> RunResult:
     """Run with progress on standard error; SIGTERM and SIGINT stop it such that it can be resumed."""
     from hft_core import interruption
@@ -131,13 +148,18 @@ def run_source(
     from hft_core.runner import run_resolved
 
     progress = observer() if launch.leads() else None
+    observers: list[object] = [progress] if progress else []
+    if profile:
+        from hft_core.profile import StepProfiler
+
+        observers.append(StepProfiler(folder))
     try:
         with interruption.listening():
             return run_resolved(
                 resolved,
                 catalogue,
                 output=folder,
-                observers=[progress] if progress else [],
+                observers=observers,
                 trust_remote_code=trust_remote_code,
                 resume=resume,
             )
@@ -159,12 +181,27 @@ def print_result(result: RunResult) -> None:
     say()
     print_table(("task", "metric", "dev, when first known", "dev", "test"), rows)
     say()
-    headings = ("stage", "strategy", "combiner", "trunk trained", "steps", "best", "rows/s", "tokens/s", "seconds")
+    headings = ("stage", "strategy", "combiner", "trunk trained", "steps", "best")
     print_table(headings, [_cost(stage) for stage in result.stages])
+    say()
+    for stage in result.stages:
+        say(cost_text(stage))
     for warning in result.warnings:
         say_error(f"warning: {warning}")
     say()
     say(f"{result.seconds:.0f} s on {result.device} in {result.precision}; everything is in {result.folder}")
+
+
+def cost_text(stage: StageResult) -> str:
+    """What a stage cost, in one line."""
+    share = "" if stage.gemm_share is None else f", {stage.gemm_share:.0%} of this machine's products"
+    spent = ", ".join(
+        f"{part} {seconds:.1f}" for part, seconds in stage.seconds.items() if part != "total" and seconds >= 0.05
+    )
+    return (
+        f"{stage.name}: {stage.rows_per_s:.0f} rows/s, {stage.tokens_per_s:.0f} tokens/s in {stage.precision}{share}; "
+        f"{stage.seconds['total']:.1f} s ({spent})"
+    )
 
 
 def _cost(stage: StageResult) -> tuple[object, ...]:
@@ -175,7 +212,4 @@ def _cost(stage: StageResult) -> tuple[object, ...]:
         f"{stage.trainable / stage.trunk:.2%}",
         stage.steps,
         stage.best_step,
-        f"{stage.rows_per_s:.0f}",
-        f"{stage.tokens_per_s:.0f}",
-        f"{stage.seconds['total']:.0f}",
     )
