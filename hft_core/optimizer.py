@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
+from hft_core import shares
 from hft_core.combiner import Combiner
+from hft_core.machine import Machine
 from hft_core.model import HybridModel
 from hft_core.recipe_stage import Stage
 
@@ -78,10 +83,15 @@ def _by_rate(parameters: Sequence[nn.Parameter], model: HybridModel) -> list[tup
 
 
 def _by_decay(parameters: Sequence[nn.Parameter], decay: float) -> list[tuple[list[nn.Parameter], float]]:
-    """Matrices are decayed, vectors (biases, norms) are not."""
+    """Matrices are decayed, vectors (biases, norms) are not. Neighbours that are both divided among the processes, or
+    both whole, are a group: one call of AdamW takes no mixture."""
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-    return [(group, rate) for group, rate in ((matrices, decay), (vectors, 0.0)) if group]
+    return [
+        (list(group), rate)
+        for kind, rate in ((matrices, decay), (vectors, 0.0))
+        for _, group in groupby(kind, key=shares.is_divided)
+    ]
 
 
 def _schedule(name: str, warmup: int, steps: int) -> Callable[[int], float]:
@@ -91,3 +101,23 @@ def _schedule(name: str, warmup: int, steps: int) -> Callable[[int], float]:
     if isinstance(schedule, LambdaLR):
         return schedule.lr_lambdas[0]
     return lambda step: 1.0
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], limit: float, machine: Machine) -> float:
+    """Scale the gradients down to a norm of at most `limit` together; the norm that they had, the same everywhere."""
+    if not parameters:
+        return 0.0
+    if not machine.sharded:
+        return float(clip_grad_norm_(parameters, limit))
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    whole = [grad for grad in grads if not shares.is_divided(grad)]
+    of_this_process = [shares.of_this_process(grad) for grad in grads if shares.is_divided(grad)]
+    square = machine.total(_norm(of_this_process, machine).square()) + _norm(whole, machine).square()
+    norm = float(machine.same(square.sqrt()))
+    if math.isfinite(norm):
+        torch._foreach_mul_([*whole, *of_this_process], min(1.0, limit / (norm + 1e-6)))  # as torch's clip_grad_norm_
+    return norm
+
+
+def _norm(tensors: Sequence[Tensor], machine: Machine) -> Tensor:
+    return get_total_norm(tensors).to(machine.device) if tensors else torch.zeros((), device=machine.device)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from hft_core.backbone import Backbone
 
 TaskRows = Sequence[tuple[str, slice]]
-"""Which rows of a batch are whose: each task with the slice of its rows, in the order of the rows."""
+"""Which rows of a batch are whose: each task with the slice of its rows, in the order of the rows. Several tasks have
+the same rows where they read the same texts and the strategy does not route rows."""
 
 
 class Strategy:
@@ -33,6 +34,19 @@ class Strategy:
     """Positions of the trunk that `forward` takes for itself, so that texts must be shorter by so many."""
     generates = True
     """`Backbone.generate` goes by the strategy; false where only `forward` does."""
+    recomputes = True
+    """The trunk's layers may be computed again in the backward pass (gradient checkpointing); false where `forward`
+    gives them something by a way that is closed then, such as a key-value cache."""
+    divisible = True
+    """The trunk's own weights may be divided among processes (FSDP); false where they are read outside of passes
+    through the trunk (`penalty`). Gradients and changes that go weight by weight need no whole ones, and what the
+    strategy added to the trunk is whole in every process."""
+
+    @property
+    def routes_rows(self) -> bool:
+        """What a row becomes depends on whose it is, so that a text of several tasks is a row for each of them; true
+        where `route` is overridden. A strategy whose `forward` alone goes by the tasks overrides this too."""
+        return type(self).route is not Strategy.route
 
     def apply(self, backbone: Backbone, tasks: tuple[str, ...]) -> None:
         """Set `requires_grad` on the trunk's parameters, and inject what the method adds.
@@ -66,6 +80,14 @@ class Strategy:
         """Hidden states `[batch, seq, hidden]` of a batch, in training and in evaluation."""
         self.route(backbone, rows)
         return backbone.forward(inputs)
+
+    def upper(
+        self, backbone: Backbone, hidden: Tensor, inputs: Mapping[str, Tensor], rows: TaskRows, depth: int
+    ) -> Tensor:
+        """The rest of `forward`, from what the first `depth` layers made of the batch, in which nothing trains. A
+        strategy with a `forward` or `route` of its own must have its own `upper` as well to be called so."""
+        self.route(backbone, rows)
+        return backbone.upper(hidden, inputs, depth)
 
     def penalty(self, backbone: Backbone) -> Tensor | None:
         """A scalar that is added to the step's combined loss."""

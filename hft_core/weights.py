@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hft_core import shares
 from hft_core.errors import RunError
 
 
@@ -52,7 +53,7 @@ def put(found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         for name, tensor in state.items():
             if tensor.shape != found[name].shape and not isinstance(tensor, nn.Parameter):
                 tensor.resize_(found[name].shape)
-            tensor.copy_(found[name])
+            tensor.copy_(shares.like(tensor, found[name]))
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
@@ -80,4 +81,5 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Tensor]) -> None
     for name, value in state.items():
         number, _, key = name.partition(".")
         parameter = parameters[int(number)]
-        optimizer.state[parameter][key] = value.to(parameter.device)
+        moment = value.shape == parameter.shape  # not the count of steps
+        optimizer.state[parameter][key] = shares.like(parameter, value) if moment else value.to(parameter.device)

@@ -6,6 +6,7 @@ they agree on the step to stop at, and the command ends as they did.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -15,6 +16,11 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+from hft_core import fsdp
+from hft_core.errors import UsageError
+
+PR_SET_PDEATHSIG = 1
+"""Linux's name for the signal that a process gets when its parent dies."""
 GRACE_SECONDS = 20.0
 """Time that the others are given when one process has failed: they may wait for it in vain."""
 
@@ -29,10 +35,18 @@ def launched() -> bool:
     return "WORLD_SIZE" in os.environ
 
 
+def divide(processes: int) -> None:
+    """Let the processes of this command divide the trunk, as those of `accelerate launch --use_fsdp` do. Raises
+    `UsageError` when there is one alone."""
+    if processes == 1 and not launched():
+        raise UsageError("--fsdp divides the trunk among several processes: give --processes N as well")
+    fsdp.ask()
+
+
 def run(processes: int, arguments: Sequence[str]) -> int:
     """Run `hft` with `arguments` in so many processes, and return the exit code: 0 when all ended well, or else that of
     the first that did not."""
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, _cores() // processes)
     common = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
@@ -61,10 +75,19 @@ def run(processes: int, arguments: Sequence[str]) -> int:
 def _start(rank: int, common: dict[str, str], arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     environment = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
     out = None if rank == 0 else subprocess.DEVNULL
-    # A session of its own: a Ctrl-C of the terminal comes once, from here.
     return subprocess.Popen(
-        [sys.executable, "-m", "hft_core", *arguments], env=environment, stdout=out, start_new_session=True
+        [sys.executable, "-m", "hft_core", *arguments],
+        env=environment,
+        stdout=out,
+        start_new_session=True,  # a Ctrl-C of the terminal comes once, from here
+        preexec_fn=_end_with_the_launcher,  # noqa: PLW1509 (the launcher has one thread)
     )
+
+
+def _end_with_the_launcher() -> None:
+    """Have the system send SIGTERM to this process when the launcher is killed; where it is not Linux, nobody does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait(started: Sequence[subprocess.Popen[bytes]]) -> int:
@@ -78,6 +101,11 @@ def _wait(started: Sequence[subprocess.Popen[bytes]]) -> int:
         if all(code is not None for code in codes) or (failed and time.monotonic() - since > GRACE_SECONDS):
             return failed
         time.sleep(0.05)
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _as_shell(code: int) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hft_core.cli import launch
-from hft_core.cli.run import JsonOption, ProcessesOption, TrustOption, report, run_source
+from hft_core.cli.run import FsdpOption, JsonOption, ProcessesOption, TrustOption, report, run_source
 from hft_core.errors import UsageError
 from hft_core.results import RECIPE_FILE
 
@@ -17,10 +17,13 @@ def resume(
     ctx: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of the run.")],
     processes: ProcessesOption = 1,
+    fsdp: FsdpOption = False,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a run that was stopped, from its last checkpoint."""
+    if fsdp:
+        launch.divide(processes)
     recipe = folder / RECIPE_FILE
     if not recipe.exists():
         raise UsageError(f"'{folder}' holds no run that had begun: it has no {RECIPE_FILE}")

@@ -26,6 +26,8 @@ class L2SP(Strategy):
     Weight decay draws the same weights towards 0: a stage with this strategy is best given `weight_decay: 0`.
     """
 
+    divisible = False
+
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
         self._start: dict[str, Tensor] = {}

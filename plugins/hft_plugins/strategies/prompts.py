@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftConfig, TaskType, get_peft_model_state_dict
+from peft import PeftConfig, PeftType, TaskType, get_peft_model_state_dict
 from torch import Tensor
 
 from hft_core.backbone import Backbone
@@ -40,6 +40,10 @@ class PromptLearning(Injected):
         super().__init__(config, name)
         fields: Any = config
         self.virtual_tokens = int(fields.num_virtual_tokens)
+        # A prefix comes by the key-value cache, which a layer that is computed again does not take.
+        self.recomputes = config.peft_type != PeftType.PREFIX_TUNING
+        # All but prefixes are put in front of the words' embeddings, which are looked up outside of the trunk.
+        self.divisible = config.peft_type == PeftType.PREFIX_TUNING
 
     def apply(self, backbone: Backbone, tasks: tuple[str, ...]) -> None:
         """Raises `PluginError` when the trunk cannot take a prompt."""
