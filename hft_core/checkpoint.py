@@ -23,11 +23,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hft_core.errors import RunError, UsageError
-from hft_core.results import write_text
+from hft_core.results import read_json, write_text
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "LATEST"
-_NAME = re.compile(r"\d{4}-\d{8}")
+_BEFORE = "~"
+"""Ends the name of a checkpoint while another is put into its place."""
+_NAME = re.compile(rf"\d{{4}}-\d{{8}}{_BEFORE}?")
 _PIECE = 1 << 22
 """Bytes hashed at a time."""
 
@@ -38,6 +40,8 @@ class Checkpoint:
 
     path: Path
     state: dict[str, Any]
+    step: int
+    """Of its stage."""
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors that were saved under `name`; none where there were none."""
@@ -57,20 +61,23 @@ class Checkpoints:
         self,
         stage: int,
         step: int,
+        world: int,
         state: Mapping[str, Any],
         tensors: Mapping[str, Mapping[str, Tensor]],
         links: Mapping[str, Path],
     ) -> float:
-        """Write a checkpoint of step `step` of stage `stage`, with the files `links` as they are; the seconds it took.
+        """Write a checkpoint of step `step` of stage `stage`, computed by `world` processes, with the files `links` as
+        they are; the seconds it took.
 
         Raises `RunError` when it cannot be written; the ones before are left as they are.
         """
         started = time.perf_counter()
         name = f"{stage:04d}-{step:08d}"
+        place = {"stage": stage, "step": step, "world_size": world}
         beside = self.folder / f".{name}.{uuid.uuid4().hex[:8]}"
         try:
             beside.mkdir(parents=True)
-            self._fill(beside, state, tensors, links)
+            self._fill(beside, place, state, tensors, links)
             self._put(beside, self.folder / name)
             write_text(self.folder / LATEST, name + "\n")
         except (OSError, SafetensorError) as error:
@@ -79,13 +86,16 @@ class Checkpoints:
             rest = f"; the last good one is {last[0]}" if last else ""
             reason = getattr(error, "strerror", None) or str(error)
             raise RunError(f"{self.folder}: a checkpoint cannot be written: {reason}{rest}") from error
-        for old in self._names()[self.limit :]:
+        # What has a later name is damaged: the run was taken up again from before it.
+        good = [each for each in self._names() if each <= name]
+        for old in set(self._names()) - set(good[: self.limit]):
             self._remove(self.folder / old)
         return time.perf_counter() - started
 
     def _fill(
         self,
         beside: Path,
+        place: Mapping[str, int],
         state: Mapping[str, Any],
         tensors: Mapping[str, Mapping[str, Tensor]],
         links: Mapping[str, Path],
@@ -111,6 +121,7 @@ class Checkpoints:
         manifest = {
             "format": FORMAT,
             "recipe": self.recipe,
+            **place,
             "files": {name: {"size": path.stat().st_size, "sha256": self._hash(path)} for name, path in files.items()},
         }
         (beside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -126,8 +137,13 @@ class Checkpoints:
         return self._known[key]
 
     def _put(self, beside: Path, place: Path) -> None:
-        if place.exists():  # damaged, or written before the run was taken up again from an earlier one
-            self._remove(place)
+        """Publish. The checkpoint that has the place already (saved at the same step, or damaged) stays beside it under
+        another name until then, so that there is one at every moment."""
+        before = place.with_name(place.name + _BEFORE)
+        if place.exists():
+            if before.exists():
+                self._remove(before)
+            os.rename(place, before)
         os.rename(beside, place)
         _sync(self.folder)
 
@@ -146,7 +162,7 @@ class Checkpoints:
         for name in self._names():
             path = self.folder / name
             try:
-                return Checkpoint(path, self._checked(path))
+                return self._checked(path)
             except _DamagedError as error:
                 problems.append(f"{path}: {error}")
                 report(f"checkpoint {name} is not used: {error}")
@@ -157,41 +173,58 @@ class Checkpoints:
         return None
 
     def clear_leftovers(self) -> None:
-        """Remove what writes that were cut off left behind."""
-        for path in self.folder.glob(".????-????????.*"):
-            shutil.rmtree(path, ignore_errors=True)
+        """Remove everything that is no checkpoint: what writes that were cut off left behind, and files that a stage
+        makes anew, or takes from its checkpoint."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if path.name == LATEST or _NAME.fullmatch(path.name):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def _names(self) -> list[str]:
-        """Published checkpoints, the newest first."""
+        """Published checkpoints, the newest first; of two of the same step, the one that is to stay first."""
         if not self.folder.is_dir():
             return []
-        return sorted((p.name for p in self.folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir()), reverse=True)
+        names = [path.name for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(names, key=lambda name: (name.removesuffix(_BEFORE), not name.endswith(_BEFORE)), reverse=True)
 
-    def _checked(self, path: Path) -> dict[str, Any]:
-        """The state of a checkpoint whose files are all as the manifest says."""
+    def _checked(self, path: Path) -> Checkpoint:
+        """A checkpoint whose files are all as the manifest says."""
+        manifest = _manifest_of(path)
         try:
-            manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            files, version, recipe = dict(manifest["files"]), manifest["format"], manifest["recipe"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            files = {str(name): (facts["size"], facts["sha256"]) for name, facts in manifest["files"].items()}
+            recipe, step = manifest["recipe"], int(manifest["step"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _DamagedError(f"its manifest cannot be read ({type(error).__name__})") from error
-        if version != FORMAT:
-            raise _DamagedError(f"it has format {version}, and this hft reads format {FORMAT}")
-        for name, facts in files.items():
+        for name, (size, digest) in files.items():
             file = path / name
             if Path(name).name != name or not file.is_file():
                 raise _DamagedError(f"its file {name} is missing")
-            if file.stat().st_size != facts["size"] or sha256(file) != facts["sha256"]:
+            if file.stat().st_size != size or sha256(file) != digest:
                 raise _DamagedError(f"its file {name} is not as it was written")
         if recipe != self.recipe:
             raise UsageError(
                 f"{path} belongs to another recipe than the one given: resume it with its own, or start anew"
             )
-        state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-        return state
+        return Checkpoint(path, json.loads((path / STATE).read_text(encoding="utf-8")), step)
 
 
 class _DamagedError(Exception):
     """A checkpoint is not whole."""
+
+
+def _manifest_of(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint of this format."""
+    try:
+        manifest: dict[str, Any] = read_json(path / MANIFEST)
+        version = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _DamagedError(f"its manifest cannot be read ({type(error).__name__})") from error
+    if version != FORMAT:
+        raise _DamagedError(f"it has format {version}, and this hft reads format {FORMAT}")
+    return manifest
 
 
 def sha256(path: Path) -> str:

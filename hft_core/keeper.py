@@ -12,7 +12,7 @@ from torch import Tensor
 from hft_core import random_state
 from hft_core.checkpoint import Checkpoint, Checkpoints
 from hft_core.recipe import Output
-from hft_core.results import CHECKPOINT_FOLDER, LOG_FILE
+from hft_core.results import CARD_FILE, CHECKPOINT_FOLDER, COMBINER_FOLDER, LOG_FILE, RECIPE_FILE, RESULTS_FILE
 
 AUTO_SECONDS = 120.0
 """`save_strategy: auto` saves after so many seconds, so that no more are ever lost, …"""
@@ -47,6 +47,7 @@ class Keeper:
         self,
         stage: int,
         step: int,
+        world: int,
         state: Mapping[str, Any],
         tensors: Mapping[str, Mapping[str, Tensor]],
         links: Mapping[str, Path],
@@ -63,9 +64,16 @@ class Keeper:
             "log_size": log.stat().st_size if log.exists() else 0,
         }
         self._cost = self.checkpoints.publish(
-            stage, step, whole, {**tensors, "random": random}, {**self.links, **links}
+            stage, step, world, whole, {**tensors, "random": random}, {**self.links, **links}
         )
         self._since = time.monotonic()
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove files of a run that were being written, beside their places, when it was killed."""
+    beside = [path for name in (RECIPE_FILE, RESULTS_FILE, CARD_FILE) for path in folder.glob(f".{name}.*")]
+    for path in (*beside, *(folder / COMBINER_FOLDER).glob(".*")):
+        path.unlink(missing_ok=True)
 
 
 def rewind_log(folder: Path, at: Checkpoint | None) -> None:

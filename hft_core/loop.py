@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,26 +26,29 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from hft_core import events, gradients, interruption, loop_state, random_state, weights
-from hft_core.batching import Batch, batches_of, of_process
+from hft_core import events, frozen_casts, gradients, interruption, loop_state, random_state, shares, weights
+from hft_core.batching import Batch, batches_of, idle, of_process
 from hft_core.checkpoint import Checkpoint
+from hft_core.clock import BACKWARD, DATA, EVALUATION, OPTIMIZER, SAVING
 from hft_core.combiner import Combiner
 from hft_core.errors import RunError
-from hft_core.evaluate import Selection, judge, main_scores, score
+from hft_core.evaluate import Selection, evaluation_steps, judge, main_scores, score
 from hft_core.examples import Examples
+from hft_core.frozen_work import FrozenWork
 from hft_core.keeper import Keeper
 from hft_core.machine import Machine
+from hft_core.memory import is_shortage
 from hft_core.mixture import Following
 from hft_core.model import HybridModel
 from hft_core.observers import Observers
-from hft_core.optimizer import Rates
+from hft_core.optimizer import Rates, clip_gradients
 from hft_core.plan import Part, Plan
 from hft_core.progress import Progress
 from hft_core.recipe_stage import Stage
 from hft_core.results import Evaluation
 
 SKIPS_IN_A_ROW = 5
-"""So many steps in a row without a finite gradient end the run."""
+"""So many steps in a row without a finite gradient end the run, as do all steps of a shorter stage."""
 HASH_STEPS = 100
 """Steps between two looks at whether all processes still have the same weights."""
 DEV_SAMPLE = 16
@@ -79,7 +83,7 @@ class StageLoop:
     keeper: Keeper | None
     """Saves the loop's state; None where nothing is kept."""
 
-    def run(self, at: Checkpoint | None = None) -> Progress:
+    def run(self, frozen_work: FrozenWork, at: Checkpoint | None = None) -> Progress:
         """Train, from the beginning or from `at`; the model ends with the best weights.
 
         Raises `RunError` when the losses stay non-finite or the disk is full, and `Interrupted`, with the state saved,
@@ -87,20 +91,20 @@ class StageLoop:
         """
         trunk = self.model.trunk_parameters()
         self.model.strategy.begin(self.model.backbone, self.plan.steps - self.head_steps)
-        due, planned = self._evaluation_steps(), self.plan.steps
+        due, planned = self.evaluations, self.plan.steps
         progress = Progress() if at is None else loop_state.restore(self, at)
+        self.machine.clock.add(progress.seconds)
         self._hold(trunk, still=progress.step < self.head_steps)
         try:
-            self._train(progress, trunk, due, planned)
+            frozen_work.begin(progress)
+            with frozen_casts.held(self.model, self.stage, self.machine):
+                self._train(progress, trunk, due, planned)
         except interruption.Interrupted:
             self.keep(progress)
             raise
         self._hold(trunk, still=False)
         if self.stage.load_best_model_at_end and 0 < progress.best_step < progress.step:
-            if self.machine.leads:
-                weights.load(self.best_file, self.state())
-            for tensor in self.state().values():
-                self.machine.same(tensor.detach())
+            loop_state.load_best(self)
         elif progress.best_step < progress.step or not self.stage.load_best_model_at_end:
             progress.best_step = progress.step
             self._save(progress, math.nan)
@@ -120,18 +124,22 @@ class StageLoop:
             self._step(progress)
             if progress.step % HASH_STEPS == 0:
                 self.machine.check_equal(list(self.state().values()), "the weights")
+                self.machine.check_equal(list(self.model.strategy.state().values()), "the strategy's state")
             ended = int(self._epoch(progress.step)) > int(self._epoch(progress.step - 1))
-            if self.keeper is not None and self.keeper.due(progress.step, epoch_ended=ended):
+            due_now = self.keeper is not None and self.keeper.due(progress.step, epoch_ended=ended)
+            if self.machine.decided(due_now):
                 self.keep(progress)
 
     def keep(self, progress: Progress) -> None:
         """Save everything from which the stage can go on."""
-        if self.keeper is None:
+        if not self.machine.decided(self.keeper is not None):
             return
-        started = time.perf_counter()
-        best = {"best": self.best_file} if self.best_file.exists() else {}
-        self.keeper.save(self.index, progress.step, *loop_state.snapshot(self, progress), best)
-        progress.seconds["saving"] += time.perf_counter() - started
+        with self.machine.clock.part(SAVING):
+            progress.seconds = self.machine.clock.seconds()
+            found = loop_state.snapshot(self, progress)
+            best = {"best": self.best_file} if self.best_file.exists() else {}
+            if self.keeper is not None:
+                self.keeper.save(self.index, progress.step, self.machine.world, *found, best)
 
     def _hold(self, trunk: list[torch.nn.Parameter], *, still: bool) -> None:
         """Let the trunk stand still while fresh heads warm up, or move again."""
@@ -140,26 +148,22 @@ class StageLoop:
         self.model.train()
 
     def _step(self, progress: Progress) -> None:
-        started = time.perf_counter()
-        parts = self.plan.step(progress.step)
-        batches = self._batches(parts, progress.max_units)
-        computing = time.perf_counter()
-        batches, combined = self._within_memory(batches, parts, progress)
-        moving = time.perf_counter()
+        started, clock = time.perf_counter(), self.machine.clock
+        random_state.seed(self._random_seed(progress.step, 0, self.machine.rank))
+        with clock.part(DATA):
+            parts = self.plan.step(progress.step)
+            batches = self._batches(parts, progress.max_units)
+        with clock.part(BACKWARD):  # the passes forward take their own time out of it
+            batches, combined = self._within_memory(batches, parts, progress)
         learning_rate = float(self.schedule.get_last_lr()[0])
-        norm, skipped = self._move(combined, batches, parts, progress)
+        with clock.part(OPTIMIZER):
+            norm, skipped = self._move(combined, batches, parts, progress)
         self._tell_combiner(progress.step + 1)
         done = time.perf_counter()
         rows, tokens = self._size(batches)
         progress.step += 1
         progress.rows += rows
         progress.tokens += tokens
-        for part, seconds in (
-            ("data", computing - started),
-            ("compute", moving - computing),
-            ("optimizer", done - moving),
-        ):
-            progress.seconds[part] += seconds
         self.observers.emit(
             "step_finished",
             events.StepFinished(
@@ -188,9 +192,10 @@ class StageLoop:
         """
         while True:
             try:
-                return batches, self._fill(batches, progress.step)
-            except RuntimeError as error:  # torch's own kind of it on GPUs, a plain one on CPUs
-                if not _is_out_of_memory(error):
+                with progress.work.of_step(progress.step, self.head_steps, batches):
+                    return batches, self._fill(batches, progress.step)
+            except (RuntimeError, MemoryError) as error:
+                if not is_shortage(error):
                     raise
                 self._divide_further(batches, parts, progress)
             self.optimizer.zero_grad(set_to_none=True)
@@ -208,7 +213,7 @@ class StageLoop:
                 f"{where}; with several processes, batches are not divided: lower per_device_train_batch_size"
             )
         if held == 1:
-            longest = max(batches, key=lambda batch: batch.inputs["input_ids"].shape[1])
+            longest = max(batches, key=lambda batch: batch.inputs["input_ids"].numel())
             (segment, *_) = longest.segments
             row = int(self.train[segment.task].rows[segment.examples[0]])
             raise RunError(f"{where} with a single row, number {row} of task '{segment.task}': lower its max_length")
@@ -234,23 +239,28 @@ class StageLoop:
         return random_state.random_seed(self.seed, self.index, step, use, rank)
 
     def _size(self, batches: list[Batch]) -> tuple[int, int]:
-        """Rows and real tokens of a step, in all processes together."""
-        mine = {"rows": sum(batch.rows for batch in batches), "tokens": sum(batch.tokens for batch in batches)}
+        """Examples of all tasks in a step, and the real tokens that went through the trunk, in all processes."""
+        mine = {"rows": sum(batch.examples for batch in batches), "tokens": sum(batch.tokens for batch in batches)}
         size = self.machine.totals(mine)
         return size["rows"], size["tokens"]
 
     def _batches(self, parts: list[Part], max_units: int | None) -> list[Batch]:
-        batches = batches_of(
-            of_process(parts, self.machine.rank, self.machine.world),
-            self.train,
-            {task: self.model.head(task) for task in self.stage.tasks},
+        made = partial(
+            batches_of,
+            examples=self.train,
+            heads={task: self.model.head(task) for task in self.stage.tasks},
             seed=self.seed,
             pad=self.model.backbone.tokenizer.pad_token_id,
             max_units=max_units or self.stage.per_device_train_batch_size,
             max_tokens=self.stage.max_tokens_per_batch,
             apart=self.combiner.per_task_gradients and self.combiner.at == "shared",
+            share=not self.model.strategy.routes_rows,
         )
-        return [batch.to(self.machine.device) for batch in batches]
+        batches = made(of_process(parts, self.machine.rank, self.machine.world))
+        if self.machine.sharded and len(batches) < (most := self.machine.largest(len(batches))):
+            (any_batch, *_) = batches or made(parts)
+            batches += [idle(any_batch)] * (most - len(batches))
+        return [self.model.with_stored(batch).to(self.machine.device) for batch in batches]
 
     def _move(
         self, combined: gradients.Combined, batches: list[Batch], parts: list[Part], progress: Progress
@@ -258,9 +268,10 @@ class StageLoop:
         """Take the optimizer's step unless a loss or gradient is not finite; the norm, and why the step was skipped."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         limit = self.stage.max_grad_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit)) if parameters else 0.0
+        norm = clip_gradients(parameters, limit, self.machine)
         skipped = ""
-        if math.isfinite(norm) and bool(torch.isfinite(combined.losses).all()):
+        finite = math.isfinite(norm) and bool(torch.isfinite(combined.losses).all())
+        if not self.machine.largest(int(not finite)):  # agreed on before anything moves
             self.optimizer.step()
             self._moved(combined, batches, progress.step)
             progress.skipped_in_a_row = 0
@@ -270,10 +281,10 @@ class StageLoop:
             progress.skipped_in_a_row += 1
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
-        if progress.skipped_in_a_row >= SKIPS_IN_A_ROW:
+        if progress.skipped_in_a_row >= min(SKIPS_IN_A_ROW, self.plan.steps):
             raise RunError(
-                f"stage '{self.stage.name}', step {progress.step + 1}: {SKIPS_IN_A_ROW} steps in a row had losses or "
-                f"gradients that are not finite ({skipped}); a lower learning_rate is the usual cure"
+                f"stage '{self.stage.name}', step {progress.step + 1}: {progress.skipped_in_a_row} steps in a row had "
+                f"losses or gradients that are not finite ({skipped}); a lower learning_rate is the usual cure"
             )
         return norm, skipped
 
@@ -305,7 +316,8 @@ class StageLoop:
             return math.nan
         size = len(self.dev[task].sizes)
         few = self.dev[task].of((turn * DEV_SAMPLE + np.arange(min(DEV_SAMPLE, size))) % size)
-        return judge(self.model, task, few, self.machine, seed=self.seed, predicting=False).loss
+        with self.machine.clock.part(EVALUATION):
+            return judge(self.model, task, few, self.machine, seed=self.seed, predicting=False).loss
 
     def _rows(self, part: Part) -> np.ndarray:
         examples = self.train[part.task]
@@ -328,12 +340,13 @@ class StageLoop:
         self.observers.emit(
             "evaluation_started", events.EvaluationStarted(stage=self.stage.name, split="dev", tasks=tasks)
         )
-        scores = score(self.model, tasks, self.dev, self.machine, seed=self.seed)
+        random_state.seed(self._random_seed(progress.step, 2, self.machine.rank))
+        with self.machine.clock.part(EVALUATION):
+            scores = score(self.model, tasks, self.dev, self.machine, seed=self.seed)
         value = self.selection(scores)
         epoch = self._epoch(progress.step)
         progress.history.append(Evaluation(step=progress.step, epoch=epoch, scores=scores, score=value))
         seconds = time.perf_counter() - started
-        progress.seconds["evaluation"] += seconds
         self.observers.emit(
             "evaluation_finished",
             events.EvaluationFinished(
@@ -358,10 +371,10 @@ class StageLoop:
         progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience
 
     def _save(self, progress: Progress, value: float) -> None:
-        started = time.perf_counter()
-        if self.machine.leads:
-            weights.save(self.best_file, self.state())
-        progress.seconds["saving"] += time.perf_counter() - started
+        with self.machine.clock.part(SAVING):
+            state = shares.gathered(self.state(), keep=self.machine.leads)
+            if self.machine.leads:
+                weights.save(self.best_file, state)
         self.observers.emit(
             "checkpoint_saved",
             events.CheckpointSaved(stage=self.stage.name, step=progress.step, path=self.best_file, score=value),
@@ -371,20 +384,12 @@ class StageLoop:
         """What the stage trains, by name."""
         return weights.trained_state(self.model, self.combiner, self.optimizer)
 
-    def _evaluation_steps(self) -> frozenset[int]:
-        """The steps after which the stage is evaluated; the last one always is, unless nothing is."""
-        last = self.plan.steps
-        if self.stage.eval_strategy == "no" or not any(task in self.dev for task in self.stage.tasks):
+    @property
+    def evaluations(self) -> frozenset[int]:
+        """The steps after which the stage is evaluated, by its plan as it is now."""
+        if not any(task in self.dev for task in self.stage.tasks):
             return frozenset()
-        if self.stage.eval_steps and self.stage.eval_strategy == "steps":
-            return frozenset(range(self.stage.eval_steps, last, self.stage.eval_steps)) | {last}
-        epochs = range(1, math.ceil(last * self.plan.batch / self.units_an_epoch) + 1)
-        ends = (math.ceil(epoch * self.units_an_epoch / self.plan.batch) for epoch in epochs)
-        return frozenset(min(last, end) for end in ends) | {last}
+        return evaluation_steps(self.stage, self.plan.steps, batch=self.plan.batch, an_epoch=self.units_an_epoch)
 
     def _epoch(self, step: int) -> float:
         return step * self.plan.batch / self.units_an_epoch
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -6,18 +6,21 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType
+from accelerate.state import is_initialized
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from hft_core import interruption, precision
+from hft_core import fsdp, interruption, precision
+from hft_core.clock import Clock
 from hft_core.errors import RunError, UsageError
+from hft_core.ranks import WORLD_SIZE, check_meeting, world_asked_for
 
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 BUCKET = 1 << 24
 """Values of gradients that are added up in one call."""
 
@@ -34,11 +37,19 @@ class Machine:
     """Which device, which process of how many. A host's Accelerator is asked for nothing else: its number format, its
     loss scaling and its gradient accumulation are not the run's."""
     precision: precision.Precision
+    sharded: bool = False
+    """While a stage trains, the trunk's weights are divided among the processes (see `hft_core.sharding`), and whoever
+    passes through it or looks at them all does so in all processes, equally often."""
 
     @property
     def device(self) -> torch.device:
         device: torch.device = self.accelerator.device
         return device
+
+    @cached_property
+    def clock(self) -> Clock:
+        """Where the time of the stage that runs goes, in this process."""
+        return Clock(self.device)
 
     @property
     def rank(self) -> int:
@@ -47,6 +58,12 @@ class Machine:
     @property
     def world(self) -> int:
         return int(self.accelerator.num_processes)
+
+    @property
+    def name(self) -> str:
+        """The processes and their kind of device, for people."""
+        processes = f"{self.world} process{'es' * (self.world > 1)} on {self.device.type}"
+        return f"{processes}, which divide the trunk," if self.sharded else processes
 
     @property
     def leads(self) -> bool:
@@ -87,6 +104,10 @@ class Machine:
             dist.broadcast(tensor, 0)
         return tensor
 
+    def decided(self, yes: bool) -> bool:
+        """Whether to look at all weights: the first process's answer where all have to, and else this one's."""
+        return bool(self.same(torch.tensor(int(yes), device=self.device))) if self.sharded else yes
+
     def gathered(self, value: Any) -> list[Any]:
         """All processes' values, in the order of the processes."""
         if self.world == 1:
@@ -96,7 +117,9 @@ class Machine:
         return found
 
     def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replace each parameter's gradient by the sum of all processes'; one that no process has stays away."""
+        """Replace each parameter's gradient by the sum of all processes'; one that no process has stays away. That of a
+        divided parameter is their sum already."""
+        parameters = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
         if self.world == 1 or not parameters:
             return
         has = torch.tensor([parameter.grad is not None for parameter in parameters], device=self.device).int()
@@ -119,17 +142,14 @@ class Machine:
             raise interruption.Interrupted(number)
 
     def check_equal(self, tensors: Sequence[Tensor], what: str) -> None:
-        """Raise `RunError` when the processes' tensors are no longer the same, bit for bit."""
+        """Raise `RunError` when the processes' tensors are no longer the same, bit for bit. Divided ones are passed
+        over: each process has another share."""
         if self.world == 1:
             return
+        tensors = [tensor for tensor in tensors if not isinstance(tensor, DTensor)]
         digest = torch.stack([_bits(tensor.detach()) for tensor in tensors]).tolist() if tensors else []
         if any(other != digest for other in self.gathered(digest)):
             raise RunError(f"the {self.world} processes have drifted apart: {what} are not the same in all of them")
-
-
-def rank_asked_for() -> int:
-    """This process's number, as a launcher gave it."""
-    return int(os.environ.get("RANK", "0"))
 
 
 def find(
@@ -140,20 +160,19 @@ def find(
 
     Raises `UsageError` when the number of processes is not what was asked for, or their kind is not supported.
     """
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    asked = world_asked_for()
+    if accelerator is None and not is_initialized():
+        check_meeting(asked)
+    sharded = fsdp.asked(accelerator.state if accelerator is not None else None)
     # Not an Accelerator of its own: the first one settles the number format of all later ones, the host's too.
     place = accelerator or PartialState(cpu=asked > 1 and not torch.cuda.is_available())
-    if place.num_processes != asked and "WORLD_SIZE" in os.environ:
+    if place.num_processes != asked and WORLD_SIZE in os.environ:
         raise UsageError(
             f"{asked} processes were asked for, but Accelerate runs {place.num_processes}: start hft with "
             "'hft run --processes N' or torchrun"
         )
-    if place.distributed_type in SHARDED:
-        raise UsageError(
-            f"hft does not divide a model among processes ({place.distributed_type.value}) so far: each process "
-            "has the whole model; start it with 'hft run --processes N' or torchrun"
-        )
-    found = Machine(place, chosen or precision.choose(wanted_precision, place.device))
+    chosen = chosen or precision.choose(wanted_precision, place.device)
+    found = Machine(place, chosen, sharded and place.num_processes > 1)
     # Two processes that measure may not agree, and all must compute in one number format.
     return replace(found, precision=found.gathered(found.precision)[0])
 
@@ -174,6 +193,6 @@ def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
 
 def _bits(tensor: Tensor) -> Tensor:
     """A number that depends on every bit of a tensor and on their order."""
-    words = tensor.contiguous().view(torch.uint8).reshape(-1).to(torch.int64)
+    words = tensor.reshape(-1).contiguous().view(torch.uint8).to(torch.int64)
     places = torch.arange(1, len(words) + 1, device=words.device)
     return (words * (places * 2654435761 % 4294967291)).sum()

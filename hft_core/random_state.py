@@ -20,9 +20,9 @@ Snapshot = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def seed(value: int) -> None:
-    """Let every generator begin anew from `value` (below 2³²)."""
+    """Let every generator begin anew from `value` (below 2⁶⁴)."""
     random.seed(value)
-    np.random.seed(value)  # noqa: NPY002
+    np.random.seed(value % 2**32)  # noqa: NPY002 (it takes no more)
     torch.manual_seed(value)  # of the devices too
 
 
@@ -41,7 +41,7 @@ def snapshot() -> Snapshot:
 
 
 def restore(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `snapshot`."""
+    """The inverse of `snapshot`; states of devices that are not here are left out."""
     version, internal, gauss = facts["python"]
     random.setstate((version, tuple(internal), gauss))
     name, position, has_gauss, cached = facts["numpy"]
@@ -49,5 +49,6 @@ def restore(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     np.random.set_state((name, keys, position, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(tensors["torch"])
     for name, state in tensors.items():
-        if name.startswith("cuda."):
-            torch.cuda.set_rng_state(state, int(name.removeprefix("cuda.")))
+        device = int(name.removeprefix("cuda.")) if name.startswith("cuda.") else None
+        if device is not None and device < torch.cuda.device_count():
+            torch.cuda.set_rng_state(state, device)

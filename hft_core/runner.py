@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,16 +14,19 @@ from typing import Any, TypedDict, Unpack
 
 from accelerate import Accelerator
 
-from hft_core import assemble, events, machine, recipe_file, results, turns
+from hft_core import assemble, events, machine, peers, recipe_file, results, turns
+from hft_core.agreement import check_same_start
 from hft_core.assemble import HostData, Material
 from hft_core.checkpoint import Checkpoint
 from hft_core.errors import DataError, UsageError
-from hft_core.keeper import Keeper, rewind_log
+from hft_core.interruption import Interrupted
+from hft_core.keeper import Keeper, clear_leftovers, rewind_log
 from hft_core.lock import locked
 from hft_core.machine import Machine
 from hft_core.observers import Observers
 from hft_core.plugins import Catalogue
 from hft_core.precision import Precision
+from hft_core.ranks import rank_asked_for
 from hft_core.recipe import Recipe
 from hft_core.resolve import Resolved, resolve
 from hft_core.results import RunResult
@@ -121,7 +125,7 @@ def session(
 def opened(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings]) -> Session:
     """A run that is ready for its first step, or for the one after its last checkpoint."""
     output, resume, accelerator = settings.get("output"), settings.get("resume", False), settings.get("accelerator")
-    leads = machine.rank_asked_for() == 0  # of several processes, one writes and reports
+    leads = rank_asked_for() == 0  # of several processes, one writes and reports
     folder = None if output is None else Path(output)
     if folder is not None and leads:
         _check_folder(folder, resolved, resume=resume)
@@ -134,22 +138,33 @@ def opened(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings
         if folder is not None and leads:
             held.enter_context(locked(folder))
         try:
-            with turn:
+            with turn, peers.told():
                 keeper, at = _kept(folder, resolved, problems.append, resume=resume, leads=leads)
                 measured = None if at is None else Precision(**at.state["precision"])
                 where = machine.find(resolved.recipe.precision, accelerator, chosen=measured)
+                if where.sharded:
+                    assemble.check_divisible(resolved)
                 material = assemble.assemble(
                     resolved,
                     host_data=settings.get("data") or {},
                     trust_remote_code=settings.get("trust_remote_code", False),
                 )
+                check_same_start(where, material, at, folder)
                 stages = Stages(material, where, told, working_folder, keeper=keeper if leads else None)
                 if keeper is not None and folder is not None and leads:
                     results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
-                    keeper.run = {"precision": asdict(where.precision), "data": _same_data(material, at)}
+                    problems[:] = notes = [*_noted(at, where), *problems]
+                    keeper.run = {
+                        "precision": asdict(where.precision),
+                        "place": where.name,
+                        "data": _same_data(material, at),
+                        "notes": notes,
+                    }
                 _announce(resolved, folder, where, told)
                 stages.begin(at)
         except BaseException as error:
+            if isinstance(error, Interrupted) and folder is not None and leads:  # `hft resume` asks for it
+                results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
             told.emit("run_failed", events.RunFailed(stage="", error=error))
             raise
         return Session(stages, turn, folder, started=started, problems=problems, held=held.pop_all())
@@ -166,9 +181,24 @@ def _kept(
     at = keeper.checkpoints.newest(report) if resume else None
     if leads:
         keeper.checkpoints.clear_leftovers()
+        clear_leftovers(folder)
     if leads and resume:
         rewind_log(folder, at)
     return keeper, at
+
+
+def _noted(at: Checkpoint | None, where: Machine) -> list[str]:
+    """What the results have to say of the places that the run was computed in: up to the checkpoint, and from there."""
+    if at is None:
+        return []
+    notes: list[str] = list(at.state["notes"])
+    if at.state["place"] != where.name:
+        notes.append(
+            f"the run was computed by {at.state['place']} and goes on, after step {at.step} of its stage, with "
+            f"{where.name}: its results are those of a run never stopped up to rounding, not bit for bit, and dropout "
+            "is drawn anew"
+        )
+    return notes
 
 
 def _same_data(material: Material, at: Checkpoint | None) -> dict[str, Any]:
@@ -217,7 +247,9 @@ def _check_folder(folder: Path, resolved: Resolved, *, resume: bool) -> None:
         results.check_unused(folder)
         return
     if (folder / results.RESULTS_FILE).exists():
+        shutil.rmtree(folder / results.CHECKPOINT_FOLDER, ignore_errors=True)  # where it was killed before it did so
         raise UsageError(f"the run in '{folder}' is finished: there is nothing to resume")
+    results.refuse_links(folder)
     if recipe.read_text(encoding="utf-8") != recipe_file.dump(resolved.recipe):
         raise UsageError(
             f"the run in '{folder}' has another recipe than the one given: resume it with 'hft resume {folder}', or "

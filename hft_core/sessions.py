@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from hft_core import events, results, saved
+from hft_core import events, peers, results, saved
 from hft_core.card import card
 from hft_core.errors import RunError, UsageError
 from hft_core.machine import Machine
@@ -111,7 +111,8 @@ class Session:
             raise UsageError("the session is over: open another")
         with self._turn:
             try:
-                yield
+                with peers.told():
+                    yield
             except BaseException as error:
                 self._end(error)
                 raise
@@ -162,6 +163,7 @@ def _first_known(done: Sequence[StageResult]) -> Scores:
 def _write(result: RunResult, stages: Stages, folder: Path) -> None:
     """Everything that a finished run leaves behind; `results.json` comes last, and says that the rest is whole."""
     model_folder, model = folder / results.MODEL_FOLDER, stages.material.model
+    shutil.rmtree(model_folder, ignore_errors=True)  # half of one, where the run was killed in the middle of this
     base = saved.save_model(model_folder, model, trunk_changed=stages.trunk_changed)
     results.write_text(folder / results.CARD_FILE, card(result, stages.material, adapter_base=base))
     results.write_json(folder / results.RESULTS_FILE, result.to_json())

@@ -8,15 +8,27 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
-from hft_core import assemble, events, optimizer, weights
+from hft_core import (
+    assemble,
+    events,
+    frozen_work,
+    gradient_checkpointing,
+    optimizer,
+    random_state,
+    sharding,
+    stage_facts,
+    weights,
+)
 from hft_core.assemble import Material
 from hft_core.checkpoint import Checkpoint
+from hft_core.clock import EVALUATION, SAVING
 from hft_core.combiner import Combiner
 from hft_core.errors import RecipeError
-from hft_core.evaluate import Selection, made_worse, score
+from hft_core.evaluate import Selection, score
+from hft_core.families import families
+from hft_core.frozen import NOTHING
 from hft_core.keeper import Keeper
 from hft_core.loop import StageLoop
 from hft_core.machine import Machine
@@ -24,11 +36,10 @@ from hft_core.mixture import Following, Mixture, epoch_rows
 from hft_core.model import HybridModel
 from hft_core.observers import Observers
 from hft_core.plan import Plan
-from hft_core.progress import Progress
-from hft_core.random_state import random_seed
 from hft_core.recipe_stage import DEFAULT_EPOCHS, Stage
-from hft_core.resolve import Chosen, ResolvedStage
+from hft_core.resolve import ResolvedStage
 from hft_core.results import CHECKPOINT_FOLDER, COMBINER_FOLDER, Scores, StageResult, stage_result
+from hft_core.stage_facts import Counts, plugin_name
 from hft_core.strategy import Strategy
 
 HEAD_WARMUP_SHARE = 0.1
@@ -71,20 +82,9 @@ def plan_of(stage: Stage, material: Material, index: int) -> tuple[Plan, int]:
         total=units_of(stage, an_epoch),
         seed=material.resolved.recipe.seed,
         stage=index,
+        families=families({task: material.examples["train"][task] for task in stage.tasks}, material.heads),
     )
     return plan, an_epoch
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Parameters of a stage."""
-
-    trainable: int
-    """Those of the trunk that train."""
-    trunk: int
-    """Those of the trunk in all, without what the strategy added."""
-    heads: int
-    """Those of heads that train."""
 
 
 def begin(resolved: ResolvedStage, model: HybridModel) -> tuple[Strategy, Combiner, Counts]:
@@ -103,6 +103,7 @@ def begin(resolved: ResolvedStage, model: HybridModel) -> tuple[Strategy, Combin
         )
     strategy.apply(model.backbone, stage.tasks)
     model.strategy = strategy
+    gradient_checkpointing.set_for(stage, model)
     model.choose_heads(stage.tasks)
     counts = Counts(_size(model.trunk_parameters()), trunk, _size(model.head_parameters(stage.tasks)))
     if not counts.trainable and not counts.heads:
@@ -116,7 +117,22 @@ def begin(resolved: ResolvedStage, model: HybridModel) -> tuple[Strategy, Combin
 def fold_into(model: HybridModel) -> None:
     """Fold what the model's strategy added into the trunk."""
     model.strategy.fold(model.backbone)
-    model.strategy = Strategy()
+    model.strategy, model.frozen = Strategy(), NOTHING
+
+
+def selection_of(stage: Stage, material: Material, machine: Machine) -> Selection:
+    """The stage's rule for the best weights; a metric that it names is looked for on a few rows before training."""
+    selection = Selection(stage, material.heads)
+    dev = material.examples["dev"]
+    if selection.task and stage.eval_strategy != "no":
+        if selection.task not in dev:
+            raise RecipeError(
+                f"stage '{stage.name}': metric_for_best_model '{stage.metric_for_best_model}' cannot be measured: "
+                f"the task '{selection.task}' has no dev rows"
+            )
+        few = {selection.task: dev[selection.task].of(np.arange(min(SAMPLE_ROWS, len(dev[selection.task].sizes))))}
+        selection.check(score(material.model, few, few, machine, seed=material.resolved.recipe.seed))
+    return selection
 
 
 @dataclass
@@ -138,14 +154,17 @@ class Stages:
     """Saves the run's state as it goes on; None where nothing is kept."""
     done: list[StageResult] = field(default_factory=list)
     """The results of the stages before."""
+    _own: frozenset[int] = frozenset()
+    """The ids of the parameters that the trunk was opened with."""
     _at: Checkpoint | None = None
     """Where the next stage goes on, if it was begun before."""
 
     def begin(self, at: Checkpoint | None = None) -> None:
         """Make the model ready for the first stage, or for the one that the checkpoint is of."""
         self.material.model.to(self.machine.device)
+        self._own = frozenset(id(parameter) for parameter in self.material.model.trunk.parameters())
         for each in self.material.resolved.stages:  # a later stage's mistake is not to be found after hours
-            self._selection(each.stage)
+            selection_of(each.stage, self.material, self.machine)
         if at is not None:
             self._take_up(at)
         self._at = at
@@ -176,21 +195,26 @@ class Stages:
     def run(self, index: int, resolved: ResolvedStage, *, fold: bool, at: Checkpoint | None = None) -> StageResult:
         """Run stage `index`, from its beginning or from a checkpoint of it; with `fold`, what its strategy added is
         folded into the trunk afterwards."""
-        started = time.perf_counter()
+        self.machine.clock.restart()
         stage, model = resolved.stage, self.material.model
         self.name = stage.name
         base = self._keep_base(index, at)
         # A stage's fresh weights depend on the seed and the stage, and not on what came before it.
-        torch.manual_seed(random_seed(self.material.resolved.recipe.seed, index))
+        random_state.seed(random_state.random_seed(self.material.resolved.recipe.seed, index))
         strategy, combiner, counts = begin(resolved, model)
         model.to(self.machine.device)  # what the strategy added
         combiner.to(self.machine.device)
+        division = sharding.divide(model, self._own, self.machine)
         moves = counts.trainable > 0
         if at is None:
             self.measure([task for task in model.heads if model.head(task).pretrained])
         before = dict(self.scores)
         loop = self._loop(index, resolved, strategy, combiner)
-        self._announce(index, resolved, loop, counts, before, 0 if at is None else at.state["loop"]["progress"]["step"])
+        work = frozen_work.of_stage(loop)
+        step = 0 if at is None else at.state["loop"]["progress"]["step"]
+        stages = len(self.material.resolved.stages)
+        told = stage_facts.announcement(index, stages, resolved, loop, counts, before, step, work)
+        self.observers.emit("stage_started", told)
         if self.keeper is not None:
             self.keeper.run |= {
                 "stage": index,
@@ -199,7 +223,8 @@ class Stages:
                 "before": before,
             }
             self.keeper.links = base
-        progress = loop.run(at)
+        with work:
+            progress = loop.run(work, at)
         if combiner.state_dict() and self.machine.leads:
             place = self.folder / COMBINER_FOLDER / f"{index + 1}-{stage.name}.safetensors"
             weights.save(place, combiner.state_dict())
@@ -209,7 +234,8 @@ class Stages:
         at_best = next((e.scores for e in progress.history if e.step == progress.best_step), {})
         self.scores = {**still_true, **at_best}
         self.measure([*before, *stage.tasks], progress.best_step)
-        result = self._result(resolved, loop, progress, counts, before, time.perf_counter() - started)
+        result = stage_facts.result(resolved, loop, progress, counts, before, self.scores, work)
+        division.undo()
         if fold:
             fold_into(model)
             self.trunk_changed = self.trunk_changed or moves
@@ -221,7 +247,8 @@ class Stages:
         if index == 0 or self.keeper is None:
             return {}
         path = self.folder / CHECKPOINT_FOLDER / f"{index + 1}-{self.name}.base.safetensors"
-        weights.save(path, weights.whole_state(self.material.model))
+        with self.machine.clock.part(SAVING):
+            weights.save(path, weights.whole_state(self.material.model))
         return {"base": path}
 
     def measure(self, tasks: Iterable[str], step: int = 0) -> None:
@@ -236,7 +263,8 @@ class Stages:
             return {}
         started = time.perf_counter()
         self.observers.emit("evaluation_started", events.EvaluationStarted(stage=self.name, split=split, tasks=scored))
-        scores = score(self.material.model, scored, examples, self.machine, seed=seed)
+        with self.machine.clock.part(EVALUATION):
+            scores = score(self.material.model, scored, examples, self.machine, seed=seed)
         seconds = time.perf_counter() - started
         self.observers.emit(
             "evaluation_finished",
@@ -266,117 +294,13 @@ class Stages:
             train=material.examples["train"],
             dev=material.examples["dev"],
             machine=self.machine,
-            selection=self._selection(stage),
+            selection=selection_of(stage, material, self.machine),
             following=Following(stage.sampling, stage.tasks),
             observers=self.observers,
             best_file=self.folder / CHECKPOINT_FOLDER / f"{index + 1}-{stage.name}.safetensors",
             keeper=self.keeper,
         )
 
-    def _selection(self, stage: Stage) -> Selection:
-        """The stage's rule for the best weights; a metric that it names is looked for on a few rows before training."""
-        selection = Selection(stage, self.material.heads)
-        dev = self.material.examples["dev"]
-        if selection.task and stage.eval_strategy != "no":
-            if selection.task not in dev:
-                raise RecipeError(
-                    f"stage '{stage.name}': metric_for_best_model '{stage.metric_for_best_model}' cannot be measured: "
-                    f"the task '{selection.task}' has no dev rows"
-                )
-            few = {selection.task: dev[selection.task].of(np.arange(min(SAMPLE_ROWS, len(dev[selection.task].sizes))))}
-            seed = self.material.resolved.recipe.seed
-            selection.check(score(self.material.model, few, few, self.machine, seed=seed))
-        return selection
-
-    def _announce(
-        self, index: int, resolved: ResolvedStage, loop: StageLoop, counts: Counts, before: Scores, step: int
-    ) -> None:
-        self.observers.emit(
-            "stage_started",
-            events.StageStarted(
-                index=index,
-                name=resolved.stage.name,
-                stages=len(self.material.resolved.stages),
-                tasks=resolved.stage.tasks,
-                strategy=plugin_name(resolved.strategy),
-                combiner=plugin_name(resolved.combiner),
-                steps=loop.plan.steps,
-                trainable=counts.trainable,
-                trunk=counts.trunk,
-                heads=counts.heads,
-                before=before,
-                step=step,
-            ),
-        )
-
-    def _result(
-        self,
-        resolved: ResolvedStage,
-        loop: StageLoop,
-        progress: Progress,
-        counts: Counts,
-        before: Scores,
-        total: float,
-    ) -> StageResult:
-        training = sum(progress.seconds[part] for part in ("data", "compute", "optimizer"))
-        dev = self.material.examples["dev"]
-        rows = {task: len(part) for task, part in dev.items()}
-        return StageResult(
-            name=resolved.stage.name,
-            tasks=resolved.stage.tasks,
-            strategy=plugin_name(resolved.strategy),
-            combiner=plugin_name(resolved.combiner),
-            steps=progress.step,
-            best_step=progress.best_step,
-            stopped_early=progress.stopped_early,
-            learning_rate=loop.rates.trunk,
-            head_learning_rate=loop.rates.head,
-            head_warmup_steps=loop.head_steps,
-            trainable=counts.trainable,
-            trunk=counts.trunk,
-            heads=counts.heads,
-            before=before,
-            after=dict(self.scores),
-            main_metrics={task: self.material.model.head(task).main_metric for task in self.scores},
-            history=tuple(progress.history),
-            rows=progress.rows,
-            tokens=progress.tokens,
-            rows_per_s=progress.rows / training,
-            tokens_per_s=progress.tokens / training,
-            seconds={**progress.seconds, "total": total},
-            skipped_steps=progress.skipped,
-            warnings=(
-                *_without_effect(loop),
-                *_divided(loop, progress),
-                *made_worse(before, self.scores, self.material.heads, rows),
-            ),
-        )
-
-
-def _without_effect(loop: StageLoop) -> list[str]:
-    """A combiner that had nothing to go by."""
-    found = []
-    if loop.combiner.per_task_gradients and not loop.model.shared_parameters():
-        found.append("the combiner had no gradients to combine: the tasks share nothing that trains")
-    blind = [task for task in loop.stage.tasks if loop.combiner.dev_every and task not in loop.dev]
-    if blind:
-        found.append(f"the combiner follows dev losses, and these tasks have no dev rows: {', '.join(blind)}")
-    return found
-
-
-def _divided(loop: StageLoop, progress: Progress) -> list[str]:
-    if progress.max_units is None:
-        return []
-    wanted = loop.stage.per_device_train_batch_size
-    return [
-        f"memory was too small for {wanted} rows in one pass: steps were divided into passes of {progress.max_units}"
-    ]
-
 
 def _size(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
-
-
-def plugin_name(chosen: Chosen | None) -> str:
-    """A plugin's name; empty where the recipe leaves the choice to the contract's own default."""
-    return chosen.entry.name if chosen is not None else ""

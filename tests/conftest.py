@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,8 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+_caches = tempfile.TemporaryDirectory(prefix="hft-test-cache-")  # a person's own cache is neither read nor filled
+os.environ["HFT_CACHE"] = _caches.name
 os.environ.pop("HFT_BLOCK", None)
 os.environ.pop("HFT_ALLOW", None)
 

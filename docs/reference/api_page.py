@@ -25,7 +25,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "hft_core": (),
     "hft_core.recipe": (),
     "hft_core.recipe_file": ("load", "from_dict", "dump"),
-    "hft_core.predict": ("predict", "evaluate", "rows_from_texts", "rows_from_file", "Trained"),
+    "hft_core.predict": ("predict", "predict_tasks", "evaluate", "rows_from_texts", "rows_from_file", "Trained"),
     "hft_core.events": (),
     "hft_core.cli.progress": ("Lines", "Bars"),
     "hft_core.turns": ("Turn",),

@@ -186,3 +186,242 @@ def test_all_processes_compute_in_the_number_format_that_the_first_one_found(tmp
         for rank in range(2)
     ]
     assert [process.communicate(timeout=120)[0].strip() for process in both] == ["bf16", "bf16"]
+
+
+# --- another number of processes, and what goes wrong in one of them
+
+
+STOP = """
+import os, signal
+from hft_core import hookimpl
+
+@hookimpl
+def hft_step_finished(event):
+    if event.step == int(os.environ["STOP_AFTER"]):
+        signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_goes_on_with_another_number_of_processes(
+    before: int, after: int, models: Any, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of each step do not depend on it; the results say what is not as it would have been."""
+    recipe = str(written(tmp_path / "recipe.yaml", models["bert"], rows, combiner="pcgrad", max_steps=16, eval_steps=6))
+    finished(started("run", recipe, "--out", str(tmp_path / "whole")))
+    folder, plugin = tmp_path / "run", tmp_path / "stop.py"
+    plugin.write_text(STOP)
+    monkeypatch.setenv("STOP_AFTER", "8")
+    process = started("run", recipe, "--out", str(folder), "--processes", str(before), "--plugin", str(plugin))
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 143, error[-2000:]
+    (checkpoint,) = (folder / "checkpoints").glob("0*8")
+    assert json.loads((checkpoint / "manifest.json").read_text())["world_size"] == before
+    monkeypatch.setenv("STOP_AFTER", "12")
+    process = started("resume", str(folder), "--processes", str(after), "--plugin", str(plugin))
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 143, error[-2000:]
+    finished(started("resume", str(folder), "--processes", str(after)))
+    ours, theirs = losses(folder), losses(tmp_path / "whole")
+    assert [step.keys() for step in ours] == [step.keys() for step in theirs]
+    assert max(abs(a[task] - b[task]) for a, b in zip(ours, theirs, strict=True) for task in b) < 1e-5
+    sizes = [
+        [(line["rows"], line["tokens"]) for line in map(json.loads, (each / "log.jsonl").open()) if "losses" in line]
+        for each in (folder, tmp_path / "whole")
+    ]
+    assert sizes[0] == sizes[1]
+    one, two = weights(folder), weights(tmp_path / "whole")
+    assert max(float((one[name] - two[name]).abs().max()) for name in two) < 1e-4
+    (warning,) = json.loads((folder / "results.json").read_text())["warnings"]
+    names = {1: "1 process on cpu", 2: "2 processes on cpu"}
+    assert warning.startswith(f"the run was computed by {names[before]} and goes on, after step 8 of its stage, with ")
+    assert f"{names[after]}: its results are those of a run never stopped up to rounding, not bit for bit" in warning
+
+
+SHORT = """
+import os, torch
+from transformers import BertModel
+
+forward, passes = BertModel.forward, []
+
+def limited(trunk, *args, **inputs):
+    if torch.is_grad_enabled() and os.environ.get("RANK") == os.environ["SHORT_RANK"]:
+        passes.append(1)
+        if len(passes) > 9:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to …")
+    return forward(trunk, *args, **inputs)
+
+BertModel.forward = limited
+"""
+
+
+@pytest.mark.parametrize("short", ["0", "1"])
+def test_memory_that_is_too_small_in_one_process_ends_all_with_a_clear_error(
+    short: str, models: Any, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = str(written(tmp_path / "recipe.yaml", models["bert"], rows, eval_strategy="no"))
+    plugin = tmp_path / "short.py"
+    plugin.write_text(SHORT + STOP)
+    monkeypatch.setenv("SHORT_RANK", short)
+    monkeypatch.setenv("STOP_AFTER", "-1")
+    begun = time.monotonic()
+    process = started("run", recipe, "--out", str(tmp_path / "run"), "--processes", "2", "--plugin", str(plugin))
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1, error[-2000:]
+    assert time.monotonic() - begun < 60
+    told = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(told) == 2, error[-2000:]
+    assert all("gloo" not in line and "unexpected" not in line for line in told)
+    assert any(
+        line.startswith("error: stage 'stage-1', step ") and "out of memory; with several" in line for line in told
+    )
+    assert any(line.startswith("error: another process of the run has ") for line in told)
+    if short == "1":
+        assert any("process 1: stage 'stage-1', step " in line for line in told), told
+
+
+def test_a_step_that_is_not_finite_is_skipped_by_both_and_named_as_by_one(
+    models: Any, toys: ModuleType, tmp_path: Path
+) -> None:
+    rows = toys.rows(150)
+    for poisoned_row in range(9, 150, 18):
+        rows[poisoned_row]["score"] = 1e30  # its square is more than float32 can hold
+    poisoned = tmp_path / "rows.jsonl"
+    poisoned.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = str(written(tmp_path / "recipe.yaml", models["bert"], poisoned, max_steps=16, eval_strategy="no"))
+    finished(started("run", recipe, "--out", str(tmp_path / "one")))
+    finished(started("run", recipe, "--out", str(tmp_path / "two"), "--processes", "2"))
+    skipped = [
+        [
+            (line["step"], line["skipped"])
+            for line in map(json.loads, (tmp_path / name / "log.jsonl").open())
+            if line.get("skipped")
+        ]
+        for name in ("one", "two")
+    ]
+    assert skipped[0] == skipped[1]
+    assert len(skipped[0]) >= 1
+    assert all(reason.startswith("the loss of score was not finite on score rows [") for _, reason in skipped[0])
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in weights(tmp_path / "two").values())
+
+
+def test_too_many_steps_that_are_not_finite_end_both(models: Any, toys: ModuleType, tmp_path: Path) -> None:
+    poisoned = tmp_path / "rows.jsonl"
+    poisoned.write_text("".join(json.dumps({**row, "score": 1e30}) + "\n" for row in toys.rows(150)))
+    recipe = str(written(tmp_path / "recipe.yaml", models["bert"], poisoned, max_steps=16, eval_strategy="no"))
+    process = started("run", recipe, "--out", str(tmp_path / "run"), "--processes", "2")
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 1
+    told = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(told) == 2, error[-2000:]
+    assert all("step 5: 5 steps in a row had losses or gradients that are not finite" in line for line in told)
+
+
+def test_processes_whose_launcher_is_killed_save_and_end(models: Any, rows: Path, tmp_path: Path) -> None:
+    recipe = str(written(tmp_path / "recipe.yaml", models["bert"], rows, max_steps=3000, eval_strategy="no"))
+    folder = tmp_path / "run"
+    process = started("run", recipe, "--out", str(folder), "--processes", "2")
+    log = folder / "log.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_text().count('"step"') > 20):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while (folder / ".lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not (folder / ".lock").exists(), "a run without its launcher goes on"
+    assert list((folder / "checkpoints").glob("0*"))
+    assert json.loads(log.read_text().splitlines()[-1])["error"] == "Interrupted: stopped by SIGTERM"
+
+
+# --- evaluation
+
+
+JUDGE = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+from hft_core import assemble, evaluate, machine, recipe_file
+from hft_core.plugins import Catalogue
+from hft_core.resolve import resolve
+
+evaluate.EVALUATION_ROWS = 3
+given = json.load(open(sys.argv[1]))
+torch.manual_seed(0)
+where = machine.find("fp32")
+resolved = resolve(recipe_file.from_dict(given["recipe"]), Catalogue.discover())
+material = assemble.assemble(resolved, host_data=given["data"], trust_remote_code=False)
+found = {}
+for task, examples in material.examples["dev"].items():
+    said = evaluate.judge(material.model, task, examples, where, seed=0)
+    scores = evaluate.score_task(material.model, task, examples, where, seed=0)
+    found[task] = [len(examples), [str(each) for each in said.predictions], said.loss, scores]
+if where.leads:
+    print(json.dumps(found))
+"""
+
+
+def test_evaluation_counts_each_row_once_however_unevenly_the_processes_share_them(
+    models: Any, toys: ModuleType, tmp_path: Path
+) -> None:
+    """Seven rows in batches of three, the chunks of long documents, and the candidates of queries."""
+    rows = toys.rows(40)
+    ranked = [
+        {"query": row["label"], "document": row["text"], "label": int(row["fits"] == "yes"), "group": i // 3}
+        for i, row in enumerate(rows[:39])
+    ]
+    asked = [
+        {
+            "question": f"what did the {row['text'].split()[1]} do",
+            "context": " ".join([row["text"], row["other"]] * 6),
+            "answers": {"text": [row["text"].split()[1]], "answer_start": [4]},
+        }
+        for row in rows
+    ]
+    data = {
+        "topic": {"train": rows, "dev": rows[:7]},
+        "order": {"train": ranked, "dev": ranked[:21]},
+        "answer": {"train": asked, "dev": asked[:7]},
+        "language": {"train": rows, "dev": rows[:7]},
+    }
+    recipe = {
+        "backbone": {"model": str(models["bert"])},
+        "tasks": {
+            "topic": {"head": "classification"},
+            "order": {"head": {"type": "ranking", "loss": "listwise", "group_by": "group"}},
+            "answer": {"head": {"type": "span", "doc_stride": 8}, "max_length": 32},
+            "language": {"head": "mlm"},
+        },
+        "stages": [{"max_steps": 1}],
+    }
+    (tmp_path / "given.json").write_text(json.dumps({"recipe": recipe, "data": data}))
+    script = tmp_path / "judge.py"
+    script.write_text(JUDGE)
+    found = {}
+    for world in (1, 2):
+        root, port = Path(__file__).parents[2], str(free_port())
+        common = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(root), str(root / "plugins")]),
+            "OMP_NUM_THREADS": "1",
+            **({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"} if world > 1 else {}),
+        }
+        all_of_them = [
+            subprocess.Popen(
+                [sys.executable, str(script), str(tmp_path / "given.json")],
+                env={**common, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {})},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(world)
+        ]
+        first, *_ = [process.communicate(timeout=120)[0] for process in all_of_them]
+        found[world] = json.loads(first)
+    for task, (examples, said, loss, scores) in found[1].items():
+        assert said == found[2][task][1], task
+        assert loss == pytest.approx(found[2][task][2], abs=1e-6)
+        assert scores == pytest.approx(found[2][task][3], abs=1e-6)
+        assert examples == found[2][task][0]
+    assert len(found[1]["topic"][1]) == 7
+    assert len(found[1]["order"][1]) == 21
+    assert found[1]["answer"][0] > 7, "long documents make several examples"
