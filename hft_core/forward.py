@@ -67,7 +67,7 @@ class Forward:
 
     def hidden(self, batch: Batch) -> Tensor:
         """The trunk's last hidden states of the batch."""
-        with self.machine.autocast():
+        with self.machine.clock.part(FORWARD), self.machine.autocast():
             return self.model.hidden(batch)
 
     def sums(self, batch: Batch, hidden: Tensor | None = None) -> dict[str, Tensor]:
