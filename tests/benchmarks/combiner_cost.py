@@ -4,7 +4,7 @@ python tests/benchmarks/combiner_cost.py [--rounds N] [--steps N] [--json PATH]
 
 Full fine-tuning. `same texts`: every task has labels for all 32 texts of a step, and gradients are combined at the
 representation. `own texts`: the 32 rows of a step are divided among the tasks; combined at the representation, and
-exactly, on all shared parameters. Memory is what the gradients of the tasks take beside the step itself.
+exactly, on all shared parameters.
 """
 
 from __future__ import annotations
