@@ -50,8 +50,17 @@ class Source:
 
     @classmethod
     def of(cls, data: dict[str, Any], name: str = "recipe", folder: Path | None = None) -> Source:
-        """Data that was not read from a file. Paths start from `folder`, or from the working directory."""
-        return cls(data, name, folder or Path.cwd(), dict.fromkeys(_paths(data, ()), ""))
+        """Data that was not read from a file. Paths start from `folder`, or from the working directory.
+
+        Raises `RecipeError` for text that no file could hold.
+        """
+        places: dict[KeyPath, str] = {}
+        for path, value in _items(data, ()):
+            places[path] = ""
+            for text in (*path[-1:], value):
+                if isinstance(text, str) and _HALF.search(text):
+                    raise RecipeError(f"{name}: {text!a} is no valid text: it holds half a character")
+        return cls(data, name, folder or Path.cwd(), places)
 
     def where(self, key_path: KeyPath) -> str:
         """The place of a key (`recipe.yaml, line 12, stages.0.learning_rate`), or of its nearest parent."""
@@ -149,11 +158,16 @@ def existing(path: str, folder: Path) -> str:
     return str(found) if path and os.path.exists(found) else path  # noqa: PTH110 (pathlib's raises for a long name)
 
 
-def _paths(value: Any, at: KeyPath) -> Iterator[KeyPath]:
-    yield at
+def _items(value: Any, at: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    """All values in plain data, each with its place."""
+    yield at, value
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
     for key, inner in items:
-        yield from _paths(inner, (*at, key))
+        yield from _items(inner, (*at, key))
+
+
+_HALF = re.compile("[\ud800-\udfff]")
+"""A surrogate, which is a character of UTF-16 only together with another one."""
 
 
 class _RefusedError(Exception):

@@ -152,6 +152,7 @@ def test_any_recipe_file_is_a_recipe_or_refused(tmp_path: Path, text: bytes) -> 
 
 @given(value=mutated(PLAIN) | values)
 @example(value={"backbone": [[[[]]]] * 2, "tasks": {}, "stages": {}})
+@example(value={"backbone": {"\ud800": 1}, "tasks": {"topic": {"head": "mlm", "data": "news.csv"}}, "stages": [{}]})
 @fuzz(400)
 def test_any_plain_data_is_a_recipe_or_refused(value: Any) -> None:
     with refused_in_one_line():

@@ -20,9 +20,7 @@ CASES = [
         given=nothing,
         command=RUN,
         variables={"WORLD_SIZE": "2", "RANK": "0"},
-        says="the environment asks for 2 processes (WORLD_SIZE) without MASTER_ADDR and MASTER_PORT, where they "
-        "meet: start "
-        "hft with 'hft run --processes N' or torchrun",
+        says="…2 processes …: start hft with 'hft run --processes N' or torchrun",
         process=True,
     ),
     Case(
