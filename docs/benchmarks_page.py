@@ -68,16 +68,16 @@ def _cell(value: Any) -> str:
 
 
 def _chart(rows: list[dict[str, Any]]) -> list[str]:
-    """Rows a second of full fine-tuning, one task, short texts."""
+    """Full fine-tuning, one task, short texts."""
     drawn = [row for row in rows if (row["texts"], row["strategy"], row["tasks"]) == ("short", "full", 1)]
     names = ", ".join(f'"{row["contender"]}"' for row in drawn)
-    rates = ", ".join(str(row["rows_per_s"]) for row in drawn)
+    rates = ", ".join(str(row["tokens_per_s"]) for row in drawn)
     return [
         "```mermaid",
         "xychart-beta",
-        '    title "Rows a second: one task, short texts, full fine-tuning"',
+        '    title "Real tokens a second: one task, short texts, full fine-tuning"',
         f"    x-axis [{names}]",
-        '    y-axis "rows a second"',
+        '    y-axis "tokens a second"',
         f"    bar [{rates}]",
         "```",
         "",

@@ -17,7 +17,7 @@ class Watch:
     """The rows and the wall-clock time between the end of the warm-up steps and the end of the last step."""
 
     def __init__(self, skip: int) -> None:
-        self.skip, self.steps, self.rows = skip, 0, 0
+        self.skip, self.steps, self.rows, self.tokens = skip, 0, 0, 0
         self.began = self.ended = 0.0
 
     @hookimpl
@@ -28,11 +28,17 @@ class Watch:
             self.began = self.ended
         elif self.steps > self.skip:
             self.rows += event.rows
+            self.tokens += event.tokens
 
     @property
     def rate(self) -> float:
         """Rows a second."""
         return self.rows / (self.ended - self.began)
+
+    @property
+    def token_rate(self) -> float:
+        """Real tokens a second: of few steps, some have longer rows than others."""
+        return self.tokens / (self.ended - self.began)
 
 
 def trained(
