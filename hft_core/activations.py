@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hft_core.batching import Batch, Lower
+from hft_core.batching import Batch, Lower, padded
 
 KEY_BYTES = 16
 GIVEN = ("input_ids", "attention_mask")
@@ -52,14 +52,13 @@ def rows_of(inputs: Mapping[str, Tensor]) -> list[Row]:
 
 def inputs_of(rows: Sequence[Row], pad: int) -> dict[str, Tensor]:
     """A batch of rows, in the inverse of `rows_of`."""
-    shape = (len(rows), max(len(row.ids) for row in rows))
+    width = max(len(row.ids) for row in rows)
     names = dict.fromkeys(name for row in rows for name in row.extra)
-    tables = {"input_ids": np.full(shape, pad, np.int64), **{n: np.zeros(shape, np.int64) for n in (GIVEN[1], *names)}}
-    for i, row in enumerate(rows):
-        given = {"input_ids": row.ids, "attention_mask": np.ones_like(row.ids), **row.extra}
-        for name, values in given.items():
-            tables[name][i, : len(values)] = values
-    return {name: torch.from_numpy(table) for name, table in tables.items()}
+    return {
+        "input_ids": padded((row.ids for row in rows), width, pad),
+        "attention_mask": padded((np.ones_like(row.ids) for row in rows), width, 0),
+        **{name: padded((row.extra.get(name, ()) for row in rows), width, 0) for name in names},
+    }
 
 
 class Store:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -218,7 +218,7 @@ def _runs(examples: Mapping[str, Examples], max_rows: int, max_tokens: int) -> I
     sizes = np.concatenate([part.sizes for part in parts])
     counts = [len(part.lengths) for part in parts]
     owner, place = np.repeat(np.arange(len(tasks)), counts), np.concatenate([np.arange(count) for count in counts])
-    for run in _within(np.argsort(lengths, kind="stable"), lengths, sizes, max_rows, max_tokens):
+    for run in within(np.argsort(lengths, kind="stable"), lengths, sizes, max_rows, max_tokens):
         split = ((task, place[run[owner[run] == i]]) for i, task in enumerate(tasks))
         yield [(task, units) for task, units in split if len(units)]
 
@@ -256,10 +256,10 @@ def _even(group: np.ndarray, sizes: np.ndarray, max_units: int, max_rows: int | 
     yield group[start:]
 
 
-def _within(
+def within(
     order: np.ndarray, lengths: np.ndarray, sizes: np.ndarray, max_rows: int, max_tokens: int
 ) -> Iterator[np.ndarray]:
-    """Consecutive runs of units, each as long as the limits allow and at least one unit."""
+    """Consecutive runs of the units in `order`, each as long as the limits allow and at least one unit."""
     start, rows = 0, 0
     for stop, unit in enumerate(order):
         size = int(sizes[unit])
@@ -322,17 +322,19 @@ def _assemble(blocks: Sequence[_Block], examples: Mapping[str, Examples], heads:
     sequences = [sequence for part in drawn for sequence in part.sequences]
     width = max(map(len, sequences))
     mask = [[1] * len(sequence) for sequence in sequences]
-    inputs = {"input_ids": _padded(sequences, width, pad), "attention_mask": _padded(mask, width, 0)}
+    inputs = {"input_ids": padded(sequences, width, pad), "attention_mask": padded(mask, width, 0)}
     for name in dict.fromkeys(name for part in drawn for name in part.extra):
         given = (part.extra.get(name, [[]] * len(part.sequences)) for part in drawn)
         values = [row for part in given for row in part]
         own_width = name.startswith(OWN_LENGTH)
-        inputs[name] = _padded(values, max(map(len, values)) if own_width else width, 0)
+        inputs[name] = padded(values, max(map(len, values)) if own_width else width, 0)
     return Batch(inputs, tuple(made))
 
 
-def _padded(values: Sequence[Sequence[int]], width: int, filler: int) -> Tensor:
-    table = np.full((len(values), width), filler, dtype=np.int64)
-    for row, sequence in zip(table, values, strict=True):
+def padded(values: Iterable[Sequence[int] | np.ndarray], width: int, filler: int) -> Tensor:
+    """`[rows, width]`: the values of each row, and `filler` behind them."""
+    rows = list(values)
+    table = np.full((len(rows), width), filler, dtype=np.int64)
+    for row, sequence in zip(table, rows, strict=True):
         row[: len(sequence)] = sequence
     return torch.from_numpy(table)

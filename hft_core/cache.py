@@ -7,7 +7,6 @@ folder (read-only, full, damaged) is no error: the caller computes anew.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hft_core import interruption, lock, turns
+from hft_core.file_hash import sha256
 
 PLACE = "HFT_CACHE"
 """The environment variable that names the folder."""
@@ -80,7 +80,7 @@ class Cache:
 
     def publish(self, beside: Path, key: str) -> Path:
         """Give what `beside` was filled with its place; the entry's folder. Raises `OSError`."""
-        files = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in beside.iterdir()}
+        files = {path.name: {"size": path.stat().st_size, "sha256": sha256(path)} for path in beside.iterdir()}
         (beside / MANIFEST).write_text(json.dumps(files), encoding="utf-8")
         place = self.folder / key
         try:
@@ -133,13 +133,8 @@ def _is_sound(place: Path) -> bool:
     try:
         files = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
         return all(
-            (place / name).stat().st_size == facts["size"] and _sha256(place / name) == facts["sha256"]
+            (place / name).stat().st_size == facts["size"] and sha256(place / name) == facts["sha256"]
             for name, facts in files.items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # whatever a damaged manifest may hold
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,6 @@ rename publishes it; only then are older ones removed. Tensors are safetensors, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hft_core.errors import RunError, UsageError
+from hft_core.file_hash import sha256
 from hft_core.results import read_json, write_text
 
 FORMAT = 2
@@ -30,8 +30,6 @@ MANIFEST, STATE, LATEST = "manifest.json", "state.json", "LATEST"
 _BEFORE = "~"
 """Ends the name of a checkpoint while another is put into its place."""
 _NAME = re.compile(rf"\d{{4}}-\d{{8}}{_BEFORE}?")
-_PIECE = 1 << 22
-"""Bytes hashed at a time."""
 
 
 @dataclass(frozen=True)
@@ -225,15 +223,6 @@ def _manifest_of(path: Path) -> dict[str, Any]:
     if version != FORMAT:
         raise _DamagedError(f"it has format {version}, and this hft reads format {FORMAT}")
     return manifest
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

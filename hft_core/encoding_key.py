@@ -20,6 +20,7 @@ import pyarrow as pa
 from packaging.requirements import Requirement
 
 from hft_core import interruption, provenance
+from hft_core.file_hash import sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,7 +71,7 @@ def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
                 # How the last call cut and padded its texts; each call says so anew.
                 _add(digest, [path.name, settings | {"truncation": None, "padding": None}])
             elif path.is_file():
-                _add(digest, [path.name, hashlib.sha256(path.read_bytes()).hexdigest()])
+                _add(digest, [path.name, sha256(path)])
     return digest.hexdigest()
 
 
@@ -126,7 +127,7 @@ def _root(file: Path) -> Path:
 @cache
 def _of_package(root: Path) -> str:
     paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.suffix in CODE)
-    return _hash([(str(path.relative_to(root)), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths])
+    return _hash([(str(path.relative_to(root)), sha256(path)) for path in paths])
 
 
 def _of_chosen(chosen: Chosen) -> str | None:
@@ -159,8 +160,7 @@ def _exists(text: str) -> bool:
 def _of_path(path: Path) -> str | None:
     """A hash of a file's content, or of the names, sizes and times of all files of a folder; None for a huge one."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     found = []
     for one in path.rglob("*"):
         status = one.stat()

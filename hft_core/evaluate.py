@@ -62,17 +62,15 @@ def judge_tasks(
 ) -> dict[str, Judged]:
     """As `judge`, for several tasks in as few passes through the trunk as there can be: batches hold rows of all of
     them, and a text that a family reads is in them once. `predicting`: the tasks whose predictions are wanted."""
-    training = model.training
-    model.eval()
     heard = {task: _Heard() for task in examples}
-    for tasks in _passes(model, examples):
-        machine.check_interruption()
-        writes = machine.sharded and any(model.head(task).generates for task in tasks)
-        # A divided layer is put together in memory that a training step will use as well: not an inference tensor.
-        quiet = torch.no_grad() if machine.sharded else torch.inference_mode()
-        with quiet, sharding.put_together(model.trunk) if writes else nullcontext():
-            _hear(model, {task: examples[task] for task in tasks}, machine, seed, with_loss, predicting, heard)
-    model.train(training)
+    # A divided layer is put together in memory that a training step will use as well: not an inference tensor.
+    quiet = torch.no_grad() if machine.sharded else torch.inference_mode()
+    with model.evaluating(), quiet:
+        for tasks in _passes(model, examples):
+            machine.check_interruption()
+            writes = machine.sharded and any(model.head(task).generates for task in tasks)
+            with sharding.put_together(model.trunk) if writes else nullcontext():
+                _hear(model, {task: examples[task] for task in tasks}, machine, seed, with_loss, predicting, heard)
     gathered = machine.gathered(heard)
     return {task: _whole([each[task] for each in gathered]) for task in examples}
 

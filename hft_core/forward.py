@@ -72,20 +72,15 @@ class Forward:
 
     def sums(self, batch: Batch, hidden: Tensor | None = None) -> dict[str, Tensor]:
         """What the batch adds to each task's loss, summed over its targets; from `hidden` where that is known."""
-        with self.machine.clock.part(FORWARD), self.machine.autocast():
-            hidden = self.model.hidden(batch) if hidden is None else hidden
-            return self._sums(self.model.segments(batch, hidden))
+        return self.sums_of(self.model.segments(batch, self.hidden(batch) if hidden is None else hidden))
 
     def sums_of(self, seen: Sequence[tuple[Segment, Features]]) -> dict[str, Tensor]:
         """The same, of segments with what their heads see of the trunk."""
-        with self.machine.clock.part(FORWARD), self.machine.autocast():
-            return self._sums(seen)
-
-    def _sums(self, seen: Sequence[tuple[Segment, Features]]) -> dict[str, Tensor]:
         sums: dict[str, Tensor] = {}
-        for segment, features in seen:
-            loss = self._loss(segment, features)
-            sums[segment.task] = sums[segment.task] + loss if segment.task in sums else loss
+        with self.machine.clock.part(FORWARD), self.machine.autocast():
+            for segment, features in seen:
+                loss = self._loss(segment, features)
+                sums[segment.task] = sums[segment.task] + loss if segment.task in sums else loss
         return sums
 
     def _loss(self, segment: Segment, features: Features) -> Tensor:

@@ -76,7 +76,7 @@ def find(model: HybridModel, batches: Sequence[Batch], machine: Machine) -> Froz
         return NOTHING
     seen = _Seen(model.trunk, layers)
     whole = True
-    with _evaluating(model), seen.watching(), torch.enable_grad(), machine.autocast():
+    with model.evaluating(), seen.watching(), torch.enable_grad(), machine.autocast():
         for batch in batches:
             whole = not model.hidden(batch.to(machine.device)).requires_grad and whole
     depth = seen.depth()
@@ -94,7 +94,7 @@ def splits(model: HybridModel, frozen: Frozen, batches: Sequence[Batch], machine
         return None, f"{type(model.strategy).__name__} has a way of its own through the trunk"
     sample: Tensor | None = None
     products = DTYPES[machine.precision.name]  # a norm may give float32 of what was multiplied in bfloat16
-    with _evaluating(model), torch.no_grad(), machine.autocast():
+    with model.evaluating(), torch.no_grad(), machine.autocast():
         for batch in (batch.to(machine.device) for batch in batches):
             whole = model.hidden(batch)
             alone = _alone(model, batch, frozen.depth)
@@ -127,16 +127,6 @@ def _begins_in_the_middle(strategy: type[Strategy]) -> bool:
     """Whether `upper` is at least as much the strategy's own as its `forward` and its `route` are."""
     own = {name: next(c for c in strategy.__mro__ if name in vars(c)) for name in ("forward", "route", "upper")}
     return all(issubclass(own["upper"], owner) for owner in own.values())
-
-
-@contextmanager
-def _evaluating(model: HybridModel) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 class _Seen:

@@ -16,12 +16,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hft_core import cache, frozen, interruption, turns
 from hft_core.activations import Row, Store, inputs_of, rows_of
-from hft_core.batching import Batch, in_length_order
+from hft_core.batching import Batch, in_length_order, within
 from hft_core.clock import FORWARD
 from hft_core.evaluate import EVALUATION_ROWS, EVALUATION_TOKENS
 from hft_core.examples import Examples
@@ -225,9 +226,7 @@ class FrozenWork:
     def _fill(self, path: Path) -> None:
         sample, device = self.chosen.sample, self.machine.device
         assert sample is not None
-        training = self.model.training
-        self.model.eval()
-        with path.open("xb") as file, torch.inference_mode():
+        with path.open("xb") as file, self.model.evaluating(), torch.inference_mode():
             _write(file, torch.zeros_like(sample[:1]))
             for rows in self._batches():
                 interruption.check()
@@ -237,17 +236,12 @@ class FrozenWork:
                 with self.machine.autocast():
                     hidden = self.model.backbone.lower(moved, self.model.frozen.depth)
                 _write(file, hidden[moved["attention_mask"].bool()].to(sample.dtype))
-        self.model.train(training)
 
     def _batches(self) -> Iterator[list[Row]]:
-        held: list[Row] = []
-        for row in self.chosen.rows:  # shortest first
-            if len(held) == EVALUATION_ROWS or (len(held) + 1) * len(row.ids) > EVALUATION_TOKENS:
-                if held:
-                    yield held
-                held = []
-            held.append(row)
-        yield held
+        rows = self.chosen.rows  # shortest first
+        lengths = np.array([len(row.ids) for row in rows])
+        for run in within(np.arange(len(rows)), lengths, np.ones_like(lengths), EVALUATION_ROWS, EVALUATION_TOKENS):
+            yield [rows[i] for i in run]
 
     def _key(self) -> str:
         """A hash of everything that the stored numbers depend on, to the last bit."""

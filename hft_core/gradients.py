@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from hft_core.batching import Batch
-from hft_core.clock import FORWARD
 from hft_core.combiner import Combiner, weights_of
 from hft_core.forward import Forward, random_state_kept
 from hft_core.machine import Machine
@@ -197,14 +196,13 @@ class _Step:
         """Fill in `compared` from gradients that are computed ahead, with the dropout of the passes to come."""
         with random_state_kept(self.machine.device):
             for batch in self.batches:
-                with self.machine.clock.part(FORWARD), torch.no_grad(), self.machine.autocast():
-                    hidden = self.model.hidden(batch)
+                with torch.no_grad():
+                    hidden = self.forward.hidden(batch)
                 compared.add(hidden, self._at_hidden(batch, hidden))
 
     def _both(self, batch: Batch, own: Sequence[_Own], tied: Sequence[_Own]) -> tuple[Tensor, list[HiddenGradient]]:
         """The hidden states of a batch, and the gradients of the losses with respect to them."""
-        with self.machine.clock.part(FORWARD), self.machine.autocast():
-            hidden = self.model.hidden(batch)
+        hidden = self.forward.hidden(batch)
         return hidden, self._at_hidden(batch, hidden, own, tied)
 
     def _at_hidden(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,16 @@ class HybridModel(nn.Module):
         if not any(parameter.requires_grad for parameter in self.trunk.parameters()):
             self.trunk.eval()
         return self
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the model is in evaluation mode; afterwards, in the mode it was in."""
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
 
     # --- what trains
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +20,8 @@ from typing import Any
 import torch
 
 from hft_core import cache
+from hft_core.errors import RunError
+from hft_core.results import write_text
 
 FILE = "precision.json"
 """In the folder of caches (`hft_core.cache.folder`)."""
@@ -143,8 +143,6 @@ def _sound(known: Any) -> Rates | None:
 def _remember(place: Path, key: str, rates: Rates) -> None:
     """Write the rates beside those of other machines that share the folder, whole or not at all."""
     value = {"gflops": dict(rates.gflops), "measurements": rates.measurements, "since": rates.since}
-    beside = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
-    with suppress(OSError):  # a folder that cannot be written to: the next run measures again
+    with suppress(OSError, RunError):  # a folder that cannot be written to: the next run measures again
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        beside.write_text(json.dumps({**_read(place), key: value}, indent=1) + "\n", encoding="utf-8")
-        os.replace(beside, place)
+        write_text(place, json.dumps({**_read(place), key: value}, indent=1) + "\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -39,11 +39,6 @@ def save(path: Path, state: dict[str, Tensor]) -> None:
     except (OSError, SafetensorError) as error:
         beside.unlink(missing_ok=True)
         raise RunError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
-
-
-def load(path: Path, state: dict[str, Tensor]) -> None:
-    """Copy the tensors in `path` into those of `state`, which must have the same names."""
-    put(load_file(path), state)
 
 
 def put(found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from hft_core import weights
@@ -57,7 +58,7 @@ def test_what_was_saved_comes_back_bit_by_bit_into_the_same_tensors(tmp_path: Pa
     with torch.no_grad():
         for tensor in state.values():
             tensor.add_(1.0)
-    weights.load(path, weights.trained_state(model, combiner, optimizer))
+    weights.put(load_file(path), weights.trained_state(model, combiner, optimizer))
     assert all(torch.equal(tensor, before[name]) for name, tensor in state.items())
     assert all(p.requires_grad for p in model["trunk"].parameters())
 

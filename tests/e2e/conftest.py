@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from hft_core import assemble, machine, recipe_file
+from hft_core import assemble, hookimpl, machine, recipe_file
 from hft_core.observers import Observers
 from hft_core.plugins import Catalogue
 from hft_core.resolve import resolve
@@ -35,3 +36,20 @@ def prepare(tmp_path: Path) -> Callable[..., Stages]:
         return Stages(material, machine.find("fp32"), told, tmp_path)
 
     return ready
+
+
+class _StopAfter:
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    @hookimpl
+    def hft_step_finished(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.fixture
+def stop_after() -> Callable[[int], object]:
+    """Makes an observer that ends the process's run after so many steps, as a signal would."""
+    return _StopAfter

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 import hft_core
-from hft_core import Catalogue, clock, flops, hookimpl, interruption, recipe_source
+from hft_core import Catalogue, clock, flops, interruption, recipe_source
 from hft_core.cli.run import cost_text, print_result, run_source
 from hft_core.clock import PARTS, TRAINING
 from hft_core.profile import STEPS, StepProfiler
@@ -77,21 +76,8 @@ def test_counting_and_profiling_change_nothing_that_is_learned(
         assert all(torch.equal(left, right) for left, right in zip(found[0], other, strict=True))
 
 
-class StopAfter:
-    """Ends the process's run after so many steps, as a signal would."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    @hookimpl
-    def hft_step_finished(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGTERM)
-
-
 def test_a_resumed_stage_counts_what_it_cost_before(
-    models: Any, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Any, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: Callable[[int], object]
 ) -> None:
     ticks = itertools.count()  # every look at the clock takes a second
     monkeypatch.setattr(clock.time, "perf_counter", lambda: float(next(ticks)))
@@ -100,7 +86,7 @@ def test_a_resumed_stage_counts_what_it_cost_before(
         settings: Any = {"data": rows(toys), "output": tmp_path / name}
         if name == "stopped":
             with interruption.listening(), pytest.raises(interruption.Interrupted):
-                hft_core.run(recipe(models["bert"]), **settings, observers=[StopAfter(7)])
+                hft_core.run(recipe(models["bert"]), **settings, observers=[stop_after(7)])
             settings["resume"] = True
         found.append(hft_core.run(recipe(models["bert"]), **settings).stages[0])
     whole, stopped = found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -357,17 +356,6 @@ def test_a_full_disk_is_told_and_the_run_goes_on(
 # --- resume
 
 
-class StopAfter:
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    @hookimpl
-    def hft_step_finished(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGTERM)
-
-
 def facts(folder: Path) -> tuple[dict[str, bytes], str]:
     weights = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("model/**/*.safetensors")}
     return weights, json.dumps(json.loads((folder / "results.json").read_text())["stages"][0]["history"])
@@ -375,14 +363,19 @@ def facts(folder: Path) -> tuple[dict[str, bytes], str]:
 
 @pytest.mark.parametrize("lost", [False, True], ids=["what was stored is there", "what was stored is lost"])
 def test_a_run_stopped_at_any_step_ends_as_one_never_stopped(
-    lost: bool, deep: dict[str, Path], toys: ModuleType, tmp_path: Path, cache: Path
+    lost: bool,
+    deep: dict[str, Path],
+    toys: ModuleType,
+    tmp_path: Path,
+    cache: Path,
+    stop_after: Callable[[int], object],
 ) -> None:
     data = dict.fromkeys(TASKS, toys.rows(30))
     chosen = {**recipe(deep["bert"], STRATEGIES["partial"]), "precision": "fp32"}
     hft_core.run(chosen, output=tmp_path / "whole", data=data)
     folder = tmp_path / "stopped"
     with interruption.listening(), pytest.raises(Interrupted):
-        hft_core.run(chosen, output=folder, data=data, observers=[StopAfter(13)])
+        hft_core.run(chosen, output=folder, data=data, observers=[stop_after(13)])
     if lost:
         shutil.rmtree(cache)
     hft_core.run(chosen, output=folder, data=data, resume=True)

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +16,7 @@ import pytest
 import torch
 
 import hft_core
-from hft_core import RunError, UsageError, hookimpl
+from hft_core import RunError, UsageError
 from hft_core.interruption import Interrupted
 
 TASKS = {
@@ -77,22 +76,9 @@ def digest(folder: Path) -> dict[str, str]:
     return found
 
 
-class StopAfter:
-    """Ends the process's run after so many steps, as a signal would."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    @hookimpl
-    def hft_step_finished(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGTERM)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_stopped_at_any_step_ends_as_one_never_stopped(
-    case: str, models: Any, toys: ModuleType, tmp_path: Path
+    case: str, models: Any, toys: ModuleType, tmp_path: Path, stop_after: Callable[[int], object]
 ) -> None:
     from hft_core import interruption
 
@@ -104,7 +90,7 @@ def test_a_run_stopped_at_any_step_ends_as_one_never_stopped(
     for stop in (1, 2, 3, 5, 7, 9, 12)[: 5 if len(stages) == 1 else 7]:
         folder = tmp_path / f"stopped-{stop}"
         with interruption.listening(), pytest.raises(Interrupted):
-            hft_core.run(chosen, output=folder, data=data, observers=[StopAfter(stop)])
+            hft_core.run(chosen, output=folder, data=data, observers=[stop_after(stop)])
         assert not (folder / "results.json").exists()
         hft_core.run(chosen, output=folder, data=data, resume=True)
         found = digest(folder)
@@ -116,7 +102,9 @@ def test_a_run_stopped_at_any_step_ends_as_one_never_stopped(
 
 
 @pytest.fixture
-def stopped(models: Any, toys: ModuleType, tmp_path: Path) -> tuple[dict[str, Any], dict[str, Any], Path]:
+def stopped(
+    models: Any, toys: ModuleType, tmp_path: Path, stop_after: Callable[[int], object]
+) -> tuple[dict[str, Any], dict[str, Any], Path]:
     """A recipe, its data, and the folder of a run of it that was stopped with two checkpoints."""
     from hft_core import interruption
 
@@ -124,7 +112,7 @@ def stopped(models: Any, toys: ModuleType, tmp_path: Path) -> tuple[dict[str, An
     data = dict.fromkeys(TASKS, toys.rows(60))
     folder = tmp_path / "run"
     with interruption.listening(), pytest.raises(Interrupted):
-        hft_core.run(chosen, output=folder, data=data, observers=[StopAfter(5)])
+        hft_core.run(chosen, output=folder, data=data, observers=[stop_after(5)])
     assert [path.name for path in sorted((folder / "checkpoints").glob("0*"))] == ["0000-00000004", "0000-00000005"]
     assert (folder / "checkpoints" / "LATEST").read_text() == "0000-00000005\n"
     return chosen, data, folder
@@ -281,7 +269,7 @@ def test_a_manifest_says_what_the_checkpoint_is_of(stopped: tuple[dict[str, Any]
 
 
 def test_a_step_that_is_saved_again_has_a_checkpoint_at_every_moment(
-    models: Any, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Any, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: Callable[[int], object]
 ) -> None:
     """The signal comes after a step that was saved: it is saved again, with what was measured since, and the disk is
     full at the moment at which the new one takes the place of the old one."""
@@ -303,7 +291,7 @@ def test_a_step_that_is_saved_again_has_a_checkpoint_at_every_moment(
     with monkeypatch.context() as patch, interruption.listening():
         patch.setattr(os, "rename", full)
         with pytest.raises(RunError, match="No space left on device; the last good one is 0000-00000004~"):
-            hft_core.run(chosen, output=folder, data=data, observers=[StopAfter(4)])
+            hft_core.run(chosen, output=folder, data=data, observers=[stop_after(4)])
     assert published == [[], ["0000-00000004~"]]
     assert hft_core.run(chosen, output=folder, data=data, resume=True).warnings == ()
     assert digest(folder) == digest(tmp_path / "whole")
@@ -346,7 +334,7 @@ def test_a_run_that_was_killed_after_its_results_were_written_is_finished_and_ti
 
 
 def test_the_number_format_that_was_measured_is_kept(
-    models: Any, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Any, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: Callable[[int], object]
 ) -> None:
     from hft_core import interruption, precision
 
@@ -355,7 +343,7 @@ def test_the_number_format_that_was_measured_is_kept(
     measured = precision.Precision("bf16", "measured once", 12.0)
     monkeypatch.setattr(precision, "choose", lambda wanted, device: measured)
     with interruption.listening(), pytest.raises(Interrupted):
-        hft_core.run(chosen, output=folder, data=data, observers=[StopAfter(3)])
+        hft_core.run(chosen, output=folder, data=data, observers=[stop_after(3)])
     monkeypatch.setattr(precision, "choose", lambda wanted, device: pytest.fail("measured anew"))
     result = hft_core.run(chosen, output=folder, data=data, resume=True)
     assert (result.precision, result.precision_reason) == ("bf16", "measured once")
