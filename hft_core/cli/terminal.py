@@ -19,8 +19,9 @@ def say(text: object = "") -> None:
 
 
 def say_error(text: object) -> None:
-    """Print one line on standard error."""
-    print(plain(text), file=sys.stderr)
+    """Print one line on standard error, at one go: `print` writes the end of a line by itself, and lines of several
+    processes would run into one another."""
+    sys.stderr.write(f"{plain(text)}\n")
 
 
 def print_json(value: Any) -> None:
