@@ -158,15 +158,9 @@ def test_a_world_that_is_not_what_was_asked_for_is_refused(models: Any, rows: Pa
     assert "2 processes were asked for, but Accelerate runs 1" in done.stderr
 
 
-def test_all_processes_compute_in_the_number_format_that_the_first_one_found(tmp_path: Path) -> None:
-    script = tmp_path / "find.py"
-    script.write_text(
-        "import os\n"
-        "from hft_core import machine, precision\n"
-        "mine = {'0': 'bf16', '1': 'fp32'}[os.environ['RANK']]\n"
-        "precision.choose = lambda wanted, device: precision.Precision(mine, 'measured', 1.0)\n"
-        "print(machine.find('auto').precision.name)\n"
-    )
+def both(script: Path, text: str) -> list[tuple[str, int]]:
+    """What a script prints and how it ends, in each of two processes."""
+    script.write_text(text)
     root = Path(__file__).parents[2]
     common = {
         **os.environ,
@@ -176,7 +170,7 @@ def test_all_processes_compute_in_the_number_format_that_the_first_one_found(tmp
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
     }
-    both = [
+    started = [
         subprocess.Popen(
             [sys.executable, str(script)],
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -185,7 +179,32 @@ def test_all_processes_compute_in_the_number_format_that_the_first_one_found(tmp
         )
         for rank in range(2)
     ]
-    assert [process.communicate(timeout=120)[0].strip() for process in both] == ["bf16", "bf16"]
+    return [(process.communicate(timeout=120)[0].strip(), process.returncode) for process in started]
+
+
+def test_all_processes_compute_in_the_number_format_that_the_first_one_found(tmp_path: Path) -> None:
+    script = (
+        "import os\n"
+        "from hft_core import machine, precision\n"
+        "mine = {'0': 'bf16', '1': 'fp32'}[os.environ['RANK']]\n"
+        "precision.choose = lambda wanted, device: precision.Precision(mine, 'measured', 1.0)\n"
+        "print(machine.find('auto').precision.name)\n"
+    )
+    assert both(tmp_path / "find.py", script) == [("bf16", 0), ("bf16", 0)]
+
+
+def test_no_process_group_is_left_to_the_end_of_a_process(tmp_path: Path) -> None:
+    """Its threads, met by the end of the process, abort it now and then: exit code 134 instead of its own."""
+    script = (
+        "import atexit, sys\n"
+        "import torch.distributed as dist\n"
+        "from hft_core import machine\n"
+        "atexit.register(lambda: print(dist.is_initialized()))  # comes after what is registered later\n"
+        "machine.find('fp32')\n"
+        "assert dist.is_initialized()\n"
+        "sys.exit(143)\n"
+    )
+    assert both(tmp_path / "leave.py", script) == [("False", 143), ("False", 143)]
 
 
 # --- another number of processes, and what goes wrong in one of them
