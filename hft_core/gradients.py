@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from hft_core.batching import Batch
 from hft_core.combiner import Combiner, weights_of
 from hft_core.forward import Forward, random_state_kept
+from hft_core.jacobian import Jacobian, cast_once, of_tokens_alone
 from hft_core.machine import Machine
 from hft_core.model import HybridModel
-from hft_core.representation import Comparison, HiddenGradient, added_up, same_rows
+from hft_core.representation import Comparison, HiddenGradient, added_up, same_rows, with_products
 
 
 @dataclass(frozen=True)
@@ -135,32 +136,40 @@ class _Step:
     def by_gradients(self) -> Combined:
         """One backward pass a batch, each of one task's rows; the shared parameters' gradients are kept apart by task
         and combined, the others are each task's own."""
-        shared = self.model.shared_parameters()
-        sizes = [parameter.numel() for parameter in shared]
-        rows = torch.zeros(len(self.tasks), sum(sizes), device=self.machine.device)
+        shared = Jacobian(self.model.shared_parameters(), len(self.tasks))
         own: list[_Own] = [_Own(self.model.task_parameters(task)) for task in self.tasks]
-        for batch in self.batches:
-            (task,) = {segment.task for segment in batch.segments}
-            if task not in self.counts:
-                continue
-            index = self.tasks.index(task)
-            loss = self.means(batch)[index]
-            self.losses[index] += loss.detach()
-            if not loss.requires_grad:  # nothing that the task goes through trains
-                continue
-            gradients = torch.autograd.grad(loss, [*shared, *own[index].parameters], allow_unused=True)
-            for place, gradient in zip(torch.split(rows[index], sizes), gradients, strict=False):
-                if gradient is not None:
-                    place += gradient.reshape(-1)
-            own[index].add(gradients[len(shared) :])
-        factors = self._factors(self.machine.total(rows)) if shared else torch.ones_like(self.losses)
-        weights = _along_itself(factors, rows)
-        combined = (factors @ rows) if factors.ndim == 1 else (factors * rows).sum(dim=0)
-        for parameter, gradient in zip(shared, torch.split(combined, sizes), strict=True):
-            parameter.grad = gradient.view_as(parameter)
+        with cast_once(self.machine.device), of_tokens_alone(self.model.trunk, self.machine):
+            for batch in self.batches:
+                self._add_gradients(batch, shared, own)
+        factors, weights = self._factors_of(shared)
+        shared.fill(factors)
         self._fill_own(own, weights)
         self.machine.add_up_gradients(_each_once(own))
         return Combined(self.tasks, self.machine.total(self.losses), weights)
+
+    def _add_gradients(self, batch: Batch, shared: Jacobian, own: Sequence[_Own]) -> None:
+        """Those of a batch, whose rows are of one task."""
+        (task,) = {segment.task for segment in batch.segments}
+        if task not in self.counts:
+            return
+        index = self.tasks.index(task)
+        loss = self.means(batch)[index]
+        self.losses[index] += loss.detach()
+        if not loss.requires_grad:  # nothing that the task goes through trains
+            return
+        gradients = torch.autograd.grad(loss, [*shared.parameters, *own[index].parameters], allow_unused=True)
+        shared.add(index, gradients[: len(shared.parameters)])
+        own[index].add(gradients[len(shared.parameters) :])
+
+    def _factors_of(self, shared: Jacobian) -> tuple[Tensor, Tensor]:
+        """The combiner's factors, and the weights that they are: all 1 where nothing is shared."""
+        shared.add_up(self.machine)
+        if not shared.parameters:
+            weights = torch.ones_like(self.losses)
+            return weights, weights
+        rows = with_products(shared.products()) if self.combiner.by_products else shared.rows()
+        factors = self._factors(rows)
+        return factors, _along_itself(factors, rows)
 
     def at_representation(self) -> Combined:
         """One backward pass a batch, of the hidden states' gradients times each task's factor.

@@ -2,7 +2,8 @@
 
 It is a pure function of (seed, stage, step), and of the changes that dev scores made to the shares: the same on every
 process and after every resume. Each step's rows are divided among the tasks by their shares; each task walks through
-its units in passes, every pass a new permutation in which the rows of one step are of like length.
+its units in passes, every pass a new permutation in which the rows of one step are of like length, in steps that are
+short for one task and for all others too.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ class Plan:
         self._families = self._with_equal_shares(families or {})
         self._walks = list(range(len(self.tasks)))
         """For each task, the column of the one whose walk it shares: its own where it walks alone."""
+        self._heights = np.random.default_rng((*self._key, zlib.crc32(b"lengths"))).random(self.steps)
+        """`[steps]`: where a step's rows stand among those of the steps around it, from the shortest to the longest."""
         self._begun: dict[tuple[int, int], tuple[int, np.ndarray]] = {}
         self._pass = lru_cache(maxsize=4 * len(self.tasks))(self._make_pass)
         self._divide_from(0, np.ones(len(self.tasks)))
@@ -199,15 +202,14 @@ class Plan:
         kept, order = self._begun.get((column, epoch), (0, None))
         random = np.random.default_rng((*self._key, zlib.crc32(family.encode()), epoch, *([kept] if kept else [])))
         order = random.permutation(len(lengths)) if order is None else order.copy()
-        starts = self._starts[:, column]
-        first, last = epoch * len(lengths), (epoch + 1) * len(lengths)
-        inside = np.unique(starts[(starts > first + kept) & (starts < last)]) - first
-        cuts = np.concatenate([[kept], inside, [len(lengths)]])
-        for left in range(0, len(cuts) - 1, LIKE_LENGTH_STEPS):
-            edges = cuts[left : left + LIKE_LENGTH_STEPS + 1]
-            chunk = order[edges[0] : edges[-1]]
-            chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
-            order[edges[0] : edges[-1]] = _runs_shuffled(chunk, np.diff(edges), random)
+        first = epoch * len(lengths)
+        edges = np.clip(self._starts[:, column] - first, kept, len(lengths))
+        steps = np.flatnonzero(np.diff(edges))  # those that have units of this pass
+        for left in range(0, len(steps), LIKE_LENGTH_STEPS):
+            here = steps[left : left + LIKE_LENGTH_STEPS]
+            chunk = order[edges[here[0]] : edges[here[-1] + 1]]
+            ordered = chunk[np.argsort(lengths[chunk], kind="stable")]
+            chunk[:] = _dealt(ordered, np.diff(edges)[here], self._heights[here])
         return order
 
 
@@ -222,9 +224,9 @@ def _whole(units: np.ndarray) -> np.ndarray:
     return np.diff(upto, prepend=0)
 
 
-def _runs_shuffled(ordered: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Deal consecutive runs of `ordered` to slots of the given sizes, the slots taken in random order."""
-    turn = random.permutation(len(sizes))
+def _dealt(ordered: np.ndarray, sizes: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """Deal consecutive runs of `ordered` to slots of the given sizes, from the lowest slot to the highest."""
+    turn = np.argsort(heights)
     ends = np.cumsum(sizes[turn])
     runs: list[np.ndarray] = [np.empty(0, np.int64)] * len(sizes)
     for slot, end in zip(turn, ends, strict=True):

@@ -55,7 +55,7 @@ class Comparison:
         """`[t, p]`, of the rows of all processes; to be asked for once. The sums over rows and tokens, or, where the
         comparison is exact, vectors `[t, t]` with the same products as the gradients themselves."""
         sums = self._machine.total(self._sums)
-        return _with_products(sums) if self._exact else sums
+        return with_products(sums) if self._exact else sums
 
 
 def added_up(hidden: Tensor, gradients: Sequence[HiddenGradient], factors: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def same_rows(batches: Sequence[Batch], tasks: Collection[str]) -> bool:
     return len(tasks) > 1
 
 
-def _with_products(products: Tensor) -> Tensor:
+def with_products(products: Tensor) -> Tensor:
     """Vectors `[t, t]` whose products are `products` `[t, t]`; these themselves where they are not finite."""
     if not bool(torch.isfinite(products).all()):
         return products

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchjd.aggregation import UPGrad, UPGradWeighting
 
 from hft_core import gradients
@@ -18,6 +19,7 @@ from hft_core.batching import Batch, Segment
 from hft_core.combiner import Combiner
 from hft_core.forward import Forward
 from hft_core.head import Column, Draw, Encoded, Head, Targets
+from hft_core.jacobian import Jacobian, of_tokens_alone
 from hft_core.machine import Machine
 from hft_core.model import HybridModel
 from hft_core.precision import Precision
@@ -548,3 +550,96 @@ def test_a_divided_joint_loss_sees_the_same_dropout_in_both_of_its_passes() -> N
     torch.manual_seed(3)
     _, found = filled(model, Combiner(("a",)), batches)
     assert_same(found, expected)
+
+
+# --- on all shared parameters
+
+ABC = ("a", "b", "c")
+HALF = Machine(MACHINE.accelerator, Precision("bf16", "for a test", 1.0))
+
+
+class Exact(ByProducts):
+    at = "shared"
+
+
+def jacobian_of(model: HybridModel, tied: nn.Parameter | None = None) -> tuple[Tensor, list[nn.Parameter]]:
+    """`[tasks, p]`: each task's gradient of the trunk's parameters, by plain PyTorch."""
+    parameters = list(model.trunk.parameters())
+    losses = mean_losses(model, divided(STEP, 5, 7), ABC)
+    if tied is not None:
+        losses = losses + torch.tensor([1.0, 0.0, 2.0]) * tied.square().sum()
+    found = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
+    return torch.stack([torch.cat([g.reshape(-1) for g in row]) for row in found]), parameters
+
+
+@pytest.mark.parametrize("bounds", [(5, 7), (2, 5, 7), (1, 2, 3, 4, 5, 6, 7, 8, 9)])
+def test_equals_torchjd_on_all_shared_parameters(bounds: tuple[int, ...]) -> None:
+    model, combiner = model_of(*ABC), Exact(ABC)
+    rows, _ = jacobian_of(model)
+    expected = UPGrad()(rows)  # type: ignore[no-untyped-call]
+    _, found = filled(model, combiner, divided(STEP, *bounds))
+    assert combiner.seen is not None
+    assert combiner.seen.shape == (3, 3), "products are shown, not the gradients themselves"
+    torch.testing.assert_close(combiner.seen @ combiner.seen.T, rows @ rows.T, atol=1e-7, rtol=1e-5)
+    trunk = torch.cat([found[f"trunk.{name}"].reshape(-1) for name, _ in model.trunk.named_parameters()])
+    torch.testing.assert_close(trunk, expected, atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("absent", [None, 1])
+def test_gradients_of_the_steps_tokens_are_all_that_embeddings_have(absent: int | None) -> None:
+    """Also where one task's gradient of the embedding is dense, as that of a tied output layer, or is not there."""
+    model = model_of(*ABC)
+    words = model.trunk.words.weight
+    for tied in (None, words):
+        rows, parameters = jacobian_of(model, tied)
+        found = Jacobian(parameters, len(ABC))
+        with of_tokens_alone(model.trunk, MACHINE):
+            losses = mean_losses(model, divided(STEP, 5, 7), ABC)
+            if tied is not None:
+                losses = losses + torch.tensor([1.0, 0.0, 2.0]) * tied.square().sum()
+            for index, loss in enumerate(losses):
+                if index != absent:
+                    found.add(index, torch.autograd.grad(loss, parameters, retain_graph=True))
+        assert not model.trunk.words.sparse
+        if absent is not None:
+            rows[absent] = 0
+        torch.testing.assert_close(found.products(), rows @ rows.T)
+        torch.testing.assert_close(found.rows(), rows)
+        for factors in (torch.tensor([0.5, 2.0, -1.0]), torch.rand(rows.shape)):
+            found.fill(factors)
+            wanted = (factors.reshape(3, -1) * rows).sum(dim=0)
+            torch.testing.assert_close(
+                torch.cat([p.grad.reshape(-1) for p in parameters if p.grad is not None]), wanted
+            )
+
+
+class Casts(TorchDispatchMode):
+    """Counts how often a tensor of a given shape is cast."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape, self.number = shape, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten._to_copy.default and args[0].shape == self.shape:
+            self.number += (kwargs or {}).get("dtype") == torch.bfloat16
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", [Recorded, Exact])
+def test_a_weight_is_cast_once_a_step_and_its_gradient_is_the_same_bit_for_bit(
+    kind: type[Combiner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[int, dict[str, Tensor]]] = []
+    for cast_once in (True, False):
+        if not cast_once:
+            monkeypatch.setattr(gradients, "cast_once", lambda device: torch.enable_grad())
+        model = model_of(*ABC)
+        with Casts(model.trunk.layer.weight.shape) as casts:
+            gradients.fill(model, kind(ABC), divided(STEP, 5, 7), HALF, draw_seed=5)
+        grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        found.append((casts.number, grads))
+    (once, ours), (each, theirs) = found
+    assert (once, each) == (1, 3)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
