@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,10 @@ class Backbone(ABC):
         """Hidden states `[batch, seq, hidden]` of `inputs`: `input_ids`, `attention_mask` and further inputs of the
         tokenizer, each `[batch, seq]`; for an encoder-decoder also `decoder_input_ids` and `decoder_attention_mask`,
         each `[batch, target seq]`."""
+
+    def in_training(self) -> AbstractContextManager[None]:
+        """A context in which a stage trains the trunk: for ways of computing the same that are quicker there."""
+        return nullcontext()
 
     @property
     @abstractmethod

@@ -48,6 +48,19 @@ class Lower:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Which rows of a batch are one text, put in for each task that reads it."""
+
+    first: Tensor
+    """`[texts]`: the row that stands for each."""
+    of_row: Tensor
+    """`[batch]`: which of them each row is."""
+
+    def to(self, device: torch.device) -> Texts:
+        return Texts(_moved(self.first, device), _moved(self.of_row, device))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Padded rows of one or more tasks."""
 
@@ -56,6 +69,8 @@ class Batch:
     segments: tuple[Segment, ...]
     lower: Lower | None = None
     """What need not be computed."""
+    texts: Texts | None = None
+    """None where no two rows are one text."""
     idle_task: str = ""
     """As whose row an idle batch, which has no segments, goes through the trunk."""
 
@@ -85,7 +100,8 @@ class Batch:
             replace(s, targets=Targets(s.targets.count, {n: t.to(device) for n, t in s.targets.tensors.items()}))
             for s in self.segments
         )
-        return replace(self, inputs=inputs, segments=segments, lower=self.lower and self.lower.to(device))
+        lower, texts = self.lower and self.lower.to(device), self.texts and self.texts.to(device)
+        return replace(self, inputs=inputs, segments=segments, lower=lower, texts=texts)
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -130,35 +146,38 @@ def batches_of(
     share: bool = True,
 ) -> list[Batch]:
     """The batches of one step; `apart`: no batch holds more than one task; `share`: the units of one walk are put in
-    once for all of its tasks, and count once within the limits."""
+    once for all of its tasks, and count once within the limits. Without, they are put in for each, side by side."""
     if not parts:
         return []
-    walks = _together(parts, share=share and not apart)
-    leaders = [walk[0] for walk in walks]
+    walks = [[part] for part in parts] if apart else _together(parts)
+    pieces = [(i, piece) for i, walk in enumerate(walks) for piece in ([walk] if share else [[one] for one in walk])]
+    leaders = [piece[0] for _, piece in pieces]
     lengths = np.concatenate([examples[part.task].lengths[part.units] for part in leaders])
     sizes = np.concatenate([examples[part.task].sizes[part.units] for part in leaders])
     owner = np.repeat(np.arange(len(leaders)), [len(part.units) for part in leaders])
+    place = np.concatenate([np.arange(len(part.units)) for part in leaders])
+    beside = np.lexsort((owner, place, np.array([i for i, _ in pieces])[owner]))
+    lengths, sizes, owner, place = lengths[beside], sizes[beside], owner[beside], place[beside]
     kinds = [str(i) if apart else _kind(examples[part.task]) for i, part in enumerate(leaders)]
     kind = np.asarray(kinds)[owner]
-    place = np.concatenate([np.arange(len(part.units)) for part in leaders])
     made = []
     for group in _groups(lengths, sizes, kind, max_units, max_tokens):
         blocks = []
-        for i, walk in enumerate(walks):
-            units = walk[0].units[np.sort(place[group[owner[group] == i]])]
+        for i, (walk, piece) in enumerate(pieces):
+            units = piece[0].units[np.sort(place[group[owner[group] == i]])]
             if len(units):
-                ids = examples[walk[0].task].of_units(units)
-                blocks.append(_Block(tuple(part.task for part in walk), ids, Draw(seed, walk[0].epoch)))
+                ids = examples[piece[0].task].of_units(units)
+                blocks.append(_Block(tuple(part.task for part in piece), ids, Draw(seed, piece[0].epoch), walk))
         made.append(_assemble(blocks, examples, heads, pad))
     return made
 
 
-def _together(parts: Sequence[Part], *, share: bool) -> list[list[Part]]:
+def _together(parts: Sequence[Part]) -> list[list[Part]]:
     """The parts, those with the same units of the same walk together."""
     found: list[list[Part]] = []
     for part in parts:
         alike = (walk for walk in found if walk[0].way == part.way and np.array_equal(walk[0].units, part.units))
-        walk = next(alike, None) if share else None
+        walk = next(alike, None)
         if walk is None:
             found.append([part])
         else:
@@ -180,11 +199,12 @@ def in_length_order(
     even: bool = False,
 ) -> Iterator[Batch]:
     """All examples of a split, shortest first, as evaluation sees them: the same masks every time. `share`: examples
-    of a family are put in once for all of its tasks. Of `world` processes, each makes every `world`-th batch; `even`:
-    and an idle one where others make one more."""
-    family = families(examples, heads) if share else {task: task for task in examples}
-    kinds = ({task: examples[task] for task in leaders} for leaders in _of_kinds(examples, family))
-    runs = chain.from_iterable(_runs(leaders, max_rows, max_tokens) for leaders in kinds)
+    of a family are put in once for all of its tasks; without, for each, side by side. Of `world` processes, each makes
+    every `world`-th batch; `even`: and an idle one where others make one more."""
+    family = families(examples, heads)
+    told = {task: tuple(t for t in examples if family[t] == task) if share else (task,) for task in examples}
+    kinds = _of_kinds({task: examples[task] for task in examples if not share or family[task] == task})
+    runs = chain.from_iterable(_runs(parts, family, max_rows, max_tokens) for parts in kinds)
     first: Batch | None = None
     turn = -1
     for turn, run in enumerate(runs):
@@ -192,8 +212,7 @@ def in_length_order(
         if not mine and (first is not None or not even):
             continue
         blocks = [
-            _Block(tuple(t for t in examples if family[t] == leader), examples[leader].of_units(units), Draw(seed, -1))
-            for leader, units in run
+            _Block(told[task], examples[task].of_units(units), Draw(seed, -1), family[task]) for task, units in run
         ]
         batch = _assemble(blocks, examples, heads, pad)
         first = first or batch
@@ -203,22 +222,26 @@ def in_length_order(
         yield idle(first)
 
 
-def _of_kinds(examples: Mapping[str, Examples], family: Mapping[str, str]) -> list[list[str]]:
-    """The first tasks of all families, those that may share a batch together."""
-    found: dict[str, list[str]] = {}
-    for task in (task for task in examples if family[task] == task):
-        found.setdefault(_kind(examples[task]), []).append(task)
+def _of_kinds(examples: Mapping[str, Examples]) -> list[dict[str, Examples]]:
+    """The examples of all tasks, those that may share a batch together."""
+    found: dict[str, dict[str, Examples]] = {}
+    for task, part in examples.items():
+        found.setdefault(_kind(part), {})[task] = part
     return list(found.values())
 
 
-def _runs(examples: Mapping[str, Examples], max_rows: int, max_tokens: int) -> Iterator[list[tuple[str, np.ndarray]]]:
-    """The units of all tasks, shortest first, in batches within the limits: some units of each task that has any."""
+def _runs(
+    examples: Mapping[str, Examples], family: Mapping[str, str], max_rows: int, max_tokens: int
+) -> Iterator[list[tuple[str, np.ndarray]]]:
+    """The units of all tasks, shortest first and those of one family side by side, in batches within the limits: some
+    units of each task that has any."""
     tasks, parts = list(examples), list(examples.values())
     lengths = np.concatenate([part.lengths for part in parts])
     sizes = np.concatenate([part.sizes for part in parts])
     counts = [len(part.lengths) for part in parts]
     owner, place = np.repeat(np.arange(len(tasks)), counts), np.concatenate([np.arange(count) for count in counts])
-    for run in within(np.argsort(lengths, kind="stable"), lengths, sizes, max_rows, max_tokens):
+    walk = np.array([tasks.index(family[task]) for task in tasks])[owner]
+    for run in within(np.lexsort((owner, place, walk, lengths)), lengths, sizes, max_rows, max_tokens):
         split = ((task, place[run[owner[run] == i]]) for i, task in enumerate(tasks))
         yield [(task, units) for task, units in split if len(units)]
 
@@ -302,12 +325,15 @@ class _Block:
     ids: np.ndarray
     """`[n]` their numbers, the same in each task."""
     draw: Draw
+    walk: int | str
+    """Examples of one number are one text in all blocks of a walk."""
 
 
 def _assemble(blocks: Sequence[_Block], examples: Mapping[str, Examples], heads: Mapping[str, Head], pad: int) -> Batch:
     """The blocks one below the other, each once for all of its tasks whose heads show the trunk the same."""
     drawn: list[Drawn] = []
     made: list[Segment] = []
+    origins: list[tuple[int | str, np.ndarray]] = []
     end = 0
     for block in blocks:
         start, size, first = end, len(block.ids), len(drawn)
@@ -316,6 +342,7 @@ def _assemble(blocks: Sequence[_Block], examples: Mapping[str, Examples], heads:
             shared = len(drawn) > first and part.has_inputs_of(drawn[first])
             if not shared:
                 drawn.append(part)
+                origins.append((block.walk, block.ids))
                 end += size
             rows = slice(start, start + size) if shared else slice(end - size, end)
             made.append(Segment(task, rows, block.ids, part.targets))
@@ -328,7 +355,23 @@ def _assemble(blocks: Sequence[_Block], examples: Mapping[str, Examples], heads:
         values = [row for part in given for row in part]
         own_width = name.startswith(OWN_LENGTH)
         inputs[name] = padded(values, max(map(len, values)) if own_width else width, 0)
-    return Batch(inputs, tuple(made))
+    return Batch(inputs, tuple(made), texts=_texts(inputs, origins))
+
+
+def _texts(inputs: Mapping[str, Tensor], origins: Sequence[tuple[int | str, np.ndarray]]) -> Texts | None:
+    """The texts of a batch, of whose rows `origins` tells in their order: a walk, and the examples' numbers in it.
+    Those of one number are a text where their inputs are the same; a head may show the trunk something else."""
+    walks = list(dict.fromkeys(walk for walk, _ in origins))
+    if len(walks) == len(origins):
+        return None
+    walk = np.repeat([walks.index(each) for each, _ in origins], [len(ids) for _, ids in origins])
+    ids = np.concatenate([ids for _, ids in origins])
+    _, first, number = np.unique(walk * (int(ids.max()) + 1) + ids, return_index=True, return_inverse=True)
+    rows = torch.arange(len(ids))
+    stand_in = torch.from_numpy(first[number])
+    same = torch.stack([(tensor == tensor[stand_in]).all(dim=1) for tensor in inputs.values()]).all(dim=0)
+    found, of_row = torch.unique(torch.where(same, stand_in, rows), return_inverse=True)
+    return Texts(found, of_row) if len(found) < len(rows) else None
 
 
 def padded(values: Iterable[Sequence[int] | np.ndarray], width: int, filler: int) -> Tensor:

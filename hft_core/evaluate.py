@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hft_core import interruption, sharding, turns
+from hft_core import common_layers, interruption, sharding, turns
 from hft_core.batching import in_length_order
 from hft_core.errors import RecipeError, did_you_mean
 from hft_core.examples import Examples
@@ -63,6 +63,7 @@ def judge_tasks(
     """As `judge`, for several tasks in as few passes through the trunk as there can be: batches hold rows of all of
     them, and a text that a family reads is in them once. `predicting`: the tasks whose predictions are wanted."""
     heard = {task: _Heard() for task in examples}
+    common_layers.settle(model, examples, machine, seed=seed)
     # A divided layer is put together in memory that a training step will use as well: not an inference tensor.
     quiet = torch.no_grad() if machine.sharded else torch.inference_mode()
     with model.evaluating(), quiet:

@@ -53,6 +53,8 @@ class StageStarted:
     """Layers of the trunk, from the bottom, that stand still."""
     stored: str = ""
     """What is stored of what they make of the rows, or why nothing is."""
+    compiled: str = ""
+    """Whether the trunk's layers are compiled, and why; empty where the recipe does not ask for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

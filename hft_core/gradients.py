@@ -163,10 +163,10 @@ class _Step:
 
     def _factors_of(self, shared: Jacobian) -> tuple[Tensor, Tensor]:
         """The combiner's factors, and the weights that they are: all 1 where nothing is shared."""
-        shared.add_up(self.machine)
         if not shared.parameters:
             weights = torch.ones_like(self.losses)
             return weights, weights
+        shared.add_up(self.machine)
         rows = with_products(shared.products()) if self.combiner.by_products else shared.rows()
         factors = self._factors(rows)
         return factors, _along_itself(factors, rows)

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from hft_core import events, frozen_casts, gradients, interruption, loop_state, random_state, shares, weights
+from hft_core import compilation, events, gradients, interruption, loop_state, random_state, shares, weights
 from hft_core.batching import Batch, batches_of, idle, of_process
 from hft_core.checkpoint import Checkpoint
 from hft_core.clock import BACKWARD, DATA, EVALUATION, OPTIMIZER, SAVING
@@ -97,7 +97,7 @@ class StageLoop:
         self._hold(trunk, still=progress.step < self.head_steps)
         try:
             frozen_work.begin(progress)
-            with frozen_casts.held(self.model, self.stage, self.machine):
+            with compilation.quick_ways(self.model, self.stage, self.machine):
                 self._train(progress, trunk, due, planned)
         except interruption.Interrupted:
             self.keep(progress)
@@ -152,7 +152,7 @@ class StageLoop:
         random_state.seed(self._random_seed(progress.step, 0, self.machine.rank))
         with clock.part(DATA):
             parts = self.plan.step(progress.step)
-            batches = self._batches(parts, progress.max_units)
+            batches = self.batches(parts, progress.max_units)
         with clock.part(BACKWARD):  # the passes forward take their own time out of it
             batches, combined = self._within_memory(batches, parts, progress)
         learning_rate = float(self.schedule.get_last_lr()[0])
@@ -201,7 +201,7 @@ class StageLoop:
             self.optimizer.zero_grad(set_to_none=True)
             if self.machine.device.type == "cuda":
                 torch.cuda.empty_cache()
-            batches = self._batches(parts, progress.max_units)
+            batches = self.batches(parts, progress.max_units)
 
     def _divide_further(self, batches: list[Batch], parts: list[Part], progress: Progress) -> None:
         """Halve the units in one pass."""
@@ -244,7 +244,8 @@ class StageLoop:
         size = self.machine.totals(mine)
         return size["rows"], size["tokens"]
 
-    def _batches(self, parts: list[Part], max_units: int | None) -> list[Batch]:
+    def batches(self, parts: list[Part], max_units: int | None) -> list[Batch]:
+        """Those of a step, on the device, with at most `max_units` in each."""
         made = partial(
             batches_of,
             examples=self.train,

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from hft_core.activations import Store
 from hft_core.backbone import Backbone, Features
-from hft_core.batching import Batch, Lower, Segment
+from hft_core.batching import Batch, Lower, Segment, Texts
+from hft_core.common_layers import UNKNOWN
 from hft_core.frozen import NOTHING
 from hft_core.head import Head
 from hft_core.strategy import Strategy
@@ -38,12 +39,24 @@ class HybridModel(nn.Module):
         """What stands still under it."""
         self.stored: Store | None = None
         """What the frozen part made of rows that come again."""
+        self.compiled = False
+        """Its trunk's layers go by compiled code while they train."""
+        self.common = UNKNOWN
+        """The layers that tasks have in common."""
 
     def hidden(self, batch: Batch) -> Tensor:
         """The trunk's last hidden states of a batch."""
         if batch.lower is not None:
             return self.upper(batch, self._completed(batch.inputs, batch.lower))
+        if batch.texts is not None and self.common.depth and self.common.strategy is self.strategy:
+            return self.above_common(batch, batch.texts, self.common.depth)
         return self.strategy.forward(self.backbone, batch.inputs, batch.task_rows)
+
+    def above_common(self, batch: Batch, texts: Texts, depth: int) -> Tensor:
+        """The same, with each text computed once in the first `depth` layers."""
+        once = {name: tensor.index_select(0, texts.first) for name, tensor in batch.inputs.items()}
+        lower = self.backbone.lower(once, depth).index_select(0, texts.of_row)
+        return self.strategy.upper(self.backbone, lower, batch.inputs, batch.task_rows, depth)
 
     def upper(self, batch: Batch, lower: Tensor) -> Tensor:
         """The same, from what the frozen part made of the batch, `[batch, seq, hidden]`."""

@@ -106,6 +106,9 @@ class Stage(Model):
     gradient_checkpointing: bool = False
     """Compute the inner values of the trunk's layers again in the backward pass instead of keeping them: less memory,
     about a third more time, the same gradients."""
+    torch_compile: Literal["no", "yes", "auto"] = "no"
+    """Compile the trunk's layers for the steps of the stage (`torch.compile`); `auto` does so where it saves more time
+    than it takes, by an estimate. What is learned is the same but for rounding."""
     cache_activations: Literal["auto", "no"] | DiskSize = "auto"
     """What layers that stand still make of rows that come again is stored on disk and read from there: `auto` where it
     takes at most 4 GB; or the most that it may take, such as `20GB`; `no` computes it in every pass."""

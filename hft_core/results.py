@@ -73,6 +73,9 @@ class StageResult:
     """`data`, `forward`, `backward`, `optimizer` (these four are training), `evaluation`, `saving`, `other`, and
     `total`, with those before a resume (see `hft_core.clock`)."""
     skipped_steps: int
+    compilation: dict[str, Any] = field(default_factory=dict)
+    """Whether the trunk's layers were `chosen` to be compiled, the `reason`, the `estimated_seconds` of compilation
+    (null where nothing was estimated) and the measured `seconds` (see `hft_core.compilation`)."""
     warnings: tuple[str, ...] = ()
 
 

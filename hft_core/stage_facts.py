@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hft_core import events
 from hft_core.clock import TRAINING
+from hft_core.compilation import Compiled
 from hft_core.evaluate import made_worse
 from hft_core.frozen_work import FrozenWork
 from hft_core.loop import StageLoop
@@ -35,6 +36,7 @@ def announcement(
     before: Scores,
     step: int,
     work: FrozenWork,
+    compiled: Compiled,
 ) -> events.StageStarted:
     """The stage before its first step, or before the one after `step`; `stages`: how many the run has."""
     return events.StageStarted(
@@ -53,6 +55,7 @@ def announcement(
         head_warmup_steps=loop.head_steps,
         frozen_layers=loop.model.frozen.depth,
         stored=work.chosen.told,
+        compiled=compiled.told,
     )
 
 
@@ -64,6 +67,7 @@ def result(
     before: Scores,
     after: Scores,
     work: FrozenWork,
+    compiled: Compiled,
 ) -> StageResult:
     """The stage after its last step: its dev scores `before` and `after`, and what it cost."""
     heads = {task: loop.model.head(task) for task in {*before, *after}}
@@ -97,10 +101,12 @@ def result(
         gemm_share=progress.work.flops / (training * machine.gflops * 1e9) if progress.work.flops else None,
         seconds={**seconds, "total": sum(seconds.values())},
         skipped_steps=progress.skipped,
+        compilation=compiled.record,
         warnings=(
             *_without_effect(loop),
             *_divided(loop, progress),
             *work.problems,
+            *compiled.problems,
             *made_worse(before, after, heads, rows),
         ),
     )

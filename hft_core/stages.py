@@ -12,6 +12,8 @@ from torch import nn
 
 from hft_core import (
     assemble,
+    common_layers,
+    compilation,
     events,
     frozen_work,
     gradient_checkpointing,
@@ -211,9 +213,11 @@ class Stages:
         before = dict(self.scores)
         loop = self._loop(index, resolved, strategy, combiner)
         work = frozen_work.of_stage(loop)
+        compiled = compilation.of_stage(loop, work, at)
+        common_layers.settle(model, {task: loop.train[task] for task in stage.tasks}, self.machine, seed=loop.seed)
         step = 0 if at is None else at.state["loop"]["progress"]["step"]
         stages = len(self.material.resolved.stages)
-        told = stage_facts.announcement(index, stages, resolved, loop, counts, before, step, work)
+        told = stage_facts.announcement(index, stages, resolved, loop, counts, before, step, work, compiled)
         self.observers.emit("stage_started", told)
         if self.keeper is not None:
             self.keeper.run |= {
@@ -221,9 +225,10 @@ class Stages:
                 "done": [asdict(result) for result in self.done],
                 "trunk_changed": self.trunk_changed,
                 "before": before,
+                "compilation": compiled.record,
             }
             self.keeper.links = base
-        with work:
+        with work, compiled:
             progress = loop.run(work, at)
         if combiner.state_dict() and self.machine.leads:
             place = self.folder / COMBINER_FOLDER / f"{index + 1}-{stage.name}.safetensors"
@@ -234,7 +239,7 @@ class Stages:
         at_best = next((e.scores for e in progress.history if e.step == progress.best_step), {})
         self.scores = {**still_true, **at_best}
         self.measure([*before, *stage.tasks], progress.best_step)
-        result = stage_facts.result(resolved, loop, progress, counts, before, self.scores, work)
+        result = stage_facts.result(resolved, loop, progress, counts, before, self.scores, work, compiled)
         division.undo()
         if fold:
             fold_into(model)

@@ -41,6 +41,10 @@ class Strategy:
     """The trunk's own weights may be divided among processes (FSDP); false where they are read outside of passes
     through the trunk (`penalty`). Gradients and changes that go weight by weight need no whole ones, and what the
     strategy added to the trunk is whole in every process."""
+    common_layers = 0
+    """Layers from the bottom in which what a row becomes does not depend on whose it is, nor in the embeddings; set by
+    `apply`. Of strategies that route rows: a text of several tasks goes through these layers once, and then by way of
+    `upper` on as a row for each task."""
 
     @property
     def routes_rows(self) -> bool:
@@ -84,8 +88,9 @@ class Strategy:
     def upper(
         self, backbone: Backbone, hidden: Tensor, inputs: Mapping[str, Tensor], rows: TaskRows, depth: int
     ) -> Tensor:
-        """The rest of `forward`, from what the first `depth` layers made of the batch, in which nothing trains. A
-        strategy with a `forward` or `route` of its own must have its own `upper` as well to be called so."""
+        """The rest of `forward`, from what the first `depth` layers made of the batch: layers in which nothing trains,
+        or the `common_layers`. A strategy with a `forward` or `route` of its own must have its own `upper` as well to
+        be called so."""
         self.route(backbone, rows)
         return backbone.upper(hidden, inputs, depth)
 

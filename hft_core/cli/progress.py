@@ -49,6 +49,8 @@ class Lines:
         )
         if event.frozen_layers:
             self.write(f"{event.frozen_layers} layers stand still; stored of what they compute: {event.stored}")
+        if event.compiled:
+            self.write(f"compiled layers: {event.compiled}")
 
     @hookimpl
     def hft_step_finished(self, event: events.StepFinished) -> None:

@@ -99,12 +99,26 @@ class Stage:
         classes = torch.arange(len(hidden)) % 2
         return functional.cross_entropy(self.probes[task]((hidden * weights).sum(dim=1)), classes)
 
-    def hidden_as(self, task: str) -> Tensor:
-        """The hidden states of one evaluation text of all tasks when it is one of `task`."""
+    def hidden_as(self, task: str, depth: int = 0) -> Tensor:
+        """The hidden states of one evaluation text of all tasks when it is one of `task`, by way of `upper` above
+        `depth` layers."""
+        self.backbone.trunk.eval()
+        inputs, rows = batch(self.backbone, TASKS[:1], EVALUATION)[0], [(task, slice(0, ROWS))]
+        with torch.no_grad():
+            if depth:
+                lower = self.backbone.lower(inputs, depth)
+                found = self.strategy.upper(self.backbone, lower, inputs, rows, depth)
+            else:
+                found = self.strategy.forward(self.backbone, inputs, rows)
+        return found * inputs["attention_mask"].unsqueeze(-1)
+
+    def lower_as(self, task: str, depth: int) -> Tensor:
+        """What the first `depth` layers make of the text when it is one of `task`."""
         self.backbone.trunk.eval()
         inputs, _ = batch(self.backbone, TASKS[:1], EVALUATION)
         with torch.no_grad():
-            found = self.strategy.forward(self.backbone, inputs, [(task, slice(0, ROWS))])
+            self.strategy.route(self.backbone, [(task, slice(0, ROWS))])
+            found = self.backbone.lower(inputs, depth)
         return found * inputs["attention_mask"].unsqueeze(-1)
 
     def hidden(self, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:

@@ -98,6 +98,29 @@ def rows_are_routed_only_where_it_says_so(subject: Subject) -> None:
 
 
 @check("strategy", CHECKS)
+def layers_in_common_are_those_of_all_tasks(subject: Subject) -> None:
+    """With `common_layers`, a text has the same hidden states above them whichever task it is of, and `upper` makes of
+    these what `forward` makes of the text, for rows of any task."""
+    claimed = False
+    for family, stage in stages(subject):
+        depth = stage.strategy.common_layers
+        if not (depth and stage.backbone.splits):
+            continue
+        claimed = True
+        expect(0 < depth <= len(stage.backbone.layers), f"{family}: common_layers of the trunk's layers", depth)
+        stage.run(range(2))
+        lower = {task: stage.lower_as(task, depth) for task in TASKS}
+        difference = max(gap({"text": lower[TASKS[0]]}, {"text": states}) for states in lower.values())
+        told = f"{family}: equal hidden states of a text above {depth} layers whichever task it is of"
+        expect(difference <= TOLERANCE, told, f"a difference of {difference}")
+        difference = max(gap({task: stage.hidden_as(task)}, {task: stage.hidden_as(task, depth)}) for task in TASKS)
+        told = f"{family}: equal hidden states by way of `upper`"
+        expect(difference <= TOLERANCE, told, f"a difference of {difference}")
+    if not claimed:
+        raise NotClaimed("the strategy has no layers in common that are told apart")
+
+
+@check("strategy", CHECKS)
 def private_parts_are_as_the_spec_says(subject: Subject) -> None:
     """`private` has parameters for every task of the stage where the spec says `private_parts`, and none otherwise;
     no parameter belongs to two tasks, and each is in the trunk."""

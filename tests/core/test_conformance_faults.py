@@ -145,6 +145,22 @@ class RoutesInSecret(Built):
         return hidden
 
 
+class ForgetsItsWayUp(Built):
+    """A layer is said to be in common, and `upper` lacks what `forward` adds for each task."""
+
+    routes_rows = True
+
+    def apply(self, backbone: Backbone, tasks: tuple[str, ...]) -> None:
+        super().apply(backbone, tasks)
+        self.common_layers = 1
+
+    def forward(self, backbone: Backbone, inputs: Mapping[str, Tensor], rows: Any) -> Tensor:
+        hidden = super().forward(backbone, inputs, rows).clone()
+        for task, place in rows:
+            hidden[place] = hidden[place] * len(task)
+        return hidden
+
+
 class RatesOfStrangers(Built):
     def rate_factors(self, backbone: Backbone) -> Any:
         return {nn.Parameter(torch.zeros(1)): 0.5}
@@ -201,6 +217,7 @@ STRATEGIES = {
         spec_of(StrategySpec, TakesPrefixesForNames, private_parts=True),
         "unchanged outputs",
     ),
+    "layers-in-common-are-those-of-all-tasks": (spec_of(StrategySpec, ForgetsItsWayUp), "by way of `upper`"),
     "rows-are-routed-only-where-it-says-so": (spec_of(StrategySpec, RoutesInSecret), "whichever task it is of"),
     "learning-rate-factors-are-of-what-trains": (spec_of(StrategySpec, RatesOfStrangers), "1 of others"),
     "the-penalty-is-a-finite-scalar": (spec_of(StrategySpec, PenaltyOfTwo), "scalar"),

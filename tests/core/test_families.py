@@ -328,3 +328,54 @@ def test_evaluation_encodes_the_texts_of_a_family_once_and_mixes_tasks() -> None
         assert [batch.rows for batch in made[:-1]] == [3] * (len(made) - 1)
         seen = [(s.task, int(i)) for batch in made for s in batch.segments for i in s.examples]
         assert sorted(seen) == sorted((task, i) for task, part in examples.items() for i in range(len(part)))
+
+
+# --- rows of one text that are put in for each task
+
+
+def texts_of(batch: Batch) -> int:
+    """The texts of a batch in which some rows are one text; each of its rows is the one that stands for its text."""
+    assert batch.texts is not None
+    ids = batch.inputs["input_ids"]
+    assert torch.equal(ids[batch.texts.first][batch.texts.of_row], ids)
+    return len(batch.texts.first)
+
+
+def test_a_batch_knows_the_rows_of_one_text() -> None:
+    (batch,) = batches(side_by_side("a", "b", "c"), heads_of("a", "b", "c"), share=False)
+    assert (batch.rows, texts_of(batch)) == (9, 3)
+
+
+def test_rows_of_one_text_stay_together_where_a_step_is_divided() -> None:
+    made = batches(side_by_side("a", "b", "c"), heads_of("a", "b", "c"), share=False, max_units=3)
+    assert [(batch.rows, texts_of(batch)) for batch in made] == [(3, 1)] * 3
+
+
+def test_units_of_two_passes_and_of_two_walks_are_texts_of_their_own() -> None:
+    parts = side_by_side("a", "b", epochs=(0, 1))
+    parts.insert(1, Part("o", 0, np.array([5, 2]), "o"))
+    (batch,) = batches(parts, heads_of("a", "b", "o"), share=False)
+    assert (batch.rows, texts_of(batch)) == (12, 3 + 2 + 2)
+
+
+def test_rows_that_a_head_changed_are_texts_of_their_own() -> None:
+    heads = {"a": Numbers("a"), "b": Undeclared("b"), "c": Numbers("c")}
+    (batch,) = batches(side_by_side("a", "b", "c"), heads, share=False)
+    assert (batch.rows, texts_of(batch)) == (9, 6)
+
+
+@pytest.mark.parametrize("settings_", [{"share": True}, {"share": False, "apart": True}])
+def test_no_rows_are_one_text_where_each_is_put_in_once_or_a_batch_holds_one_task(settings_: dict[str, bool]) -> None:
+    made = batches(side_by_side("a", "b"), heads_of("a", "b"), **settings_)
+    assert [batch.texts for batch in made] == [None] * len(made)
+
+
+def test_evaluation_puts_rows_of_one_text_side_by_side() -> None:
+    texts = [[i + 1] * (3 + i % 4) for i in range(12)]
+    examples = {"a": Examples([table(texts)]), "o": Examples([table([[99] * 4])]), "b": Examples([table(texts)])}
+    made = list(
+        in_length_order(examples, heads_of(*examples), seed=0, pad=0, max_rows=7, max_tokens=10**6, share=False)
+    )
+    assert sum(batch.rows for batch in made) == 25
+    computed = sum(texts_of(batch) if batch.texts is not None else batch.rows for batch in made)
+    assert 13 <= computed < 13 + len(made), "between two batches one text at most is in both"

@@ -18,6 +18,7 @@ from hft_core.errors import PluginError
 from hft_plugins.backbones import decoder, encoder, seq2seq
 from hft_plugins.backbones.options import DecoderOptions, EncoderOptions, Seq2SeqOptions, opens_decoder
 from hft_plugins.strategies import bottleneck, sublayers
+from hft_plugins.strategies.bottleneck_layers import places
 
 MODELS = ["bert", "roberta", "distilbert", "modernbert", "llama", "gpt2", "t5", "bart"]
 KINDS = ["houlsby", "pfeiffer", "parallel"]
@@ -174,6 +175,20 @@ def test_as_many_parameters_train_as_a_count_by_hand(kind: str, places: int, mod
     applied(backbone, kind=kind, reduction_factor=8)
     adapter = (32 * 4 + 4) + (4 * 32 + 32)
     assert sum(p.numel() for p in backbone.trunk.parameters() if p.requires_grad) == 2 * places * adapter
+
+
+def test_layers_that_are_left_out_have_no_adapters(models: Any) -> None:
+    backbone = opened(models, "bert")
+    applied(backbone, leave_out=(0,))
+    assert [name for name, _ in places(backbone)] == ["layers.1.output"]
+
+
+@pytest.mark.parametrize("left_out", [(2,), (0, 1)])
+def test_layers_that_cannot_be_left_out_are_told(left_out: tuple[int, ...], models: Any) -> None:
+    with pytest.raises(
+        PluginError, match=r"^strategy 'bottleneck': leave_out is \[.*\]: expected some of the layers 0 to 1"
+    ):
+        applied(opened(models, "bert"), leave_out=left_out)
 
 
 def test_what_a_kind_does_not_say_is_as_in_its_paper() -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from transformers.modeling_outputs import Seq2SeqModelOutput
 
 from hft_core.backbone import Backbone, FamilyModule, Features, LanguageModel, SequenceModule
 from hft_core.errors import ModelError
-from hft_plugins.backbones import generation
+from hft_plugins.backbones import attention, generation
 from hft_plugins.backbones.pretrained import Opened, quiet, refuse_incomplete_trunk
 from hft_plugins.backbones.split import Split
 
@@ -166,6 +166,9 @@ class HfBackbone(Backbone):
         extra = {"use_cache": False} if self.causal else {}
         hidden: Tensor = self.trunk(**inputs, **extra).last_hidden_state
         return hidden
+
+    def in_training(self) -> AbstractContextManager[None]:
+        return attention.quick(self.trunk)
 
     splits = True
 

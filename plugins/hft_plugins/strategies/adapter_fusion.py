@@ -97,6 +97,8 @@ class AdapterFusion(TaskBottlenecks):
         super().route(backbone, rows)
         self._seen |= {task for task, _ in rows}
 
+    upper = TaskBottlenecks.upper  # it calls `route`
+
     def penalty(self, backbone: Backbone) -> Tensor | None:
         """Of the stage's tasks in the step: what belongs to the others stands still."""
         distances = [f.distance() for task in self.tasks if task in self._seen for f in self._fusions(task)]

@@ -41,7 +41,8 @@ class Bottlenecks(Strategy):
         self.options = options
 
     def apply(self, backbone: Backbone, tasks: tuple[str, ...]) -> None:
-        """Raises `PluginError` when the trunk's layers do not have an attention and a feed-forward block."""
+        """Raises `PluginError` when the trunk's layers do not have an attention and a feed-forward block, or
+        `leave_out` names one that there is not, or all of them."""
         backbone.trunk.requires_grad_(False)
         self._insert(backbone)
 
@@ -50,7 +51,13 @@ class Bottlenecks(Strategy):
             layers = sublayers.find(backbone)
         except ValueError as error:
             raise PluginError(f"strategy '{self.name}': {error}") from error
-        for layer in layers:
+        left_out, numbers = set(self.options.leave_out), set(range(len(layers)))
+        if not left_out < numbers:
+            raise PluginError(
+                f"strategy '{self.name}': leave_out is {sorted(left_out)}: expected some of the layers 0 to "
+                f"{len(layers) - 1}, not all"
+            )
+        for layer in (layers[number] for number in sorted(numbers - left_out)):
             for where in self.options.places:
                 place(self._adapter(layer.hidden), layer, where, self.options)
 

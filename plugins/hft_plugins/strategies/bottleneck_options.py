@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from transformers.activations import ACT2FN
@@ -38,6 +38,9 @@ class Options(options.Options):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout of what an adapter adds")
     mh_adapter: bool = Field(default=False, description="adapters at the attention; true for houlsby when left out")
     output_adapter: bool = Field(default=True, description="adapters at the feed-forward block")
+    leave_out: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(), description="numbers of the layers without adapters, 0 for the one next to the embeddings"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -1,12 +1,14 @@
-"""The trunk's parameters by their depth: below the layers, in each layer, above the layers."""
+"""Where in a trunk something is: its parameters below the layers, in each layer and above, and modules by layer."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
 
 from hft_core.backbone import Backbone
+from hft_core.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -37,3 +39,14 @@ def depths(backbone: Backbone) -> Depths:
         else:
             below.append(parameter)
     return Depths(below, layers, above)
+
+
+def layers_below(backbone: Backbone, modules: Iterable[nn.Module]) -> int:
+    """The layers below the first one that holds any of `modules`; 0 where one of them is outside the layers, or the
+    trunk's layers are not told apart."""
+    try:
+        layers = backbone.layers
+    except ModelError:
+        return 0
+    numbers = {id(module): number for number, layer in enumerate(layers) for module in layer.modules()}
+    return min((numbers.get(id(module), 0) for module in modules), default=0)

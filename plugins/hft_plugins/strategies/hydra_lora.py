@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hft_core.backbone import Backbone
+from hft_core.strategy import Strategy
 from hft_plugins.strategies import per_task
 from hft_plugins.strategies.adapter_folder import on_disk
 from hft_plugins.strategies.grouped import product_dtype
@@ -61,6 +62,8 @@ class HydraLora(PerTask):
     name = "hydra-lora"
     unfoldable = "mixes its additions anew for each token"
     plain = False
+    # No layer asks whose its rows are.
+    route, forward, upper = Strategy.route, Strategy.forward, Strategy.upper
 
     def __init__(self, chosen: Options) -> None:
         super().__init__(chosen)

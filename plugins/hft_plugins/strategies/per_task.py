@@ -21,6 +21,7 @@ from hft_core.backbone import Backbone
 from hft_core.errors import PluginError, did_you_mean
 from hft_core.strategy import Strategy, TaskRows
 from hft_plugins.strategies.adapter_folder import PREFIX, on_disk, read_adapter, write_adapter
+from hft_plugins.strategies.depth import layers_below
 from hft_plugins.strategies.grouped import LowRank, groups_of
 from hft_plugins.strategies.routed import Found, RoutedLinear, Routing, Size, find, routed_layers
 
@@ -111,6 +112,7 @@ class PerTask(Strategy):
             for task in tasks:
                 self._train_part(layer, task)
             trunk.set_submodule(each.name, layer)
+        self.common_layers = layers_below(backbone, routed_layers(trunk).values())
 
     def _train_part(self, layer: RoutedLinear, task: str) -> None:
         size = self.size_of(task)

@@ -14,6 +14,7 @@ from hft_core.strategy import TaskRows
 from hft_plugins.strategies.bottleneck import Bottlenecks
 from hft_plugins.strategies.bottleneck_layers import Bottleneck, places
 from hft_plugins.strategies.bottleneck_options import Options as Options
+from hft_plugins.strategies.depth import layers_below
 
 
 class TaskAdapters(nn.Module):
@@ -94,6 +95,7 @@ class TaskBottlenecks(Bottlenecks):
         """Go on with the adapters that are in the trunk; these and the trunk are frozen."""
         backbone.trunk.requires_grad_(False)
         self.modules, self.tasks = adapters_in(backbone), tasks
+        self.common_layers = layers_below(backbone, self.modules)
 
     def _check_options(self, before: Options) -> None:
         for name, value in before:
@@ -115,6 +117,8 @@ class TaskBottlenecks(Bottlenecks):
     def route(self, backbone: Backbone, rows: TaskRows) -> None:
         for module in self.modules:
             module.rows = rows
+
+    upper = Bottlenecks.upper  # it calls `route`
 
     def _weights_at(self, adapter: Any, task: str) -> Mapping[str, Tensor]:
         assert isinstance(adapter, TaskAdapters)

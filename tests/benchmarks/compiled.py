@@ -1,0 +1,94 @@
+"""What compiled layers save a step, and after how many steps that makes up for the compilation.
+
+python tests/benchmarks/compiled.py [--rounds N] [--steps N] [--json PATH]
+
+Sentences of about 25 tokens, 32 a step, all of the trunk training. In one run with `torch_compile: yes`, every other
+step goes through the layers as they are: `compiled is times` is the median over the pairs of real tokens a second, and
+`break even steps` the seconds of compilation over what a step saves (none where that is less than 1 %). Each round is a
+run of its own; inductor finds nothing in its cache in the first.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import side_by_side
+import workload
+
+from hft_core import assemble, hookimpl, machine, recipe_file
+from hft_core.events import StepFinished
+from hft_core.model import HybridModel
+from hft_core.observers import Observers
+from hft_core.plugins import Catalogue
+from hft_core.resolve import resolve
+from hft_core.stages import Stages
+
+SKIPPED = 4
+"""Steps at the start that do not count: the first one is counted, the others may meet another variant."""
+
+
+class Turns:
+    """Turns the compiled layers off and on after every step, and notes the steps' seconds."""
+
+    def __init__(self) -> None:
+        self.model: HybridModel | None = None
+        self.seconds: dict[bool, list[float]] = {True: [], False: []}
+        self.rates: dict[bool, list[float]] = {True: [], False: []}
+
+    @hookimpl
+    def hft_step_finished(self, event: StepFinished) -> None:
+        assert self.model is not None
+        if event.step > SKIPPED:
+            self.seconds[self.model.compiled].append(event.seconds)
+            self.rates[self.model.compiled].append(event.tokens / event.seconds)
+        self.model.compiled = not self.model.compiled
+
+
+def measured(precision: str, steps: int) -> tuple[Turns, float]:
+    """The steps of a run, and the seconds of compilation."""
+    rows = {"topic": workload.texts("short", 640)}
+    recipe, data = workload.recipe(rows, steps + SKIPPED, strategy="full", torch_compile="yes")
+    resolved, turns = resolve(recipe_file.from_dict(recipe), Catalogue.discover()), Turns()
+    with tempfile.TemporaryDirectory() as folder:
+        material = assemble.assemble(resolved, host_data=data, trust_remote_code=False)
+        turns.model = material.model
+        told = Observers([("turns", turns)], print)
+        stages = Stages(material, machine.find(precision), told, Path(folder))
+        stages.begin()
+        return turns, stages.next().compilation["seconds"]
+
+
+def main() -> None:
+    settings = side_by_side.arguments(__doc__, rounds=2, steps=40)
+    report = side_by_side.Report("compiled")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        for precision in ("fp32", "bf16"):
+            runs = [measured(precision, settings.steps) for _ in range(settings.rounds)]
+            report.add(precision=precision, **facts(runs))
+    side_by_side.finish(report, settings.json)
+
+
+def facts(runs: list[tuple[Turns, float]]) -> dict[str, Any]:
+    """A line of the table."""
+    seconds = {on: statistics.median(s for turns, _ in runs for s in turns.seconds[on]) for on in (True, False)}
+    pairs = [a / b for turns, _ in runs for a, b in zip(turns.rates[True], turns.rates[False], strict=False)]
+    ratio = statistics.median(pairs)
+    compiling = runs[0][1]
+    a_step = seconds[False] * (1 - 1 / ratio)
+    return {
+        "compiling_s": compiling,
+        "compiling_again_s": runs[-1][1] if len(runs) > 1 else None,
+        "plain_ms_a_step": 1e3 * seconds[False],
+        "compiled_ms_a_step": 1e3 * seconds[True],
+        "compiled_is_times": ratio,
+        "break_even_steps": round(compiling / a_step) if ratio > 1.01 else None,
+    }
+
+
+if __name__ == "__main__":
+    main()
