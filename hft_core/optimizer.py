@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_scheduler
 
 from hft_core import shares
 from hft_core.combiner import Combiner
 from hft_core.machine import Machine
 from hft_core.model import HybridModel
 from hft_core.recipe_stage import Stage
+from hft_core.schedules import schedule
 
 HEAD_LEARNING_RATE = 1e-3
 """Heads are small and mostly fresh: the trunk's rate would leave them behind."""
@@ -47,8 +47,8 @@ def make(
     of their own.
     """
     warm = stage.warmup_steps if stage.warmup_steps is not None else round(stage.warmup_ratio * steps)
-    head_factor = _schedule(stage.lr_scheduler_type, warm, steps)
-    later = _schedule(stage.lr_scheduler_type, warm, max(1, steps - head_steps))
+    head_factor = schedule(stage.lr_scheduler_type, warm, steps)
+    later = schedule(stage.lr_scheduler_type, warm, max(1, steps - head_steps))
 
     def trunk_factor(step: int) -> float:
         return 0.0 if step < head_steps else later(step - head_steps)
@@ -92,15 +92,6 @@ def _by_decay(parameters: Sequence[nn.Parameter], decay: float) -> list[tuple[li
         for kind, rate in ((matrices, decay), (vectors, 0.0))
         for _, group in groupby(kind, key=shares.is_divided)
     ]
-
-
-def _schedule(name: str, warmup: int, steps: int) -> Callable[[int], float]:
-    """transformers' schedule as a factor of the learning rate."""
-    stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = get_scheduler(name, stand_in, num_warmup_steps=warmup, num_training_steps=steps)
-    if isinstance(schedule, LambdaLR):
-        return schedule.lr_lambdas[0]
-    return lambda step: 1.0
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], limit: float, machine: Machine) -> float:

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from torch import Tensor
 from torch.nn import functional
 
@@ -93,6 +92,8 @@ class Classification(SequenceHead):
         return {"label": self.labels[best], "probabilities": dict(zip(self.labels, probabilities, strict=True))}
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
+        from sklearn.metrics import accuracy_score, precision_recall_fscore_support  # slow to import
+
         chosen = [max(range(len(p)), key=p.__getitem__) for p in predictions]
         scores = {"loss": loss, "accuracy": float(accuracy_score(references, chosen))}
         ids = range(len(self.labels))

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Self
 import numpy as np
 import torch
 from pydantic import AfterValidator, Field, model_validator
-from scipy.special import rel_entr
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
@@ -187,6 +186,8 @@ class Distillation(Classification):
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
         """`agreement`: how often student and teacher choose the same class; `kl`: the mean of KL(teacher ‖ student).
         With true labels also what a classification has."""
+        from scipy.special import rel_entr  # only evaluations need it
+
         student, teacher = np.array(predictions), np.array([soft for soft, _ in references])
         divergence = rel_entr(teacher, np.maximum(student, np.finfo(np.float32).tiny)).sum(axis=1)
         scores = {

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.metrics import accuracy_score, hamming_loss, precision_recall_fscore_support
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
@@ -108,6 +107,8 @@ class Multilabel(ScoringHead):
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
         """`accuracy` counts rows with all labels right; `hamming_loss` is the share of wrong decisions."""
+        from sklearn.metrics import accuracy_score, hamming_loss, precision_recall_fscore_support  # slow to import
+
         truth = np.asarray(references, dtype=int)
         said = (np.asarray(predictions) >= self.options.threshold).astype(int)
         scores = {

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from sklearn.metrics import accuracy_score
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
@@ -146,6 +145,8 @@ class MultipleChoice(ScoringHead):
         return list(zip(targets["position"], targets["right"], strict=True))
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
+        from sklearn.metrics import accuracy_score  # slow to import
+
         position, right = torch.tensor(references).unbind(dim=1)
         chosen = table(torch.tensor(predictions), position, -math.inf).argmax(dim=1)
         return {"loss": loss, "accuracy": float(accuracy_score(right[position == 0], chosen))}

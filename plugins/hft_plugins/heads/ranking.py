@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.metrics import average_precision_score, ndcg_score
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -183,6 +182,8 @@ class Ranking(SequenceHead):
 
     def _of_query(self, scores: np.ndarray, relevances: np.ndarray) -> tuple[float, ...]:
         """nDCG@k, reciprocal rank, average precision and recall@k of one query's candidates `[n]`."""
+        from sklearn.metrics import average_precision_score, ndcg_score  # slow to import
+
         k, relevant = self.options.k, relevances > 0
         ordered = relevant[np.lexsort((relevances, -scores))]
         return (

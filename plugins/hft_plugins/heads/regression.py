@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import mean_absolute_error
 from torch import Tensor
 from torch.nn import functional
 
@@ -49,6 +47,9 @@ class Regression(SequenceHead):
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
         """Correlations are 0 where they are not defined (a constant on either side)."""
+        from scipy.stats import pearsonr, spearmanr  # slow to import
+        from sklearn.metrics import mean_absolute_error
+
         scores = {"loss": loss, "mae": float(mean_absolute_error(references, predictions))}
         defined = len(predictions) > 1 and np.std(predictions) > 0 and np.std(references) > 0
         for name, correlation in (("pearson", pearsonr), ("spearman", spearmanr)):

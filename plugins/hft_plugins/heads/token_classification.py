@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from seqeval.metrics.v1 import precision_recall_fscore_support
-from seqeval.scheme import BILOU, IOB2, IOBES
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
@@ -22,7 +20,6 @@ from hft_plugins.heads.labels import config_of, in_order, unknown
 from hft_plugins.heads.positions import PositionHead
 
 PLAIN = "plain"
-SEQEVAL = {"bio": IOB2, "iobes": IOBES, "bilou": BILOU}
 
 
 class Options(options.Options):
@@ -209,9 +206,7 @@ class TokenClassification(PositionHead):
             precision, recall = right / max(found, 1), right / max(words, 1)
             f1 = 2 * right / max(found + words, 1)
         else:
-            precision, recall, f1, _ = precision_recall_fscore_support(
-                truth, said, scheme=SEQEVAL[self.scheme], average="micro", zero_division=0
-            )
+            precision, recall, f1 = _of_chunks(truth, said, self.scheme)
         shares = {"accuracy": right / max(words, 1), "cut_words": 1 - found / max(words, 1)}
         return {"loss": loss, "precision": float(precision), "recall": float(recall), "f1": float(f1), **shares}
 
@@ -220,6 +215,18 @@ class TokenClassification(PositionHead):
 
     def config(self) -> dict[str, Any]:
         return config_of(self.labels)
+
+
+def _of_chunks(truth: list[list[str]], said: list[list[str]], scheme: str) -> tuple[float, float, float]:
+    """Precision, recall and F1 of the chunks that the tags mark in `scheme`."""
+    from seqeval.metrics.v1 import precision_recall_fscore_support  # slow to import
+    from seqeval.scheme import BILOU, IOB2, IOBES
+
+    scheme_of = {"bio": IOB2, "iobes": IOBES, "bilou": BILOU}
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        truth, said, scheme=scheme_of[scheme], average="micro", zero_division=0
+    )
+    return precision, recall, f1
 
 
 def first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
