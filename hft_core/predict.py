@@ -123,7 +123,7 @@ def _by_row(task: str, head: Head, rows: Rows, examples: Examples, predictions: 
     by_row: list[list[Any]] = [[] for _ in range(len(rows))]
     for row, prediction in zip(examples.rows, predictions, strict=True):
         by_row[row].append(prediction)
-    read = [column.name for column in head.columns() if rows.has(column.name)]
+    read = list(dict.fromkeys(column.name for column in head.columns() if rows.has(column.name)))
     cells = (row for _, columns in rows.batches(len(rows), read) for row in zip(*columns.values(), strict=True))
     return [head.answer(said, dict(zip(read, row, strict=True))) for said, row in zip(by_row, cells, strict=True)]
 

@@ -70,6 +70,14 @@ class ResolvedStage:
     strategy: Chosen | None
     combiner: Chosen | None
 
+    @property
+    def merges(self) -> bool:
+        """Whether what the strategy adds can be folded into the trunk."""
+        if self.strategy is None:
+            return True
+        spec = self.strategy.entry.spec
+        return bool(getattr(self.strategy.options, "merges", isinstance(spec, specs.StrategySpec) and spec.merges))
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -245,7 +253,7 @@ class _Resolver:
         """Raise `RecipeError` when a stage follows one whose strategy cannot be folded into the trunk."""
         for i, (stage, following) in enumerate(pairwise(stages)):
             spec = stage.strategy.entry.spec if stage.strategy else None
-            if spec is not None and not _merges(stage) and not _carries_on(stage, following):
+            if spec is not None and not stage.merges and not _carries_on(stage, following):
                 raise RecipeError(
                     f"{self.where(('stages', i, 'strategy'))}: strategy '{spec.name}' adds parts that cannot be merged "
                     f"into the trunk, so that stage '{following.stage.name}' cannot follow; make it the last stage"
@@ -272,14 +280,6 @@ def what_is_there(model: str) -> str:
     hub = " (HF_HUB_OFFLINE is set, so that it was not asked)" if offline else ""
     near = did_you_mean(name, beside)
     return f"; it is no file or folder here, and no model of the hub{hub}.{near if near.startswith(' Did') else ''}"
-
-
-def _merges(stage: ResolvedStage) -> bool:
-    """Whether what the stage's strategy adds can be folded into the trunk."""
-    if stage.strategy is None:
-        return True
-    spec = stage.strategy.entry.spec
-    return bool(getattr(stage.strategy.options, "merges", isinstance(spec, specs.StrategySpec) and spec.merges))
 
 
 def _carries_on(stage: ResolvedStage, following: ResolvedStage) -> bool:

@@ -6,14 +6,14 @@ trained, PEFT for an adapter), and `RUN/model/trunk` where the trunk is not the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hft_core import assemble, provenance, recipe_file, results
+from hft_core import assemble, provenance, quantisation, recipe_file, results
 from hft_core.discovery import one_line
 from hft_core.errors import HftError, ModelError, UsageError
 from hft_core.head import Head
@@ -86,14 +86,16 @@ class SavedRun:
 
 
 @in_turn
-def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = False) -> SavedRun:
-    """Open the run in `folder`.
+def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = False, int8: bool = False) -> SavedRun:
+    """Open the run in `folder`; with `int8`, linear layers of its trunk compute in int8 on the CPU, and what it says is
+    near what it says without.
 
     Each plugin is the one of the distribution that the run used it from, whatever else has its name.
 
     Raises `ModelError` when the folder is not a finished run, or its files are damaged, and `PluginError` when a plugin
-    of it is not here.
+    of it is not here. Raises `UsageError` where int8 was asked for and cannot be.
     """
+    where = quantisation.find_machine() if int8 else None
     recipe_path, model_folder = folder / RECIPE_FILE, folder / MODEL_FOLDER
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such run folder")
@@ -119,19 +121,29 @@ def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = Fa
     except Exception as error:  # the facts of a task may be of any shape
         told = f"{model_folder}: the facts of its tasks ({TASK_FILE}) cannot be used: {one_line(error)}"
         raise ModelError(told) from error
+    _load_weights(model_folder, resolved, model, changed)
+    model.eval()
+    opened = SavedRun(folder, resolved, model, changed)
+    if where is not None:
+        quantisation.quantise(model, merges=resolved.stages[-1].merges)
+        opened.machine = where
+    return opened
+
+
+def _load_weights(folder: Path, resolved: Resolved, model: HybridModel, changed: Sequence[str]) -> None:
+    """Put in what the last strategies added, and read all tasks' weights; raises `ModelError`, which also says what has
+    `changed`."""
     for stage in resolved.last_strategies():
         model.strategy = assemble.strategy_of(stage)
         if model.strategy.adapter:
-            model.strategy.apply(backbone, stage.stage.tasks)
-    for task in heads:
+            model.strategy.apply(model.backbone, stage.stage.tasks)
+    for task in model.heads:
         try:
-            _load_task(model_folder / task, model, task)
+            _load_task(folder / task, model, task)
         except Exception as error:  # a damaged file raises what its library likes
             reason = " ".join(str(error).split())[:300]
-            told = "; ".join([f"{model_folder / task}: its weights cannot be read: {reason}", *changed])
+            told = "; ".join([f"{folder / task}: its weights cannot be read: {reason}", *changed])
             raise ModelError(told) from error
-    model.eval()
-    return SavedRun(folder, resolved, model, changed)
 
 
 def _on_saved_trunk(resolved: Resolved, trunk: Path, catalogue: Catalogue) -> Resolved:

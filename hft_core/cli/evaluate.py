@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hft_core.cli.run import TrustOption
 from hft_core.cli.terminal import print_json, print_table, say_error
 from hft_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from hft_core.results import Scores
+    from hft_core.saved import SavedRun
 
 
 def evaluate(
@@ -19,29 +24,51 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option("--data", metavar="FILE", help="Labelled rows; the run's own splits if left out.")
     ] = None,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8", help="Also with the trunk's linear layers quantised (CPU), and the difference it makes."
+        ),
+    ] = False,
     trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Score a finished run on its own splits, or on new rows."""
     if data is not None and task is None:
         raise UsageError("--data needs --task: which task are the rows for?")
-    from hft_core import predict
+    from hft_core import quantisation
     from hft_core.saved import open_run
 
-    saved = open_run(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code)
+    catalogue = ctx.obj.catalogue
+    # First: where it cannot be quantised, nothing is scored in vain.
+    quantised = open_run(run, catalogue, trust_remote_code=trust_remote_code, int8=True) if int8 else None
+    saved = open_run(run, catalogue, trust_remote_code=trust_remote_code)
     for warning in saved.warnings:
         say_error(f"warning: {warning}")
-    if data is not None and task is not None:
-        scores = {str(data): {task: predict.evaluate(saved, task, predict.rows_from_file(data, task))}}
-    else:
-        scores = predict.evaluate_recipe_data(saved, [task] if task else list(saved.model.heads))
+    scores: Mapping[str, Any] = _scores(saved, task, data)
+    columns: tuple[str, ...] = ("value",)
+    if quantised is not None:
+        scores, columns = quantisation.beside(scores, _scores(quantised, task, data)), quantisation.COLUMNS
     if as_json:
         print_json(scores)
-        return
-    rows = [
-        (split, name, metric, f"{value:.6g}")
+    else:
+        print_table(("split", "task", "metric", *columns), _lines(scores))
+
+
+def _scores(saved: SavedRun, task: str | None, data: Path | None) -> dict[str, Scores]:
+    """By split, or under the name of the file with the rows."""
+    from hft_core import predict
+
+    if data is not None and task is not None:
+        return {str(data): {task: predict.evaluate(saved, task, predict.rows_from_file(data, task))}}
+    return predict.evaluate_recipe_data(saved, [task] if task else list(saved.model.heads))
+
+
+def _lines(scores: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A line for each metric, with its value, or its values by column."""
+    return [
+        (split, task, metric, *(f"{number:.6g}" for number in (found.values() if isinstance(found, dict) else [found])))
         for split, by_task in scores.items()
-        for name, metrics in by_task.items()
-        for metric, value in metrics.items()
+        for task, metrics in by_task.items()
+        for metric, found in metrics.items()
     ]
-    print_table(("split", "task", "metric", "value"), rows)

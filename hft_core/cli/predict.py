@@ -29,6 +29,10 @@ def predict(
     all_tasks: Annotated[bool, typer.Option("--all-tasks", help="All tasks that have answers.")] = False,
     input: Annotated[Path | None, typer.Option("--input", metavar="FILE", help="Rows of any data format.")] = None,
     output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write JSON lines there.")] = None,
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="Quantise the trunk's linear layers (CPU): quicker than float32, and approximate."),
+    ] = False,
     trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines and nothing else.")] = False,
 ) -> None:
@@ -41,9 +45,11 @@ def predict(
     from hft_core.results import write_text
     from hft_core.saved import open_run
 
-    saved = open_run(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code)
+    saved = open_run(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code, int8=int8)
     for warning in saved.warnings:
         say_error(f"warning: {warning}")
+    if int8:
+        say_error(f"int8: probabilities are approximate; 'hft evaluate {run} --int8' measures what that costs")
     tasks = _tasks(saved, task or [], all_tasks)
     rows = prediction.rows_from_file(input, tasks[0]) if input else prediction.rows_for_tasks(saved, tasks, text or [])
     by_task = prediction.predict_tasks(saved, rows, tasks)
