@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from hft_core.machine import Machine
 
+PIECE = 1 << 18
+"""Values of all tasks' gradients whose products are taken at once: 1 MiB, less than a core's cache."""
+
 
 class Jacobian:
     """`[t, p]`, for `t` tasks and the `p` values of the shared parameters."""
@@ -48,11 +51,14 @@ class Jacobian:
 
     def products(self) -> Tensor:
         """`[t, t]`: the products of the rows with one another (the Gramian)."""
-        found = []
-        for parameter, held in zip(self.parameters, self._held, strict=True):
-            flat = _of_tokens(parameter, held).flatten(1)
-            found.append(flat @ flat.T)
-        return torch.stack(found).sum(dim=0)
+        tasks = len(self._held[0])
+        total = torch.zeros(tasks, tasks, device=self.parameters[0].device)
+        for held in self._held:
+            there = [task for task, gradient in enumerate(held) if gradient is not None]
+            if there:
+                place = torch.tensor(there, device=total.device)
+                total[place[:, None], place] += _products(_of_tokens([g for g in held if g is not None]))
+        return total
 
     def fill(self, factors: Tensor) -> None:
         """Leave in `.grad` of each parameter the sum of the tasks' gradients, each times its factor: `[t]`, or `[t, p]`
@@ -64,11 +70,13 @@ class Jacobian:
                 parameter.grad = part.view_as(parameter)
             return
         for parameter, held in zip(self.parameters, self._held, strict=True):
-            total = torch.zeros_like(parameter)
+            total: Tensor | None = None
             for gradient, factor in zip(held, factors.tolist(), strict=True):
-                if gradient is not None:
+                if gradient is not None and total is None:
+                    total = gradient.to_dense() * factor if gradient.is_sparse else gradient * factor
+                elif gradient is not None and total is not None:
                     total.add_(gradient, alpha=factor)
-            parameter.grad = total
+            parameter.grad = torch.zeros_like(parameter) if total is None else total
 
 
 def _stacked(parameter: nn.Parameter, held: Sequence[Tensor | None]) -> Tensor:
@@ -77,19 +85,27 @@ def _stacked(parameter: nn.Parameter, held: Sequence[Tensor | None]) -> Tensor:
     return torch.stack([zero if g is None else g.to_dense() if g.is_sparse else g for g in held])
 
 
-def _of_tokens(parameter: nn.Parameter, held: Sequence[Tensor | None]) -> Tensor:
-    """The same, of an embedding with sparse gradients only those of its rows that any task has, `[t, tokens, d]`."""
-    there = [gradient for gradient in held if gradient is not None and gradient.is_sparse]
-    if not there or len(there) < sum(gradient is not None for gradient in held):
-        return _stacked(parameter, held)
-    tokens, places = torch.unique(torch.cat([each.indices()[0] for each in there]), return_inverse=True)
-    found = torch.zeros(len(there), len(tokens), *parameter.shape[1:], device=parameter.device)
-    ends = torch.split(places, [each.indices().shape[1] for each in there])
-    for row, each, place in zip(found, there, ends, strict=True):
-        row[place] = each.values().to(row.dtype)
-    whole = torch.zeros(len(held), *found.shape[1:], device=parameter.device)
-    whole[[index for index, gradient in enumerate(held) if gradient is not None]] = found
-    return whole
+def _products(gradients: Sequence[Tensor]) -> Tensor:
+    """`[n, n]`, by pieces: a matrix of them all would be written and read again from memory, and these from a cache."""
+    pieces = zip(*(torch.split(each.reshape(-1), PIECE // len(gradients)) for each in gradients), strict=True)
+    total = torch.zeros(len(gradients), len(gradients), device=gradients[0].device)
+    for piece in pieces:
+        rows = torch.stack(piece)
+        total += rows @ rows.T
+    return total
+
+
+def _of_tokens(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Gradients of an embedding that are all sparse, of its rows that any of them has, each `[tokens, d]`."""
+    if not all(each.is_sparse for each in gradients):
+        return [each.to_dense() if each.is_sparse else each for each in gradients]
+    tokens, places = torch.unique(torch.cat([each.indices()[0] for each in gradients]), return_inverse=True)
+    ends = torch.split(places, [each.indices().shape[1] for each in gradients])
+    shape = (len(tokens), *gradients[0].shape[1:])
+    return [
+        each.values().new_zeros(shape).index_copy(0, place, each.values())
+        for each, place in zip(gradients, ends, strict=True)
+    ]
 
 
 @contextmanager
