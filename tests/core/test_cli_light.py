@@ -316,7 +316,7 @@ def test_a_reader_that_goes_away_causes_no_noise(site: Site) -> None:
 
 
 def test_an_interrupt_exits_with_130(site: Site) -> None:
-    slow = "open('started', 'w').close()\nimport time; time.sleep(30)"
+    slow = "import time\nopen('started', 'w').close()\ntime.sleep(30)"
     site.add("hft-slow", {"hft_slow.py": slow}, entries="combiners = hft_slow")
     code = f"import sys; sys.path.insert(0, {str(site.folder)!r}); from hft_core.cli import main; sys.exit(main())"
     process = subprocess.Popen(

@@ -22,7 +22,9 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 
 
-def learned(model: Any, task: str, toys: ModuleType, **stage: Any) -> tuple[dict[str, float], dict[str, float]]:
+def learned(
+    model: Any, task: str, toys: ModuleType, steps: int = 60, **stage: Any
+) -> tuple[dict[str, float], dict[str, float]]:
     """The test scores at the start of a run and at its end."""
     classes = 2 if task == "bce" else 3
     parts = {
@@ -40,7 +42,7 @@ def learned(model: Any, task: str, toys: ModuleType, **stage: Any) -> tuple[dict
         }
         return hft_core.run(recipe, data={task: parts}).final["test"][task]
 
-    return run(1), run(60)
+    return run(1), run(steps)
 
 
 @pytest.mark.parametrize("model", ["bert", "llama"])
@@ -62,7 +64,7 @@ def test_language_models_learn(task: str, model: str, models: Any, toys: ModuleT
 
 @pytest.mark.parametrize("strategy", ["frozen", {"type": "partial", "layers": 1}, {"type": "lora", "r": 4}])
 def test_a_head_learns_under_every_strategy(strategy: Any, models: Any, toys: ModuleType) -> None:
-    before, after = learned(models["bert"], "classification", toys, strategy=strategy, head_learning_rate=2e-2)
+    before, after = learned(models["bert"], "classification", toys, 200, strategy=strategy, head_learning_rate=2e-2)
     assert after["loss"] < 0.85 * before["loss"]
 
 

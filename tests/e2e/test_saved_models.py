@@ -195,7 +195,7 @@ def test_a_run_opened_again_scores_as_it_did(
         head = opened.model.head(task)
         examples = examples_of(parts[task]["test"], task, opened)
         assert evaluate.score_task(opened.model, task, examples, where, seed=0) == pytest.approx(
-            made.final["test"][task], abs=1e-5
+            made.final["test"][task], abs=1e-5, rel=1e-5
         )
         assert head.facts == json.loads((tmp_path / "run/model" / task / "task.json").read_text())["facts"]
 
