@@ -2,8 +2,8 @@
 
 Each layer is compiled where it stands: layers of one kind share the compiled code, no module is wrapped, and no name in
 a state or a saved file changes. Evaluation, prediction and passes without gradients go through the layers as they are:
-each would need a compilation of its own. Dropout draws what it draws uncompiled (`fallback_random`), and before the
-first step a batch goes both ways: where hidden states or gradients are not the same, nothing is compiled.
+each would need a compilation of its own. Dropout draws what torch draws (`fallback_random`), and before the first step
+a batch goes both ways: where hidden states or gradients are not the same, nothing is compiled.
 """
 
 from __future__ import annotations

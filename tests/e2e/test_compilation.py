@@ -41,7 +41,7 @@ def nothing_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 def recipe(models: Any, kind: str = "bert", *, stage: dict[str, Any], **backbone: Any) -> dict[str, Any]:
     common = {"max_steps": 8, "per_device_train_batch_size": 6, "learning_rate": 1e-3, "adam_epsilon": 1e-5}
     return {
-        "backbone": {"type": KINDS[kind], "model": str(models[kind]), **backbone},
+        "backbone": {"type": KINDS[kind], "model": str(models[kind]), "dropout": 0.0, **backbone},
         "tasks": TASKS,
         "stages": [{**common, **stage}],
         "precision": "fp32",
@@ -87,14 +87,14 @@ def off(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> floa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "dropout"), [("bert", 0.0), ("bert", 0.1), ("llama", 0.0)])
+@pytest.mark.parametrize("kind", ["bert", "llama"])
 def test_equals_the_uncompiled_stage(
-    kind: str, dropout: float, models: Any, toys: ModuleType, tmp_path: Path, stop_after: Callable[[int], object]
+    kind: str, models: Any, toys: ModuleType, tmp_path: Path, stop_after: Callable[[int], object]
 ) -> None:
     """Losses, weights and scores; stopped and resumed too; and what is saved opens in plain transformers."""
     told, results = {"no": Seen(), "yes": Seen()}, {}
     for choice, seen in told.items():
-        given = recipe(models, kind, stage={"torch_compile": choice}, dropout=dropout)
+        given = recipe(models, kind, stage={"torch_compile": choice})
         results[choice] = hft_core.run(given, data=data(toys), output=tmp_path / choice, observers=[seen])
     (stage,) = results["yes"].stages
     assert stage.compilation["chosen"]
@@ -106,7 +106,7 @@ def test_equals_the_uncompiled_stage(
     opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "yes/model/topic")
     assert not [name for name in opened.state_dict() if "_orig_mod" in name]
 
-    given = recipe(models, kind, stage={"torch_compile": "yes"}, dropout=dropout)
+    given = recipe(models, kind, stage={"torch_compile": "yes"})
     with interruption.listening(), pytest.raises(interruption.Interrupted):
         hft_core.run(given, data=data(toys), output=tmp_path / "stopped", observers=[stop_after(5)])
     (newest,) = (tmp_path / "stopped/checkpoints").glob("0000-00000005")
