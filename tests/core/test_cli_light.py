@@ -324,6 +324,8 @@ def test_an_interrupt_exits_with_130(site: Site) -> None:
         cwd=site.folder,
         stderr=subprocess.PIPE,
         text=True,
+        # In the background of a shell without job control, tests are started with SIGINT ignored, and pass that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     deadline = time.monotonic() + 20
     while not (site.folder / "started").exists() and time.monotonic() < deadline:

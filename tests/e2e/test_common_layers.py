@@ -153,7 +153,7 @@ def assert_equal(ours: tuple[Watch, Stages], theirs: tuple[Watch, Stages]) -> No
         torch.testing.assert_close(weights[name], tensor, atol=TOLERANCE, rtol=TOLERANCE, msg=name)
     for task, scores in stages.scores.items():
         assert scores == pytest.approx(plain.scores[task], rel=1e-5, abs=1e-5)
-    assert sum(reference.low) == sum(reference.high)
+    assert set(reference.low) == set(reference.high)  # how often, depends on what transformers recomputes
 
 
 def both(
