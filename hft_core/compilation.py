@@ -22,16 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from hft_core import frozen_casts, quick_dropout
 from hft_core.errors import HftError, ModelError, RunError, UsageError
 from hft_core.forward import random_state_kept
 from hft_core.frozen import TOLERANCES
 from hft_core.frozen_work import FrozenWork
-from hft_core.machine import Machine
 from hft_core.memory import is_shortage
 from hft_core.model import HybridModel
 from hft_core.rates import DTYPES
-from hft_core.recipe_stage import Stage
 
 if TYPE_CHECKING:
     from hft_core.batching import Batch
@@ -126,16 +123,6 @@ def estimate(loop: StageLoop) -> dict[str, Any]:
     saved = steps * a_step * share
     told = f"{steps} steps of {a_step:.3g} s in the trunk save about {saved:.3g} s, and compiling takes {SECONDS:.3g} s"
     return record(saved > SECONDS, told, SECONDS)
-
-
-@contextmanager
-def quick_ways(model: HybridModel, stage: Stage, machine: Machine) -> Iterator[None]:
-    """Inside, layers go by what is quicker than torch's own way, but for compiled ones, which go their own."""
-    if model.compiled:
-        yield
-        return
-    with frozen_casts.held(model, stage, machine), quick_dropout.held(model), model.backbone.in_training():
-        yield
 
 
 class Compiled:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
+from hft_core.forward_stand_ins import has_none, standing_in
 from hft_core.machine import Machine
 from hft_core.model import HybridModel
 from hft_core.recipe_stage import Stage
@@ -32,19 +33,14 @@ def held(model: HybridModel, stage: Stage, machine: Machine) -> Iterator[None]:
     layers = [layer for layer in linear if _stands_still(layer)]
     if 2 * sum(layer.weight.numel() for layer in layers) > LIMIT:
         layers = []
-    for layer in layers:
-        layer.forward = _Product(layer)  # type: ignore[method-assign]
-    try:
+    with standing_in({layer: _Product(layer) for layer in layers}):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
 def _stands_still(layer: nn.Linear) -> bool:
     """Whether its weight does not train, and its forward pass is nobody's but torch's."""
     weight = layer.weight
-    plain = type(layer) is nn.Linear and "forward" not in vars(layer)
+    plain = type(layer) is nn.Linear and has_none(layer)
     return plain and not weight.requires_grad and weight.dtype == torch.float32 and not isinstance(weight, DTensor)
 
 

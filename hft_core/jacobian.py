@@ -38,10 +38,9 @@ class Jacobian:
         """Add up those of all processes."""
         if machine.world > 1:
             rows = machine.total(self.rows())
-            pieces = torch.split(rows, [parameter.numel() for parameter in self.parameters], dim=1)
             self._held = [
                 [row.view_as(parameter) for row in piece]
-                for parameter, piece in zip(self.parameters, pieces, strict=True)
+                for parameter, piece in zip(self.parameters, self._pieces(rows), strict=True)
             ]
 
     def rows(self) -> Tensor:
@@ -65,24 +64,27 @@ class Jacobian:
         for one a value."""
         if factors.ndim == 2:
             combined = (factors * self.rows()).sum(dim=0)
-            parts = torch.split(combined, [parameter.numel() for parameter in self.parameters])
-            for parameter, part in zip(self.parameters, parts, strict=True):
+            for parameter, part in zip(self.parameters, self._pieces(combined), strict=True):
                 parameter.grad = part.view_as(parameter)
             return
         for parameter, held in zip(self.parameters, self._held, strict=True):
-            total: Tensor | None = None
-            for gradient, factor in zip(held, factors.tolist(), strict=True):
-                if gradient is not None and total is None:
-                    total = gradient.to_dense() * factor if gradient.is_sparse else gradient * factor
-                elif gradient is not None and total is not None:
-                    total.add_(gradient, alpha=factor)
-            parameter.grad = torch.zeros_like(parameter) if total is None else total
+            there = [(g, factor) for g, factor in zip(held, factors.tolist(), strict=True) if g is not None]
+            parameter.grad = _dense(there[0][0]) * there[0][1] if there else torch.zeros_like(parameter)
+            for gradient, factor in there[1:]:
+                parameter.grad.add_(gradient, alpha=factor)
+
+    def _pieces(self, values: Tensor) -> tuple[Tensor, ...]:
+        """`[…, p]` by parameter."""
+        return torch.split(values, [parameter.numel() for parameter in self.parameters], dim=-1)
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient
 
 
 def _stacked(parameter: nn.Parameter, held: Sequence[Tensor | None]) -> Tensor:
     """`[t, *parameter]`"""
-    zero = torch.zeros_like(parameter)
-    return torch.stack([zero if g is None else g.to_dense() if g.is_sparse else g for g in held])
+    return torch.stack([torch.zeros_like(parameter) if gradient is None else _dense(gradient) for gradient in held])
 
 
 def _products(gradients: Sequence[Tensor]) -> Tensor:
@@ -98,7 +100,7 @@ def _products(gradients: Sequence[Tensor]) -> Tensor:
 def _of_tokens(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
     """Gradients of an embedding that are all sparse, of its rows that any of them has, each `[tokens, d]`."""
     if not all(each.is_sparse for each in gradients):
-        return [each.to_dense() if each.is_sparse else each for each in gradients]
+        return [_dense(each) for each in gradients]
     tokens, places = torch.unique(torch.cat([each.indices()[0] for each in gradients]), return_inverse=True)
     ends = torch.split(places, [each.indices().shape[1] for each in gradients])
     shape = (len(tokens), *gradients[0].shape[1:])

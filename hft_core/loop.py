@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from hft_core import compilation, events, gradients, interruption, loop_state, random_state, shares, weights
+from hft_core import events, gradients, interruption, loop_state, quick_ways, random_state, shares, weights
 from hft_core.batching import Batch, batches_of, idle, of_process
 from hft_core.checkpoint import Checkpoint
 from hft_core.clock import BACKWARD, DATA, EVALUATION, OPTIMIZER, SAVING
@@ -97,7 +97,7 @@ class StageLoop:
         self._hold(trunk, still=progress.step < self.head_steps)
         try:
             frozen_work.begin(progress)
-            with compilation.quick_ways(self.model, self.stage, self.machine):
+            with quick_ways.held(self.model, self.stage, self.machine):
                 self._train(progress, trunk, due, planned)
         except interruption.Interrupted:
             self.keep(progress)

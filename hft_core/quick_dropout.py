@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hft_core.forward_stand_ins import has_none, standing_in
+
 LEVELS = 1 << 16
 """Chances are multiples of one in so many."""
 LEAST = 0.002
@@ -39,17 +41,10 @@ def factors(shape: Sequence[int], p: float, dtype: torch.dtype) -> Tensor:
 def held(model: nn.Module) -> Iterator[None]:
     """Inside, the model's `nn.Dropout`s that are nobody else's go this way."""
     chosen = [
-        module
-        for module in model.modules()
-        if type(module) is nn.Dropout and not module.inplace and "forward" not in vars(module)
+        module for module in model.modules() if type(module) is nn.Dropout and not module.inplace and has_none(module)
     ]
-    for module in chosen:
-        module.forward = _Quick(module)  # type: ignore[method-assign]
-    try:
+    with standing_in({module: _Quick(module) for module in chosen}):
         yield
-    finally:
-        for module in chosen:
-            del module.forward
 
 
 class _Quick:

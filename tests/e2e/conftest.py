@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from hft_core import assemble, hookimpl, machine, recipe_file
 from hft_core.observers import Observers
@@ -36,6 +41,42 @@ def prepare(tmp_path: Path) -> Callable[..., Stages]:
         return Stages(material, machine.find("fp32"), told, tmp_path)
 
     return ready
+
+
+@pytest.fixture(scope="module")
+def deep(models: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The tiny models with four layers, so that there is a middle."""
+    folder, found = tmp_path_factory.mktemp("deep"), {}
+    kinds: dict[str, tuple[Any, Any]] = {
+        "bert": (BertConfig, BertForMaskedLM),
+        "llama": (LlamaConfig, LlamaForCausalLM),
+    }
+    for name, (config, kind) in kinds.items():
+        found[name] = folder / name
+        shutil.copytree(models[name], found[name])
+        (found[name] / "model.safetensors").unlink()
+        torch.manual_seed(2)
+        kind(config.from_pretrained(models[name], num_hidden_layers=4)).save_pretrained(found[name])
+    return found
+
+
+@pytest.fixture
+def steps_by_processes(tmp_path: Path) -> Callable[[dict[str, Any]], Iterator[tuple[dict[str, Any], dict[str, Any]]]]:
+    """Runs a recipe that logs each step in one process and in two; the steps of both, side by side."""
+
+    def steps(recipe: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+        seen = []
+        for processes in ("1", "2"):
+            options = ["run", "recipe.json", "--out", processes, "--processes", processes]
+            command = [sys.executable, "-m", "hft_core", *options]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[-2000:]
+            lines = [json.loads(line) for line in (tmp_path / processes / "log.jsonl").read_text().splitlines()]
+            seen.append([line for line in lines if line["event"] == "step"])
+        return zip(*seen, strict=True)
+
+    return steps
 
 
 class _StopAfter:

@@ -4,9 +4,6 @@ is learned or said is different for it."""
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 import hft_core
 from hft_core import Catalogue, common_layers, hookimpl
@@ -27,7 +23,6 @@ from hft_core.testing import Subject, checks_of
 from hft_plugins.backbones.trunk import HfBackbone
 from hft_plugins.strategies.task_lora import TaskLora
 
-LAYERS = 4
 UPPER = r".*\.[23]\..*(query|value|q_proj|v_proj)"
 TASKS: dict[str, dict[str, Any]] = {
     "topic": {"head": "classification"},
@@ -48,23 +43,6 @@ TOLERANCE = 1e-6
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HFT_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="module")
-def deep(models: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The tiny models with four layers, so that there is a middle."""
-    folder, found = tmp_path_factory.mktemp("deep"), {}
-    kinds: dict[str, tuple[Any, Any]] = {
-        "bert": (BertConfig, BertForMaskedLM),
-        "llama": (LlamaConfig, LlamaForCausalLM),
-    }
-    for name, (config, kind) in kinds.items():
-        found[name] = folder / name
-        shutil.copytree(models[name], found[name])
-        (found[name] / "model.safetensors").unlink()
-        torch.manual_seed(2)
-        kind(config.from_pretrained(models[name], num_hidden_layers=LAYERS)).save_pretrained(found[name])
-    return found
 
 
 class Watch:
@@ -334,21 +312,15 @@ def test_answers_of_several_tasks_are_those_of_each_alone(
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(deep: dict[str, Path], toys: ModuleType, tmp_path: Path) -> None:
+def test_two_processes_equal_one(
+    deep: dict[str, Path], toys: ModuleType, tmp_path: Path, steps_by_processes: Callable[..., Any]
+) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in toys.rows(60)))
     chosen = recipe(deep["bert"], FAMILY, of("task-lora"), per_device_train_batch_size=15, learning_rate=1e-4)
     for task in chosen["tasks"]:
         chosen["tasks"][task] = {**chosen["tasks"][task], "data": str(rows)}
-    (tmp_path / "recipe.json").write_text(json.dumps({**chosen, "output": {"logging_steps": 1}}))
-    seen = []
-    for processes in ("1", "2"):
-        command = [sys.executable, "-m", "hft_core", "run", "recipe.json", "--out", processes, "--processes", processes]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        lines = [json.loads(line) for line in (tmp_path / processes / "log.jsonl").read_text().splitlines()]
-        seen.append([line for line in lines if line["event"] == "step"])
-    for one, two in zip(*seen, strict=True):
+    for one, two in steps_by_processes({**chosen, "output": {"logging_steps": 1}}):
         assert one["losses"] == pytest.approx(two["losses"], abs=1e-5)
         assert (one["rows"], one["tokens"]) == (two["rows"], two["tokens"])
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 import hft_core
 from hft_core import frozen_work, hookimpl, interruption, machine
@@ -42,23 +41,6 @@ DEPTHS = {"frozen": 4}
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HFT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "activations"
-
-
-@pytest.fixture(scope="module")
-def deep(models: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The tiny models with four layers, so that there is a middle."""
-    folder, found = tmp_path_factory.mktemp("deep"), {}
-    kinds: dict[str, tuple[Any, Any]] = {
-        "bert": (BertConfig, BertForMaskedLM),
-        "llama": (LlamaConfig, LlamaForCausalLM),
-    }
-    for name, (config, kind) in kinds.items():
-        found[name] = folder / name
-        shutil.copytree(models[name], found[name])
-        (found[name] / "model.safetensors").unlink()
-        torch.manual_seed(2)
-        kind(config.from_pretrained(models[name], num_hidden_layers=4)).save_pretrained(found[name])
-    return found
 
 
 class Watch:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -180,21 +178,15 @@ def assert_alike(one: Any, other: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("combiner", ["sum", {"type": "upgrad", "at": "representation"}], ids=["sum", "upgrad"])
-def test_two_processes_equal_one(combiner: Any, models: Any, toys: ModuleType, tmp_path: Path) -> None:
+def test_two_processes_equal_one(
+    combiner: Any, models: Any, toys: ModuleType, tmp_path: Path, steps_by_processes: Callable[..., Any]
+) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in toys.rows(60)))
     chosen = recipe(models["bert"], FAMILY, combiner=combiner, per_device_train_batch_size=15, learning_rate=1e-4)
     for task in chosen["tasks"].values():
         task["data"] = str(rows)
-    (tmp_path / "recipe.json").write_text(json.dumps({**chosen, "output": {"logging_steps": 1}}))
-    seen = []
-    for processes in ("1", "2"):
-        command = [sys.executable, "-m", "hft_core", "run", "recipe.json", "--out", processes, "--processes", processes]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        lines = [json.loads(line) for line in (tmp_path / processes / "log.jsonl").read_text().splitlines()]
-        seen.append([line for line in lines if line["event"] == "step"])
-    for one, two in zip(*seen, strict=True):
+    for one, two in steps_by_processes({**chosen, "output": {"logging_steps": 1}}):
         assert one["losses"] == pytest.approx(two["losses"], abs=1e-5)
         assert one["weights"] == pytest.approx(two["weights"], abs=1e-4)
         assert (one["rows"], one["tokens"]) == (two["rows"], two["tokens"])
