@@ -16,11 +16,15 @@ def has_none(module: nn.Module) -> bool:
 
 @contextmanager
 def standing_in(ways: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Inside, each module's `forward` is the one given for it; the modules have none yet (`has_none`)."""
+    """Inside, each module's `forward` is the one given for it, instead of its class's or of one that stands in."""
+    before = {module: vars(module).get("forward") for module in ways}
     for module, way in ways.items():
         module.forward = way
     try:
         yield
     finally:
-        for module in ways:
-            del module.forward
+        for module, earlier in before.items():
+            if earlier is None:
+                del module.forward
+            else:
+                module.forward = earlier

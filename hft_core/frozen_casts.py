@@ -37,6 +37,12 @@ def held(model: HybridModel, stage: Stage, machine: Machine) -> Iterator[None]:
         yield
 
 
+def only_casts(layer: nn.Module) -> bool:
+    """Whether what stands in for the layer's `forward` is a product with casts that are kept: while its weight trains,
+    the plain product."""
+    return isinstance(vars(layer).get("forward"), _Product)
+
+
 def _stands_still(layer: nn.Linear) -> bool:
     """Whether its weight does not train, and its forward pass is nobody's but torch's."""
     weight = layer.weight

@@ -20,6 +20,7 @@ from hft_core.jacobian import Jacobian, cast_once, of_tokens_alone
 from hft_core.machine import Machine
 from hft_core.model import HybridModel
 from hft_core.representation import Comparison, HiddenGradient, added_up, same_rows, with_products
+from hft_core.task_gradients import Casts, told_apart
 
 
 @dataclass(frozen=True)
@@ -134,13 +135,16 @@ class _Step:
     # --- combiners of gradients
 
     def by_gradients(self) -> Combined:
-        """One backward pass a batch, each of one task's rows; the shared parameters' gradients are kept apart by task
-        and combined, the others are each task's own."""
+        """One backward pass a batch; the shared parameters' gradients are kept apart by task and combined, the others
+        are each task's own. A batch has the rows of one task where the trunk cannot tell the rows of several apart."""
         shared = Jacobian(self.model.shared_parameters(), len(self.tasks))
         own: list[_Own] = [_Own(self.model.task_parameters(task)) for task in self.tasks]
-        with cast_once(self.machine.device), of_tokens_alone(self.model.trunk, self.machine):
-            for batch in self.batches:
-                self._add_gradients(batch, shared, own)
+        if self.model.one_pass:
+            self._add_gradients_of_all(shared, own)
+        else:
+            with cast_once(self.machine.device), of_tokens_alone(self.model.trunk, self.machine):
+                for batch in self.batches:
+                    self._add_gradients(batch, shared, own)
         factors, weights = self._factors_of(shared)
         shared.fill(factors)
         self._fill_own(own, weights)
@@ -160,6 +164,23 @@ class _Step:
         gradients = torch.autograd.grad(loss, [*shared.parameters, *own[index].parameters], allow_unused=True)
         shared.add(index, gradients[: len(shared.parameters)])
         own[index].add(gradients[len(shared.parameters) :])
+
+    def _add_gradients_of_all(self, shared: Jacobian, own: Sequence[_Own]) -> None:
+        """Those of all batches, whose rows are of any task."""
+        ones = torch.ones_like(self.losses)
+        casts: Casts = {}
+        tied = [_Own(self._tied(task)) for task in self.tasks]
+        for batch in self.batches:
+            rows = [(self.tasks.index(s.task), s.rows) for s in batch.segments if s.task in self.counts]
+            with told_apart(self.model.trunk, shared, rows, batch.rows, casts):
+                hidden = self.forward.hidden(batch)
+            found = self._at_hidden(batch, hidden, own, tied)
+            if hidden.requires_grad:
+                torch.autograd.backward(hidden, added_up(hidden, found, ones))
+        for index, parts in enumerate(tied):
+            for parameter, gradient in zip(parts.parameters, parts.gradients, strict=True):
+                if gradient is not None:
+                    shared.add_one(parameter, index, gradient)
 
     def _factors_of(self, shared: Jacobian) -> tuple[Tensor, Tensor]:
         """The combiner's factors, and the weights that they are: all 1 where nothing is shared."""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from hft_core.machine import Machine
 
-PIECE = 1 << 18
-"""Values of all tasks' gradients whose products are taken at once: 1 MiB, less than a core's cache."""
+PIECE = 1 << 20
+"""Values of all tasks' gradients whose products are taken at once: 4 MiB, less than a processor's cache."""
 
 
 class Jacobian:
@@ -25,14 +25,32 @@ class Jacobian:
         self.parameters = list(parameters)
         self._held: list[list[Tensor | None]] = [[None] * tasks for _ in self.parameters]
         """By parameter and task; nothing where a task has none (yet)."""
+        self._places = {id(parameter): place for place, parameter in enumerate(self.parameters)}
+
+    def has(self, parameter: nn.Parameter) -> bool:
+        """Whether it is one of the shared parameters."""
+        return id(parameter) in self._places
 
     def add(self, task: int, gradients: Sequence[Tensor | None]) -> None:
-        """Add a task's gradients of the parameters; they are kept, not copied. One of an embedding may be sparse."""
-        for held, gradient in zip(self._held, gradients, strict=True):
-            before = held[task]
+        """Add a task's gradients of the parameters."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is not None:
-                total = gradient if before is None else before + gradient
-                held[task] = total.coalesce() if total.is_sparse else total
+                self.add_one(parameter, task, gradient)
+
+    def add_one(self, parameter: nn.Parameter, task: int, gradient: Tensor) -> None:
+        """Add a task's gradient of one parameter; it is kept, not copied, in the number format that it was computed in
+        as long as it is the only one. That of an embedding may be sparse."""
+        held = self._held[self._places[id(parameter)]]
+        before, total = held[task], gradient
+        if before is not None:
+            first, second = (gradient, before) if before.is_sparse else (before, gradient)  # torch adds in this order
+            total = first.to(parameter.dtype) + second.to(parameter.dtype)
+        held[task] = total.coalesce() if total.is_sparse else total
+
+    def of(self, task: int) -> list[Tensor | None]:
+        """Those of one task, by parameter."""
+        of_task = [held[task] for held in self._held]
+        return [None if gradient is None else _dense(gradient) for gradient in of_task]
 
     def add_up(self, machine: Machine) -> None:
         """Add up those of all processes."""
@@ -68,10 +86,15 @@ class Jacobian:
                 parameter.grad = part.view_as(parameter)
             return
         for parameter, held in zip(self.parameters, self._held, strict=True):
-            there = [(g, factor) for g, factor in zip(held, factors.tolist(), strict=True) if g is not None]
-            parameter.grad = _dense(there[0][0]) * there[0][1] if there else torch.zeros_like(parameter)
-            for gradient, factor in there[1:]:
-                parameter.grad.add_(gradient, alpha=factor)
+            total: Tensor | None = None
+            for gradient, factor in zip(held, factors.tolist(), strict=True):
+                if gradient is None:
+                    continue
+                if total is None and not gradient.is_sparse:
+                    total = gradient.to(parameter.dtype, copy=True).mul_(factor)
+                else:
+                    total = (torch.zeros_like(parameter) if total is None else total).add_(gradient, alpha=factor)
+            parameter.grad = torch.zeros_like(parameter) if total is None else total
 
     def _pieces(self, values: Tensor) -> tuple[Tensor, ...]:
         """`[…, p]` by parameter."""
@@ -84,16 +107,21 @@ def _dense(gradient: Tensor) -> Tensor:
 
 def _stacked(parameter: nn.Parameter, held: Sequence[Tensor | None]) -> Tensor:
     """`[t, *parameter]`"""
-    return torch.stack([torch.zeros_like(parameter) if gradient is None else _dense(gradient) for gradient in held])
+    zero = torch.zeros_like(parameter)
+    return torch.stack([zero if gradient is None else _dense(gradient).to(zero.dtype) for gradient in held])
 
 
 def _products(gradients: Sequence[Tensor]) -> Tensor:
     """`[n, n]`, by pieces: a matrix of them all would be written and read again from memory, and these from a cache."""
-    pieces = zip(*(torch.split(each.reshape(-1), PIECE // len(gradients)) for each in gradients), strict=True)
-    total = torch.zeros(len(gradients), len(gradients), device=gradients[0].device)
-    for piece in pieces:
-        rows = torch.stack(piece)
-        total += rows @ rows.T
+    flat = [each.reshape(-1) for each in gradients]
+    size, step = len(flat[0]), PIECE // len(flat)
+    rows = torch.empty(len(flat), min(step, size), device=flat[0].device)
+    total = torch.zeros(len(flat), len(flat), device=rows.device)
+    for start in range(0, size, step):
+        piece = rows[:, : size - start]
+        for row, values in zip(piece, flat, strict=True):
+            row.copy_(values[start : start + step])
+        total.addmm_(piece, piece.T)
     return total
 
 

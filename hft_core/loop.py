@@ -246,6 +246,7 @@ class StageLoop:
 
     def batches(self, parts: list[Part], max_units: int | None) -> list[Batch]:
         """Those of a step, on the device, with at most `max_units` in each."""
+        exact = self.combiner.per_task_gradients and self.combiner.at == "shared"
         made = partial(
             batches_of,
             examples=self.train,
@@ -254,8 +255,8 @@ class StageLoop:
             pad=self.model.backbone.tokenizer.pad_token_id,
             max_units=max_units or self.stage.per_device_train_batch_size,
             max_tokens=self.stage.max_tokens_per_batch,
-            apart=self.combiner.per_task_gradients and self.combiner.at == "shared",
-            share=not self.model.strategy.routes_rows,
+            apart=exact and not self.model.one_pass,
+            share=not exact and not self.model.strategy.routes_rows,
         )
         batches = made(of_process(parts, self.machine.rank, self.machine.world))
         if self.machine.sharded and len(batches) < (most := self.machine.largest(len(batches))):

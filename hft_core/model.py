@@ -41,6 +41,9 @@ class HybridModel(nn.Module):
         """What the frozen part made of rows that come again."""
         self.compiled = False
         """Its trunk's layers go by compiled code while they train."""
+        self.one_pass = False
+        """Each task's gradients of the trunk are known from one backward pass over the rows of all (see
+        `hft_core.task_gradients`)."""
         self.common = UNKNOWN
         """The layers that tasks have in common."""
 

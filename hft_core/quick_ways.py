@@ -17,5 +17,10 @@ def held(model: HybridModel, stage: Stage, machine: Machine) -> Iterator[None]:
     if model.compiled:
         yield
         return
-    with frozen_casts.held(model, stage, machine), quick_dropout.held(model), model.backbone.in_training():
+    with (
+        frozen_casts.held(model, stage, machine),
+        quick_dropout.held(model),
+        model.backbone.in_training(),
+        model.strategy.in_training(model.backbone),
+    ):
         yield

@@ -21,6 +21,7 @@ from hft_core import (
     random_state,
     sharding,
     stage_facts,
+    task_gradients,
     weights,
 )
 from hft_core.assemble import Material
@@ -215,6 +216,7 @@ class Stages:
         work = frozen_work.of_stage(loop)
         compiled = compilation.of_stage(loop, work, at)
         common_layers.settle(model, {task: loop.train[task] for task in stage.tasks}, self.machine, seed=loop.seed)
+        task_gradients.settle(loop, compiled=compiled.record["chosen"])
         step = 0 if at is None else at.state["loop"]["progress"]["step"]
         stages = len(self.material.resolved.stages)
         told = stage_facts.announcement(index, stages, resolved, loop, counts, before, step, work, compiled)

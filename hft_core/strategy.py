@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,10 @@ class Strategy:
     def route(self, backbone: Backbone, rows: TaskRows) -> None:
         """Told whose rows the next passes through the trunk will have, for strategies with private parts. It holds
         until it is told anew (a checkpointed layer is computed again in the backward pass)."""
+
+    def in_training(self, backbone: Backbone) -> AbstractContextManager[None]:
+        """A context in which a stage trains: for ways of computing what was injected that are quicker there."""
+        return nullcontext()
 
     def forward(self, backbone: Backbone, inputs: Mapping[str, Tensor], rows: TaskRows) -> Tensor:
         """Hidden states `[batch, seq, hidden]` of a batch, in training and in evaluation."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from hft_core.backbone import Backbone
 from hft_core.errors import PluginError
 from hft_core.strategy import Strategy
+from hft_plugins.strategies import quick_lora
 from hft_plugins.strategies.adapter_folder import PREFIX, read_adapter, write_adapter
 from hft_plugins.strategies.peft_targets import fill_targets
 
@@ -61,6 +63,9 @@ class Injected(Strategy):
             raise self._refusal(f"PEFT refuses: {_one_line(error)}") from error
         now = self.base_state(backbone)
         self._originals = {n: t for n, t in copies.items() if not torch.equal(t, now[n].detach().cpu())}
+
+    def in_training(self, backbone: Backbone) -> AbstractContextManager[None]:
+        return quick_lora.held(backbone.trunk)
 
     def penalty(self, backbone: Backbone) -> Tensor | None:
         """The auxiliary losses of the method, where it has any."""
