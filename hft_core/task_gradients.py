@@ -52,7 +52,8 @@ def settle(loop: StageLoop, *, compiled: bool) -> None:
         or model.strategy.routes_rows
         or model.backbone.packs
     )
-    model.one_pass = combiner.per_task_gradients and combiner.at == "shared" and not unusual
+    asked = combiner.per_task_gradients and combiner.at == "shared" and bool(model.shared_parameters())
+    model.one_pass = asked and not unusual
     if model.one_pass:
         few = [replace(part, units=part.units[:PROBED_UNITS]) for part in loop.plan.step(0)]
         proven = all(_proven(model, batch) for batch in loop.batches(few, None))
