@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchjd.aggregation import UPGrad, UPGradWeighting
 
-from hft_core import gradients
+from hft_core import gradients, task_gradients
 from hft_core.backbone import Backbone, Features
 from hft_core.batching import Batch, Segment
 from hft_core.combiner import Combiner
@@ -643,3 +643,69 @@ def test_a_weight_is_cast_once_a_step_and_its_gradient_is_the_same_bit_for_bit(
     assert (once, each) == (1, 3)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("where", [MACHINE, HALF], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("bounds", [(), (5, 7), (2, 6)])
+def test_one_pass_over_the_rows_of_all_tasks_has_the_gradients_of_a_pass_for_each(
+    bounds: tuple[int, ...], where: Machine
+) -> None:
+    found: list[Tensor] = []
+    for one_pass in (True, False):
+        model, combiner = model_of(*ABC), Recorded(ABC)
+        model.one_pass = one_pass
+        batches = divided(STEP, *bounds) if one_pass else divided(STEP, 5, 7)
+        with Casts(model.trunk.layer.weight.shape) as casts:
+            combined = gradients.fill(model, combiner, batches, where, draw_seed=5)
+        assert casts.number == (where is HALF)
+        assert combiner.seen is not None
+        grads = [p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]
+        found.append(torch.cat([combiner.seen.reshape(-1), combined.losses, *grads]))
+    ours, theirs = found
+    assert float((ours - theirs).norm() / theirs.norm()) < (2**-7 if where is HALF else 1e-6)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+class Mixing(nn.Module):
+    """A layer with a weight, in which rows meet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(HIDDEN))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.weight * (hidden - hidden.mean(dim=0, keepdim=True))
+
+
+class Twice(nn.Module):
+    """A layer whose weight is used beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return functional.linear(self.layer(hidden), self.layer.weight)
+
+
+class Again(nn.Module):
+    """One layer that is gone through twice, as in ALBERT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.layer(torch.tanh(self.layer(hidden)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("layer", "proven"),
+    [(Again(), True), (nn.RMSNorm(HIDDEN), True), (Mixing(), False), (Twice(), False)],
+    ids=["again", "norm", "mixing", "twice"],
+)
+def test_it_is_proved_whether_the_layers_go_row_by_row(layer: nn.Module, proven: bool) -> None:
+    model = model_of(*ABC)
+    model.trunk.dropout = layer
+    assert task_gradients._proven(model, STEP) is proven
+    assert not any("forward" in vars(module) for module in model.modules())
