@@ -25,6 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
     "uncertainty": {"strategy": "full", "combiner": "uncertainty"},
     "not linear in the losses": {"strategy": "full", "combiner": "famo"},
     "random": {"strategy": {"type": "lora", "r": 4}, "combiner": "rlw"},
+    "gradients of all weights": {"strategy": "full", "combiner": "pcgrad"},
     "gradients": {"strategy": {"type": "shared-task-lora", "r": 4, "task_r": 2}, "combiner": "pcgrad"},
     "gradients at the representation": {"strategy": "full", "combiner": {"type": "graddrop", "at": "representation"}},
     "one task a step": {"strategy": "full", "sampling": "round-robin"},

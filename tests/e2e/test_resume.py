@@ -33,6 +33,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "a part for each task and a combiner of gradients": [
         {"strategy": {"type": "shared-task-lora", "r": 4, "task_r": 2}, "combiner": "pcgrad"}
     ],
+    "all weights and a combiner of their gradients": [{"strategy": "full", "combiner": "pcgrad"}],
     "two stages, and momenta of weights": [
         {"strategy": "full", "tasks": ["language"]},
         {"strategy": {"type": "adalora", "init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 1}, "combiner": "famo"},
