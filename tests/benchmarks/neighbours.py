@@ -26,9 +26,13 @@ import workload
 STRATEGIES = {"full": "full", "lora": {"type": "lora", "r": 8}, "frozen": "frozen"}
 NEIGHBOURS: dict[str, tuple[list[str], list[str]]] = {
     "adapters": (["adapters", "datasets", "accelerate"], ["full", "lora", "frozen"]),
-    "sentence_transformers": (["sentence-transformers[train]", "peft"], ["full", "lora"]),
+    "sentence_transformers": (
+        ["sentence-transformers[train]", "peft", f"transformers=={importlib.metadata.version('transformers')}"],
+        ["full", "lora"],
+    ),
 }
-"""What is installed for each, and the strategies that it has."""
+"""What is installed for each, and the strategies that it has. A newer transformers than ours may ask for a PEFT that is
+not out yet."""
 
 
 def environment(folder: Path, name: str) -> Path:

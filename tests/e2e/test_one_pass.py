@@ -105,6 +105,10 @@ def test_one_pass_teaches_what_a_pass_for_each_task_teaches(
 OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
     "a bias of positions that all rows share": ("t5", {}),
     "factors that no layer owns": ("bert", {"strategy": {"type": "peft", "method": "IA3"}}),
+    "a prompt, which is embedded once for all rows": (
+        "bert",
+        {"strategy": {"type": "peft", "method": "PROMPT_TUNING", "num_virtual_tokens": 4}},
+    ),
     "layers that are computed again": ("bert", {"gradient_checkpointing": True}),
     "rows that are routed": ("bert", {"strategy": {"type": "shared-task-lora", "r": 4, "task_r": 2}}),
     "a trunk that stands still": ("bert", {"strategy": "frozen"}),
