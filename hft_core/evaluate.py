@@ -103,11 +103,16 @@ class _Heard:
     count: int = 0
 
 
-def _tokens_at_once(model: HybridModel, tasks: Sequence[str], machine: Machine) -> int:
+def tokens_at_once(device: torch.device) -> int:
+    """The limit of a batch that only goes forward, whatever its rows are."""
+    return CPU_TOKENS if device.type == "cpu" else EVALUATION_TOKENS
+
+
+def _tokens_of(model: HybridModel, tasks: Collection[str], machine: Machine) -> int:
     """Of an evaluation batch. What a joint loss is depends on the rows of its batch, and to write a token costs nearly
     the same for many rows as for few: these have as many everywhere."""
     by_batch = any(model.head(task).joint or model.head(task).generates for task in tasks)
-    return CPU_TOKENS if machine.device.type == "cpu" and not by_batch else EVALUATION_TOKENS
+    return EVALUATION_TOKENS if by_batch else tokens_at_once(machine.device)
 
 
 def _hear(
@@ -126,7 +131,7 @@ def _hear(
         seed=seed,
         pad=model.backbone.tokenizer.pad_token_id,
         max_rows=EVALUATION_ROWS,
-        max_tokens=_tokens_at_once(model, list(examples), machine),
+        max_tokens=_tokens_of(model, examples, machine),
         share=not model.strategy.routes_rows,
         rank=machine.rank,
         world=machine.world,

@@ -24,7 +24,7 @@ from hft_core import cache, frozen, interruption, turns
 from hft_core.activations import Row, Store, inputs_of, rows_of
 from hft_core.batching import Batch, in_length_order, within
 from hft_core.clock import FORWARD
-from hft_core.evaluate import CPU_TOKENS, EVALUATION_ROWS, EVALUATION_TOKENS
+from hft_core.evaluate import EVALUATION_ROWS, EVALUATION_TOKENS, tokens_at_once
 from hft_core.examples import Examples
 from hft_core.families import families
 from hft_core.flops import FlopCounter
@@ -240,7 +240,7 @@ class FrozenWork:
     def _batches(self) -> Iterator[list[Row]]:
         rows = self.chosen.rows  # shortest first
         lengths = np.array([len(row.ids) for row in rows])
-        tokens = CPU_TOKENS if self.machine.device.type == "cpu" else EVALUATION_TOKENS
+        tokens = tokens_at_once(self.machine.device)
         for run in within(np.arange(len(rows)), lengths, np.ones_like(lengths), EVALUATION_ROWS, tokens):
             yield [rows[i] for i in run]
 

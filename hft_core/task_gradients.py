@@ -107,8 +107,7 @@ def told_apart(trunk: nn.Module, jacobian: Jacobian, rows: TaskRows, size: int, 
     ways: dict[nn.Module, Callable[..., Any]] = {}
     for name, module in trunk.named_modules():
         if any(jacobian.has(parameter) for parameter in module.parameters(recurse=False)):
-            way: type[_LinearLayer | _EmbeddingLayer | _NormLayer | _AnyLayer] = _WAYS.get(type(module), _AnyLayer)
-            ways[module] = way(module, name, pass_)
+            ways[module] = _WAYS.get(type(module), _AnyLayer)(module, name, pass_)
     with standing_in(ways):
         yield
 
@@ -121,8 +120,10 @@ class _Pass:
     casts: Casts
 
     def cast(self, parameter: nn.Parameter | None, dtype: torch.dtype) -> Tensor | None:
-        if parameter is None or parameter.dtype == dtype:
-            return None if parameter is None else parameter.detach()
+        if parameter is None:
+            return None
+        if parameter.dtype == dtype:
+            return parameter.detach()
         if id(parameter) not in self.casts:
             self.casts[id(parameter)] = parameter.detach().to(dtype)
         return self.casts[id(parameter)]
@@ -289,7 +290,7 @@ class _Again(torch.autograd.Function):
         return total, None, *(None for _ in ctx.needs_input_grad[2:])
 
 
-_WAYS: dict[type[nn.Module], type[_LinearLayer | _EmbeddingLayer | _NormLayer]] = {
+_WAYS: dict[type[nn.Module], Callable[[nn.Module, str, _Pass], Callable[..., Tensor]]] = {
     nn.Linear: _LinearLayer,
     nn.Embedding: _EmbeddingLayer,
     nn.LayerNorm: _NormLayer,
