@@ -12,12 +12,12 @@ from hft_core.hooks import hookimpl
 from hft_core.specs import BackboneSpec, CombinerSpec, HeadSpec, RecipeSpec, StrategySpec, load
 
 if TYPE_CHECKING:
-    from hft_core.plugins import Catalogue
-    from hft_core.recipe import Recipe
+    from hft_core.plugins.catalogue import Catalogue
+    from hft_core.predict.saved_run import SavedRun, open_run
+    from hft_core.recipe.schema import Recipe
     from hft_core.results import RunResult
-    from hft_core.runner import run, session
-    from hft_core.saved import SavedRun, open_run
-    from hft_core.sessions import Session
+    from hft_core.runs.runner import run, session
+    from hft_core.runs.session import Session
 
     __version__: str
 
@@ -47,14 +47,14 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Catalogue": "hft_core.plugins:Catalogue",
-    "Recipe": "hft_core.recipe:Recipe",
+    "Catalogue": "hft_core.plugins.catalogue:Catalogue",
+    "Recipe": "hft_core.recipe.schema:Recipe",
     "RunResult": "hft_core.results:RunResult",
-    "SavedRun": "hft_core.saved:SavedRun",
-    "Session": "hft_core.sessions:Session",
-    "open_run": "hft_core.saved:open_run",
-    "run": "hft_core.runner:run",
-    "session": "hft_core.runner:session",
+    "SavedRun": "hft_core.predict.saved_run:SavedRun",
+    "Session": "hft_core.runs.session:Session",
+    "open_run": "hft_core.predict.saved_run:open_run",
+    "run": "hft_core.runs.runner:run",
+    "session": "hft_core.runs.runner:session",
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hft_core.recipe import Recipe
+    from hft_core.recipe.schema import Recipe
     from hft_core.results import RunResult, StageResult
 
 Scores = Mapping[str, Mapping[str, float]]

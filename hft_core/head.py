@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hft_core.backbone import Backbone, FamilyModule, Features
-    from hft_core.plugins import Catalogue
-    from hft_core.resolve import Chosen
+    from hft_core.plugins.catalogue import Catalogue
+    from hft_core.recipe.resolve import Chosen
 
 
 OWN_LENGTH = "decoder_"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hft_core.errors import ModelError, RunError, UsageError
-from hft_core.harmless import json_text
+from hft_core.sanitize import json_text
 
 Scores = dict[str, dict[str, float]]
 """Metric values by task, then by metric name."""
@@ -67,15 +67,15 @@ class StageResult:
     """The number format of the trunk's products, `fp32` or `bf16`."""
     precision_reason: str
     gemm_share: float | None
-    """The share of the machine's measured rate of products in that format that training reached (`hft_core.flops`), in
-    the first process; None where nothing was multiplied."""
+    """The share of the machine's measured rate of products in that format that training reached
+    (`hft_core.device.flops`), in     the first process; None where nothing was multiplied."""
     seconds: dict[str, float]
     """`data`, `forward`, `backward`, `optimizer` (these four are training), `evaluation`, `saving`, `other`, and
-    `total`, with those before a resume (see `hft_core.clock`)."""
+    `total`, with those before a resume (see `hft_core.device.clock`)."""
     skipped_steps: int
     compilation: dict[str, Any] = field(default_factory=dict)
     """Whether the trunk's layers were `chosen` to be compiled, the `reason`, the `estimated_seconds` of compilation
-    (null where nothing was estimated) and the measured `seconds` (see `hft_core.compilation`)."""
+    (null where nothing was estimated) and the measured `seconds` (see `hft_core.acceleration.compile`)."""
     warnings: tuple[str, ...] = ()
 
 

@@ -25,7 +25,7 @@ from fastapi.responses import JSONResponse
 import hft_core
 from hft_core import Catalogue, Recipe, UsageError, events, hookimpl
 from hft_core.predict import predict
-from hft_core.recipe_file import from_dict
+from hft_core.recipe.recipe_file import from_dict
 from hft_plugins import backbones, combiners, heads, strategies
 
 Rows = list[dict[str, Any]]

@@ -24,11 +24,10 @@ RELEASED = Path(__file__).with_name("api-released.txt")
 PUBLIC: dict[str, tuple[str, ...]] = {
     "hft_core": (),
     "hft_core.recipe": (),
-    "hft_core.recipe_file": ("load", "from_dict", "dump"),
-    "hft_core.predict": ("predict", "predict_tasks", "evaluate", "rows_from_texts", "rows_from_file", "Trained"),
+    "hft_core.predict": (),
     "hft_core.events": (),
     "hft_core.cli.progress": ("Lines", "Bars"),
-    "hft_core.turns": ("Turn",),
+    "hft_core.runtime.run_lock": ("Turn",),
     "hft_core.hooks": ("SeamHooks", "LifecycleHooks"),
     "hft_core.options": (),
     "hft_core.backbone": (),

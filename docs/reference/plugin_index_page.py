@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hft_core.plugin_index import FILE, known_distributions
+from hft_core.plugins.known_plugins import FILE, known_distributions
 
 PAGE = Path(__file__).with_name("plugin-index.md")
 
@@ -14,8 +14,9 @@ INTRODUCTION = """\
 
 The packages that a message of hft may name: `unknown strategy 'lora-pro'. It is a strategy of hft-lora-pro, which is
 not loaded: pip install hft-lora-pro`. For any other name no package is suggested, since anybody can register one on a
-package index. The list is a file of hft-core, `hft_core/plugin_index.json`, version {version}; nothing is fetched to
-read it, and nothing is ever installed by itself. `hft list-plugins` shows what is installed, listed here or not.
+package index. The list is a file of hft-core, `hft_core/plugins/known_plugins.json`, version {version}; nothing
+is fetched to read it, and nothing is ever installed by itself. `hft list-plugins` shows what is installed, listed
+here or not.
 
 A package gets into the list by a change of that file, which raises its `version`: the package is published, its
 conformance tests pass, and it is called `hft-<thing>`. This page is written by `docs/reference/plugin_index_page.py`;

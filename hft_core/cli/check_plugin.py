@@ -16,13 +16,13 @@ import typer
 
 from hft_core.cli.source_folder import SourceFolder, importable
 from hft_core.cli.terminal import plain, print_json, say
-from hft_core.discovery import Entry, State
 from hft_core.errors import PluginError, did_you_mean
+from hft_core.plugins.discovery import Entry, State
 from hft_core.specs import SEAMS
 
 if TYPE_CHECKING:
     from hft_core.cli.invocation import Invocation
-    from hft_core.plugins import Catalogue, Provider
+    from hft_core.plugins.catalogue import Catalogue, Provider
     from hft_core.testing import Case, Outcome
 
 

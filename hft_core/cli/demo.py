@@ -23,11 +23,11 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Run a ready-made recipe: real news on a real encoder, offline, in minutes, unless another one is named."""
-    from hft_core.recipe_file import override
-    from hft_core.recipe_flags import plugin_from_flag
-    from hft_core.recipe_source import Source
-    from hft_core.recipe_values import PluginChoice
-    from hft_core.resolve import choose
+    from hft_core.recipe.fields import PluginChoice
+    from hft_core.recipe.flags import plugin_from_flag
+    from hft_core.recipe.recipe_file import override
+    from hft_core.recipe.resolve import choose
+    from hft_core.recipe.yaml_source import Source
     from hft_core.results import check_unused
 
     catalogue = ctx.obj.catalogue

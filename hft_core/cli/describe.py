@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
-    from hft_core.plugins import Catalogue, Entry
+    from hft_core.plugins.catalogue import Catalogue, Entry
 
 LIMITS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "multiple_of": "multiple of", "pattern": "matches"}
 """How the constraints of a pydantic field are shown."""

@@ -16,7 +16,7 @@ from hft_core import __version__
 from hft_core.cli.terminal import print_json, print_table
 
 if TYPE_CHECKING:
-    from hft_core.plugins import Catalogue
+    from hft_core.plugins.catalogue import Catalogue
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "torchjd", "pydantic", "pluggy")
 CPU_INFO = Path("/proc/cpuinfo")

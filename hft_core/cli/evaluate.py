@@ -13,8 +13,8 @@ from hft_core.cli.terminal import print_json, print_table, say_error
 from hft_core.errors import UsageError
 
 if TYPE_CHECKING:
+    from hft_core.predict.saved_run import SavedRun
     from hft_core.results import Scores
-    from hft_core.saved import SavedRun
 
 
 def evaluate(
@@ -36,8 +36,8 @@ def evaluate(
     """Score a finished run on its own splits, or on new rows."""
     if data is not None and task is None:
         raise UsageError("--data needs --task: which task are the rows for?")
-    from hft_core import quantisation
-    from hft_core.saved import open_run
+    from hft_core.predict import quantization
+    from hft_core.predict.saved_run import open_run
 
     catalogue = ctx.obj.catalogue
     # First: where it cannot be quantised, nothing is scored in vain.
@@ -48,7 +48,7 @@ def evaluate(
     scores: Mapping[str, Any] = _scores(saved, task, data)
     columns: tuple[str, ...] = ("value",)
     if quantised is not None:
-        scores, columns = quantisation.beside(scores, _scores(quantised, task, data)), quantisation.COLUMNS
+        scores, columns = quantization.beside(scores, _scores(quantised, task, data)), quantization.COLUMNS
     if as_json:
         print_json(scores)
     else:
@@ -57,11 +57,11 @@ def evaluate(
 
 def _scores(saved: SavedRun, task: str | None, data: Path | None) -> dict[str, Scores]:
     """By split, or under the name of the file with the rows."""
-    from hft_core import predict
+    from hft_core.predict import prediction
 
     if data is not None and task is not None:
-        return {str(data): {task: predict.evaluate(saved, task, predict.rows_from_file(data, task))}}
-    return predict.evaluate_recipe_data(saved, [task] if task else list(saved.model.heads))
+        return {str(data): {task: prediction.evaluate(saved, task, prediction.rows_from_file(data, task))}}
+    return prediction.evaluate_recipe_data(saved, [task] if task else list(saved.model.heads))
 
 
 def _lines(scores: Mapping[str, Any]) -> list[tuple[str, ...]]:

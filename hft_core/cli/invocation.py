@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hft_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from hft_core.plugins import Catalogue
+    from hft_core.plugins.catalogue import Catalogue
 
 _FLAGS = {"--debug": "debug", "--version": "version", "--no-third-party": "no_third_party"}
 _WITH_VALUE = {"--block": "the name of a distribution", "--plugin": "a .py file"}
@@ -35,7 +35,7 @@ class Invocation:
     @cached_property
     def catalogue(self) -> Catalogue:
         """The plugins of this call. Raises `PluginError` when a file given by `--plugin` cannot be used."""
-        from hft_core.plugins import Catalogue
+        from hft_core.plugins.catalogue import Catalogue
 
         with prints_on_stderr():
             return Catalogue.discover(block=self.block, inline=self.plugins, allow=() if self.no_third_party else None)
@@ -72,7 +72,7 @@ def split(arguments: Sequence[str]) -> tuple[Invocation, list[str]]:
 
 
 def _add(invocation: Invocation, option: str, value: str) -> None:
-    from hft_core.admission import names_in
+    from hft_core.plugins.allowlist import names_in
 
     if option == "--block":
         invocation.block += names_in(value, option)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-from hft_core import fsdp
+from hft_core.device import fsdp_settings
 from hft_core.errors import UsageError
 
 PR_SET_PDEATHSIG = 1
@@ -40,7 +40,7 @@ def divide(processes: int) -> None:
     `UsageError` when there is one alone."""
     if processes == 1 and not launched():
         raise UsageError("--fsdp divides the trunk among several processes: give --processes N as well")
-    fsdp.ask()
+    fsdp_settings.ask()
 
 
 def run(processes: int, arguments: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from hft_core.errors import PluginError, did_you_mean
 from hft_core.specs import Spec
 
 if TYPE_CHECKING:
-    from hft_core.plugins import Catalogue, Entry
+    from hft_core.plugins.catalogue import Catalogue, Entry
 
 COMMON = frozenset(field.name for field in fields(Spec))
 """Spec fields that all seams share; the others are a plugin's capabilities."""
@@ -58,7 +58,7 @@ def selected(catalogue: Catalogue, *, seam: str, provider: str, state: str, sear
 
     Raises `PluginError` for a seam, provider or state that there is not.
     """
-    from hft_core.discovery import OBSERVER, State
+    from hft_core.plugins.discovery import OBSERVER, State
 
     everything = [*catalogue.entries, *catalogue.observing]
     entries = everything

@@ -18,11 +18,11 @@ from packaging.utils import canonicalize_name
 
 from hft_core.cli.terminal import say
 from hft_core.errors import UsageError
-from hft_core.registration import SEAM_OF_HOOK
+from hft_core.plugins.registration import SEAM_OF_HOOK
 from hft_core.specs import NAME
 
 if TYPE_CHECKING:
-    from hft_core.plugins import Catalogue
+    from hft_core.plugins.catalogue import Catalogue
 
 TEMPLATES = Path(__file__).with_name("templates")
 IN_EVERY_PACKAGE = "package"

@@ -10,10 +10,10 @@ import typer
 from hft_core.cli.run import TrustOption
 from hft_core.cli.terminal import print_json_line, print_table, say_error
 from hft_core.errors import UsageError
-from hft_core.harmless import json_text
+from hft_core.sanitize import json_text
 
 if TYPE_CHECKING:
-    from hft_core.predict import Trained
+    from hft_core.predict.prediction import Trained
 
 
 def predict(
@@ -41,9 +41,9 @@ def predict(
         raise UsageError("give the texts, or --input FILE with rows")
     if output is not None:
         _check_output(output)
-    from hft_core import predict as prediction
+    from hft_core.predict import prediction as prediction
+    from hft_core.predict.saved_run import open_run
     from hft_core.results import write_text
-    from hft_core.saved import open_run
 
     saved = open_run(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code, int8=int8)
     for warning in saved.warnings:
@@ -85,7 +85,7 @@ def _check_output(path: Path) -> None:
 
 def _tasks(saved: Trained, named: list[str], every: bool) -> list[str]:
     """The tasks that are asked; one alone need not be named. Raises `UsageError`."""
-    from hft_core.predict import answering
+    from hft_core.predict.prediction import answering
 
     if named and every:
         raise UsageError("give --task or --all-tasks, not both")

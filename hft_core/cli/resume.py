@@ -29,7 +29,7 @@ def resume(
         raise UsageError(f"'{folder}' holds no run that had begun: it has no {RECIPE_FILE}")
     if processes > 1 and not launch.launched():
         raise typer.Exit(launch.run(processes, ctx.obj.arguments))
-    from hft_core.recipe_file import read
+    from hft_core.recipe.recipe_file import read
 
     result = run_source(read(recipe), ctx.obj.catalogue, folder, trust_remote_code=trust_remote_code, resume=True)
     report(result, as_json=as_json)

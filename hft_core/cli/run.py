@@ -13,9 +13,9 @@ from hft_core.cli.terminal import print_json, print_table, say, say_error
 from hft_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from hft_core.plugins import Catalogue
-    from hft_core.recipe_source import Source
-    from hft_core.resolve import Resolved
+    from hft_core.plugins.catalogue import Catalogue
+    from hft_core.recipe.resolve import Resolved
+    from hft_core.recipe.yaml_source import Source
     from hft_core.results import RunResult, StageResult
 
 RecipeArgument = Annotated[Path | None, typer.Argument(metavar="[RECIPE.yaml]", help="A recipe; or say it in flags.")]
@@ -101,9 +101,9 @@ def source_of(
     assignments: list[str] | None,
 ) -> Source:
     """The recipe that a command line means. Raises `UsageError` when it is given twice or not at all."""
-    from hft_core.recipe_file import override, read
-    from hft_core.recipe_flags import recipe_from_flags
-    from hft_core.recipe_source import Source
+    from hft_core.recipe.flags import recipe_from_flags
+    from hft_core.recipe.recipe_file import override, read
+    from hft_core.recipe.yaml_source import Source
 
     flags = [name for name, value in (("--backbone", backbone), ("--task", tasks)) if value]
     if recipe is not None:
@@ -121,8 +121,8 @@ def source_of(
 
 def resolved_of(source: Source, catalogue: Catalogue) -> Resolved:
     """The recipe with its plugins; errors name the line or flag."""
-    from hft_core.recipe_file import validate
-    from hft_core.resolve import resolve
+    from hft_core.recipe.recipe_file import validate
+    from hft_core.recipe.resolve import resolve
 
     return resolve(validate(source), catalogue, source.where)
 
@@ -141,20 +141,20 @@ def run_source(
     profile: bool = False,
 ) -> RunResult:
     """Run with progress on standard error; SIGTERM and SIGINT stop it such that it can be resumed."""
-    from hft_core import interruption
     from hft_core.cli.progress import observer
+    from hft_core.runtime import signals
 
     resolved = resolved_of(source, catalogue)  # before torch is imported: a wrong recipe is told at once
-    from hft_core.runner import run_resolved
+    from hft_core.runs.runner import run_resolved
 
     progress = observer() if launch.leads() else None
     observers: list[object] = [progress] if progress else []
     if profile:
-        from hft_core.profile import StepProfiler
+        from hft_core.runs.profiler import StepProfiler
 
         observers.append(StepProfiler(folder))
     try:
-        with interruption.listening():
+        with signals.listening():
             return run_resolved(
                 resolved,
                 catalogue,
@@ -163,8 +163,8 @@ def run_source(
                 trust_remote_code=trust_remote_code,
                 resume=resume,
             )
-    except interruption.Interrupted as stopped:
-        raise interruption.Interrupted(stopped.number, f"; go on with: hft resume {folder}") from stopped
+    except signals.Interrupted as stopped:
+        raise signals.Interrupted(stopped.number, f"; go on with: hft resume {folder}") from stopped
     finally:
         if progress:
             progress.close()

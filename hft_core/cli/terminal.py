@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 from unicodedata import combining, east_asian_width
 
-from hft_core.harmless import json_text
-from hft_core.harmless import plain as plain
+from hft_core.sanitize import json_text
+from hft_core.sanitize import plain as plain
 
 
 def say(text: object = "") -> None:

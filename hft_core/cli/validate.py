@@ -21,7 +21,7 @@ from hft_core.cli.run import (
 from hft_core.cli.terminal import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from hft_core.inspection import StageOutlook
+    from hft_core.runs.validate import StageOutlook
 
 
 def validate(
@@ -37,8 +37,8 @@ def validate(
 ) -> None:
     """Check a recipe and all it names; train nothing."""
     resolved = resolved_of(source_of(recipe, backbone, task, strategy, combiner, set_), ctx.obj.catalogue)
-    from hft_core import recipe_file
-    from hft_core.inspection import inspect
+    from hft_core.recipe import recipe_file
+    from hft_core.runs.validate import inspect
 
     outlook = inspect(resolved, trust_remote_code=trust_remote_code)
     if as_json:

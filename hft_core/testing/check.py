@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from hft_core.plugins import Catalogue, Entry
+from hft_core.plugins.catalogue import Catalogue, Entry
 
 
 class Failed(AssertionError):

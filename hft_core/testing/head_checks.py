@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hft_core import data
-from hft_core.batching import Batch
-from hft_core.evaluate import score_task
-from hft_core.examples import encode
+from hft_core.batching.collate import Batch
+from hft_core.data import loading
+from hft_core.data.examples import encode
 from hft_core.head import OWN_LENGTH, Draw
 from hft_core.testing.check import Check, Failed, NotClaimed, Subject, check, expect
 from hft_core.testing.lesson import ROWS, TASK, Lesson, here, lessons
+from hft_core.training.evaluation import score_task
 
 CHECKS: list[Check] = []
 TOLERANCE = 1e-4
@@ -154,7 +154,7 @@ def rows_without_targets_give_no_nan(subject: Subject) -> None:
         targets = [column.name for column in lesson.head.columns() if column.target]
         bare = [{key: cell for key, cell in row.items() if key not in targets} for row in lesson.rows["dev"]]
         backbone = lesson.model.backbone
-        examples = encode(data.from_python(bare, task=TASK), lesson.head, backbone.tokenizer, backbone.max_length)
+        examples = encode(loading.from_python(bare, task=TASK), lesson.head, backbone.tokenizer, backbone.max_length)
         for batch in lesson.batches(examples):
             said = lesson.predictions(batch)
             expect(len(said) in (0, batch.rows), f"{family}: {batch.rows} predictions, or none", len(said))

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hft_core import assemble, machine, recipe_file
 from hft_core.backbone import Features
-from hft_core.batching import Batch, Segment, in_length_order
+from hft_core.batching.collate import Batch, Segment, in_length_order
+from hft_core.data.examples import Examples
+from hft_core.device import distributed
+from hft_core.device.distributed import Machine
 from hft_core.errors import DataError, PluginError
-from hft_core.examples import Examples
 from hft_core.head import Head
-from hft_core.machine import Machine
-from hft_core.model import HybridModel
-from hft_core.resolve import resolve
+from hft_core.model.hybrid import HybridModel
+from hft_core.recipe import recipe_file
+from hft_core.recipe.resolve import resolve
+from hft_core.runs import assembly
 from hft_core.testing import toys, trunks
 from hft_core.testing.check import Failed, Subject
 
@@ -38,7 +40,7 @@ class Lesson:
             "stages": [{"max_steps": 1}],
         }
         resolved = resolve(recipe_file.from_dict(recipe), subject.catalogue)
-        self.material = assemble.assemble(resolved, host_data={TASK: self.rows}, trust_remote_code=False)
+        self.material = assembly.assemble(resolved, host_data={TASK: self.rows}, trust_remote_code=False)
         self.model: HybridModel = self.material.model
         self.head: Head = self.model.head(TASK)
         self.model.eval()
@@ -94,7 +96,7 @@ class Lesson:
 @cache
 def here() -> Machine:
     """This process's place, in float32; found once, since that measures number formats."""
-    return machine.find("fp32")
+    return distributed.find("fp32")
 
 
 def rows_of(subject: Subject, count: int, seed: int) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hft_core.errors import UsageError, did_you_mean
-from hft_core.plugins import Catalogue
+from hft_core.plugins.catalogue import Catalogue
 from hft_core.testing.check import Failed, NotClaimed
 from hft_core.testing.suite import Case, cases
 

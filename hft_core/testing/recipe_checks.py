@@ -6,8 +6,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from hft_core import recipe_file
-from hft_core.resolve import resolve
+from hft_core.recipe import recipe_file
+from hft_core.recipe.resolve import resolve
 from hft_core.testing.check import Check, Failed, Subject, check, expect
 
 CHECKS: list[Check] = []

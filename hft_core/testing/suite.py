@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hft_core.discovery import Entry, Provider, State, one_line
 from hft_core.errors import PluginError
-from hft_core.plugins import Catalogue
+from hft_core.plugins.catalogue import Catalogue
+from hft_core.plugins.discovery import Entry, Provider, State, one_line
 from hft_core.testing.check import Check, Failed, NotClaimed, Outcome, Result, Subject
 from hft_core.testing.listing import CAN_BE_USED, CHECKS_OF_A_PROVIDER, CHECKS_OF_EVERY_SEAM
 

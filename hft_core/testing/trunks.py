@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from hft_core.backbone import Backbone
-from hft_core.plugins import Catalogue, State
+from hft_core.plugins.catalogue import Catalogue, State
 from hft_core.testing.check import Failed
 from hft_core.testing.surroundings import quiet
 from hft_core.testing.toy_tokenizers import byte_pairs, pieces_of, word_pieces

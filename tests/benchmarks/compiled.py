@@ -19,13 +19,16 @@ from typing import Any
 import side_by_side
 import workload
 
-from hft_core import assemble, hookimpl, machine, recipe_file
+from hft_core import hookimpl
+from hft_core.device import distributed
 from hft_core.events import StepFinished
-from hft_core.model import HybridModel
-from hft_core.observers import Observers
-from hft_core.plugins import Catalogue
-from hft_core.resolve import resolve
-from hft_core.stages import Stages
+from hft_core.model.hybrid import HybridModel
+from hft_core.plugins.catalogue import Catalogue
+from hft_core.plugins.observers import Observers
+from hft_core.recipe import recipe_file
+from hft_core.recipe.resolve import resolve
+from hft_core.runs import assembly
+from hft_core.runs.stages import Stages
 
 SKIPPED = 4
 """Steps at the start that do not count: the first one is counted, the others may meet another variant."""
@@ -54,10 +57,10 @@ def measured(precision: str, steps: int) -> tuple[Turns, float]:
     recipe, data = workload.recipe(rows, steps + SKIPPED, strategy="full", torch_compile="yes")
     resolved, turns = resolve(recipe_file.from_dict(recipe), Catalogue.discover()), Turns()
     with tempfile.TemporaryDirectory() as folder:
-        material = assemble.assemble(resolved, host_data=data, trust_remote_code=False)
+        material = assembly.assemble(resolved, host_data=data, trust_remote_code=False)
         turns.model = material.model
         told = Observers([("turns", turns)], print)
-        stages = Stages(material, machine.find(precision), told, Path(folder))
+        stages = Stages(material, distributed.find(precision), told, Path(folder))
         stages.begin()
         return turns, stages.next().compilation["seconds"]
 

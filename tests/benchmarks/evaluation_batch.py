@@ -3,7 +3,8 @@
 python tests/benchmarks/evaluation_batch.py [--rounds N] [--rows N] [--json PATH]
 
 Rows a second are those of `predict` with everything that it does, tokenising included. The limit that hft has on CPUs
-(`hft_core.evaluate.CPU_TOKENS`) stands beside others; `padding` is the share of a batch's tokens that is none, which
+(`hft_core.batching.buckets.CPU_TOKENS`) stands beside others; `padding` is the share of a batch's
+tokens that is none, which
 smaller batches have less of.
 """
 
@@ -20,9 +21,9 @@ import side_by_side
 import workload
 
 import hft_core
-from hft_core import batching, evaluate
-from hft_core.predict import predict
-from hft_core.saved import SavedRun
+from hft_core.batching import buckets, collate
+from hft_core.predict.prediction import predict
+from hft_core.predict.saved_run import SavedRun
 
 STRATEGIES: dict[str, Any] = {"full": "full", "lora": {"type": "lora", "r": 8}}
 LIMITS = (512, 2048, 8192, 16384)
@@ -31,21 +32,21 @@ LIMITS = (512, 2048, 8192, 16384)
 def measured(saved: SavedRun, rows: list[dict[str, str]], limit: int, padding: dict[int, float]) -> float:
     """Rows a second, and in `padding` the share of padding."""
     real, all_tokens = 0, 0
-    assemble = batching._assemble
+    assemble = collate._assemble
 
-    def counted(*args: Any) -> batching.Batch:
+    def counted(*args: Any) -> collate.Batch:
         nonlocal real, all_tokens
         batch = assemble(*args)
         real, all_tokens = real + batch.tokens, all_tokens + batch.inputs["input_ids"].numel()
         return batch
 
-    usual, evaluate.CPU_TOKENS, batching._assemble = evaluate.CPU_TOKENS, limit, counted
+    usual, buckets.CPU_TOKENS, collate._assemble = buckets.CPU_TOKENS, limit, counted
     try:
         began = time.perf_counter()
         predict(saved, "topic", rows)
         seconds = time.perf_counter() - began
     finally:
-        evaluate.CPU_TOKENS, batching._assemble = usual, assemble
+        buckets.CPU_TOKENS, collate._assemble = usual, assemble
     padding[limit] = 1 - real / all_tokens
     return len(rows) / seconds
 

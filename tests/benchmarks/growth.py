@@ -101,26 +101,27 @@ def in_process(file: Path, cache: Path) -> dict[str, float]:
 
 def of_rows(file: str) -> dict[str, float]:
     """Seconds and memory of reading, tokenising and planning the rows of a file."""
-    from hft_core import assemble, recipe_file
-    from hft_core.mixture import Mixture
-    from hft_core.plan import Plan
-    from hft_core.plugins import Catalogue
-    from hft_core.recipe_stage import Sampling
-    from hft_core.resolve import resolve
+    from hft_core.batching.mixture import Mixture
+    from hft_core.batching.plan import Plan
+    from hft_core.plugins.catalogue import Catalogue
+    from hft_core.recipe import recipe_file
+    from hft_core.recipe.resolve import resolve
+    from hft_core.recipe.stage import Sampling
+    from hft_core.runs import assembly
 
     chosen, _ = workload.recipe({"topic": []}, 1)
     chosen["tasks"]["topic"]["data"] = {"files": file}
     resolved = resolve(recipe_file.from_dict(chosen), Catalogue.discover())
-    heads = assemble.build_heads(resolved)
-    backbone = assemble.open_backbone(resolved, trust_remote_code=False)
+    heads = assembly.build_heads(resolved)
+    backbone = assembly.open_backbone(resolved, trust_remote_code=False)
     backbone.tokenizer(["warm"])
     found: dict[str, float] = {}
     base = own_memory()
     with measured(found, "reading", base):
-        rows = assemble.load_rows(resolved, heads, {})
-    model = assemble.attach(backbone, heads)
+        rows = assembly.load_rows(resolved, heads, {})
+    model = assembly.attach(backbone, heads)
     with measured(found, "tokenising", base):
-        examples = assemble.tokenise(resolved, rows, model)
+        examples = assembly.tokenise(resolved, rows, model)
     lengths = {"topic": examples["train"]["topic"].lengths}
     units = len(lengths["topic"])
     with measured(found, "planning", base):

@@ -22,9 +22,9 @@ import torch
 import workload
 
 import hft_core
-from hft_core import machine
-from hft_core.predict import predict
-from hft_core.saved import SavedRun
+from hft_core.device import distributed
+from hft_core.predict.prediction import predict
+from hft_core.predict.saved_run import SavedRun
 
 STAGES: dict[str, dict[str, Any]] = {
     "full": {"strategy": "full", "learning_rate": 2e-4},
@@ -41,7 +41,7 @@ def opened(folder: Path) -> dict[str, SavedRun]:
     catalogue = hft_core.Catalogue.discover()
     found = {name: hft_core.open_run(folder, catalogue, int8=name == "int8") for name in ("fp32", "bf16", "int8")}
     for name in ("fp32", "bf16"):
-        found[name].machine = machine.find(name)
+        found[name].machine = distributed.find(name)
     return found
 
 

@@ -15,7 +15,7 @@ import side_by_side
 import workload
 
 import hft_core
-from hft_core import plan
+from hft_core.batching import plan
 
 ORDERS = {"like-length": plan.LIKE_LENGTH_STEPS, "random": 1}
 """Steps whose rows are sorted by length together."""

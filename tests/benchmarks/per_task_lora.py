@@ -25,7 +25,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from hft_plugins.strategies import hydra_lora, mtl_lora, shared_task_lora, task_lora
+from hft_plugins.strategies.per_task import hydra_lora, mtl_lora, shared_task_lora, task_lora
 
 TASKS = tuple(f"task-{i}" for i in range(8))
 RANK, WIDTH = 16, 25

@@ -24,8 +24,8 @@ import side_by_side
 import workload
 
 import hft_core
-from hft_core import common_layers
-from hft_core.predict import predict, predict_tasks
+from hft_core.acceleration import shared_layers
+from hft_core.predict.prediction import predict, predict_tasks
 
 LORA = {"type": "lora", "r": 8}
 OWN_PARTS = {"type": "task-lora", "r": 8, "target_modules": r".*\.[345]\..*(query|key|value|dense)"}
@@ -121,7 +121,7 @@ def own_parts(report: side_by_side.Report, kind: str, rounds: int, steps: int) -
 
 def nothing_in_common() -> Any:
     """Inside, each task's rows go through all layers."""
-    return mock.patch.object(common_layers, "settle")
+    return mock.patch.object(shared_layers, "settle")
 
 
 def seconds_of_prediction(saved: hft_core.SavedRun, inputs: list[dict[str, Any]], names: list[str]) -> float:

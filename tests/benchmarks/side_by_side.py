@@ -21,7 +21,7 @@ import peft
 import torch
 import transformers
 
-from hft_core import rates
+from hft_core.device import gemm_speed
 
 Contenders = Mapping[str, Callable[[], float]]
 """Contenders by name: each call does the same work and gives its rate (the more, the better)."""
@@ -66,7 +66,7 @@ def ratio(found: Mapping[str, list[float]], name: str, base: str) -> float:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    single, half = rates.measure((torch.float32, torch.bfloat16), torch.device("cpu"))
+    single, half = gemm_speed.measure((torch.float32, torch.bfloat16), torch.device("cpu"))
     return {
         "processor": platform.machine(),
         "threads": torch.get_num_threads(),

@@ -27,7 +27,7 @@ import side_by_side
 import workload
 from strangers import healthy
 
-from hft_core.rates import MEASUREMENTS
+from hft_core.device.gemm_speed import MEASUREMENTS
 
 HERE = Path(__file__).parent
 COMMANDS = {

@@ -34,7 +34,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from hft_core import precision
+from hft_core.device import precision
 
 BATCH, SKIP = 32, 3
 RATE = 5e-5

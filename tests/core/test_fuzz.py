@@ -21,19 +21,22 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from hft_core import assemble, cells, data, recipe_file, results
+from hft_core import results
 from hft_core.backbone import Backbone
-from hft_core.cells import as_list
-from hft_core.checkpoint import Checkpoints
+from hft_core.data import cells, loading
+from hft_core.data.cells import as_list
+from hft_core.data.examples import encode
 from hft_core.errors import HftError, ModelError, UsageError
-from hft_core.examples import encode
 from hft_core.head import Column
-from hft_core.plugins import Catalogue, Entry
-from hft_core.recipe_file import Source, from_dict, override, parse, validate
-from hft_core.recipe_flags import recipe_from_flags
-from hft_core.resolve import resolve
+from hft_core.plugins.catalogue import Catalogue, Entry
+from hft_core.recipe import recipe_file
+from hft_core.recipe.flags import recipe_from_flags
+from hft_core.recipe.recipe_file import Source, from_dict, override, parse, validate
+from hft_core.recipe.resolve import resolve
+from hft_core.runs import assembly
 from hft_core.testing import toys as conformance_toys
-from hft_plugins.heads import tag_schemes
+from hft_core.training.checkpoint import Checkpoints
+from hft_plugins.heads.parts import tag_schemes
 
 NEW = int(os.environ.get("HFT_FUZZ", "0"))
 
@@ -206,7 +209,7 @@ JSON_TEXT = st.text(alphabet='{}[]",:\\ud8\n\r\t01eaNI-.', max_size=60).map(str.
 @pytest.mark.parametrize("name", FILES)
 def test_the_files_that_are_garbled_are_good(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(FILES[name])
-    assert len(data.read([str(tmp_path / name)], None, "line", task="t")) == 4
+    assert len(loading.read([str(tmp_path / name)], None, "line", task="t")) == 4
 
 
 @given(
@@ -223,11 +226,11 @@ def test_any_data_file_is_rows_or_refused(tmp_path: Path, file: tuple[str, bytes
     path = tmp_path / file[0]
     path.write_bytes(file[1])
     with refused_in_one_line(path):
-        rows = data.read([str(path)], None, "line", task="t")
+        rows = loading.read([str(path)], None, "line", task="t")
         assert len(rows) > 0
         for _, batch in rows.batches(3):
             assert all(len(column) > 0 for column in batch.values())
-        data.check(rows, [Column("text", "text"), Column("label", "label", target=True)], task="t")
+        loading.check(rows, [Column("text", "text"), Column("label", "label", target=True)], task="t")
 
 
 def _json(value: Any) -> bytes:
@@ -239,7 +242,7 @@ def _json(value: Any) -> bytes:
 def test_any_path_is_files_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
     monkeypatch.chdir(tmp_path)
     with refused_in_one_line():
-        data.read([pattern], None, "line", task="t")
+        loading.read([pattern], None, "line", task="t")
 
 
 # --- cells, heads, tags
@@ -278,7 +281,7 @@ def backbones(models: Any) -> list[Backbone]:
 
 
 def _opened(folder: str) -> Backbone:
-    return assemble.open_backbone(_resolved({"type": "mlm"}, folder), trust_remote_code=False)
+    return assembly.open_backbone(_resolved({"type": "mlm"}, folder), trust_remote_code=False)
 
 
 def _resolved(head: dict[str, Any], folder: str) -> Any:
@@ -348,7 +351,7 @@ def _rows_of(name: str, folder: str) -> list[dict[str, Any]]:
     made = catalogue().load_example(entry, "example_rows")
     if made is not None:
         return list(made(6, 0))
-    (head,) = assemble.build_heads(_resolved({"type": entry.name, **_example(entry)}, folder)).values()
+    (head,) = assembly.build_heads(_resolved({"type": entry.name, **_example(entry)}, folder)).values()
     return list(conformance_toys.rows(head.columns(), 6, 0))
 
 
@@ -359,11 +362,11 @@ def _example(entry: Entry) -> dict[str, Any]:
 def _learn(entry: Entry, rows: list[dict[str, Any]], folder: str, backbones: list[Backbone]) -> None:
     """All that happens to rows before training, on the first trunk that takes the head."""
     resolved = _resolved({"type": entry.name, **_example(entry)}, folder)
-    heads = assemble.build_heads(resolved)
-    splits = assemble.load_rows(resolved, heads, {"t": {"train": rows}})
+    heads = assembly.build_heads(resolved)
+    splits = assembly.load_rows(resolved, heads, {"t": {"train": rows}})
     for backbone in backbones:
         try:
-            assemble.attach(backbone, heads)
+            assembly.attach(backbone, heads)
         except HftError:
             continue
         event("encoded")

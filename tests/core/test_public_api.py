@@ -77,7 +77,7 @@ def test_the_list_holds_signatures_and_members_and_no_addresses(writer: ModuleTy
     lines = writer.lines()
     assert "hft_core:Session.run_stage() -> StageResult" in lines
     assert any(line.startswith("hft_core:run(recipe: Recipe | Mapping[str, Any] | str | Path, *, ") for line in lines)
-    assert "hft_core.recipe:Stage.learning_rate" in lines
+    assert "hft_core.recipe.schema:Stage.learning_rate" in lines
     assert "hft_core.head:Head.facts" in lines
     assert len(lines) == len(set(lines)) > 200
     assert [line for line in lines if " at 0x" in line] == []

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from hft_core import DataError, RecipeError, compressed, data, recipe_file
-from hft_core.checkpoint import Checkpoints, sha256
+from hft_core import DataError, RecipeError
+from hft_core.data import gzip_stream, loading
 from hft_core.errors import UsageError
+from hft_core.recipe import recipe_file
 from hft_core.results import read_json
+from hft_core.training.checkpoint import Checkpoints, sha256
 
 BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghi"))
 
@@ -57,17 +59,17 @@ def test_a_name_that_becomes_a_files_name_leads_nowhere(name: str) -> None:
 def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
     path = tmp_path / "bomb.jsonl.gz"
     with gzip.open(path, "wb") as file:
-        for _ in range(compressed.FREE // (1 << 20) + 8):
+        for _ in range(gzip_stream.FREE // (1 << 20) + 8):
             file.write(b"0" * (1 << 20))
     assert path.stat().st_size < 1 << 20
     with pytest.raises(DataError, match=r"bomb\.jsonl\.gz: unpacks to more than 200 times its size"):
-        data.read([str(path)], None, "line", task="topic")
+        loading.read([str(path)], None, "line", task="topic")
 
 
 def test_a_small_file_may_pack_well(tmp_path: Path) -> None:
     path = tmp_path / "same.txt.gz"
     path.write_bytes(gzip.compress(b"the same line\n" * 100_000))
-    assert len(data.read([str(path)], None, "line", task="topic")) == 100_000
+    assert len(loading.read([str(path)], None, "line", task="topic")) == 100_000
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.csv.zip", "a.tgz", "a.csv.xz"])
@@ -80,7 +82,7 @@ def test_no_archive_is_a_data_file(name: str, tmp_path: Path) -> None:
         with tarfile.open(path, "w:gz") as tar:
             tar.addfile(tarfile.TarInfo("../../harm.csv"), io.BytesIO())
     with pytest.raises(DataError, match="names no format"):
-        data.read([str(path)], None, "line", task="topic")
+        loading.read([str(path)], None, "line", task="topic")
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -89,7 +91,7 @@ def test_rows_that_are_too_deep_or_too_long_are_refused(row: str, tmp_path: Path
     path = tmp_path / "rows.jsonl"
     path.write_text(row + "\n")
     with pytest.raises(DataError, match=r"rows\.jsonl, line 1: "):
-        data.read([str(path)], None, "line", task="topic")
+        loading.read([str(path)], None, "line", task="topic")
 
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", "[" * 100_000, "9" * 5000, "{", "\ufeff{}"])

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hft_core import card
 from hft_core.cli.progress import Lines
 from hft_core.cli.terminal import harmless_logs, print_table
-from hft_core.harmless import json_text, plain, without_passwords
+from hft_core.runs import model_card
+from hft_core.sanitize import json_text, plain, without_passwords
 
 ROOT = Path(__file__).parents[2]
 FORBIDDEN = (
@@ -83,7 +83,7 @@ def test_the_model_card_quotes_the_path_that_its_code_opens() -> None:
     head = SimpleNamespace(family=family, config=dict)
     model = SimpleNamespace(strategy=SimpleNamespace(plain=True))
     path = '/x"); import os; os.system("harm'
-    text = card._use(SimpleNamespace(model=model, heads={"topic": head}), path)  # type: ignore[arg-type]
+    text = model_card._use(SimpleNamespace(model=model, heads={"topic": head}), path)  # type: ignore[arg-type]
     tree = ast.parse(text.removeprefix("```python\n").removesuffix("```\n"))
     called = [node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call)]  # type: ignore[attr-defined]
     assert called == ["from_pretrained", "from_pretrained"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hft_core.hooks import LifecycleHooks, SeamHooks
-from hft_core.registration import LIFECYCLE_HOOKS, SEAM_OF_HOOK
+from hft_core.plugins.registration import LIFECYCLE_HOOKS, SEAM_OF_HOOK
 from hft_core.specs import SEAMS, CombinerSpec, Spec, load
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 import hft_core
-from hft_core import Catalogue, PluginError, saved
-from hft_core.plugins import State
+from hft_core import Catalogue, PluginError
+from hft_core.plugins.catalogue import State
+from hft_core.predict import saved_run
 from hft_core.testing import Subject, lesson, toys, trunks
 from hft_core.testing.backbone_checks import PATH, models
 
@@ -90,7 +91,7 @@ def train(subject: Subject) -> int:
         used = {plugin["distribution"] for plugin in result.plugins}
         # A recipe is what a run is made from, and takes no part in it.
         assert subject.entry.seam == "recipe" or subject.entry.provider.distribution in used, used
-        saved.open_run(Path(place) / "run", subject.catalogue)
+        saved_run.open_run(Path(place) / "run", subject.catalogue)
         return sum(stage.steps for stage in result.stages)
 
 

@@ -16,8 +16,8 @@ import pytest
 
 import hft_core
 from hft_core.hooks import LifecycleHooks, SeamHooks
-from hft_core.plugins import Catalogue, State
-from hft_core.registration import LIFECYCLE_HOOKS, SEAM_OF_HOOK
+from hft_core.plugins.catalogue import Catalogue, State
+from hft_core.plugins.registration import LIFECYCLE_HOOKS, SEAM_OF_HOOK
 
 ROOT = Path(__file__).parents[2]
 HOOKS = [name for group in (SeamHooks, LifecycleHooks) for name in vars(group) if name.startswith("hft_")]

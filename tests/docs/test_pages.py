@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from hft_core import recipe_file
 from hft_core.cli.app import COMMANDS
-from hft_core.plugins import Catalogue
-from hft_core.recipe import Recipe
-from hft_core.recipe_flags import recipe_from_flags
-from hft_core.recipe_source import Source
+from hft_core.plugins.catalogue import Catalogue
+from hft_core.recipe import recipe_file
+from hft_core.recipe.flags import recipe_from_flags
+from hft_core.recipe.schema import Recipe
+from hft_core.recipe.yaml_source import Source
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from hft_core.recipe import BackboneChoice, Data, Output, Recipe, Split, Task
-from hft_core.recipe_file import load, parse
-from hft_core.recipe_stage import Sampling, Stage
-from hft_core.recipe_values import Model, PluginChoice
+from hft_core.recipe.fields import Model, PluginChoice
+from hft_core.recipe.recipe_file import load, parse
+from hft_core.recipe.schema import BackboneChoice, Data, Output, Recipe, Split, Task
+from hft_core.recipe.stage import Sampling, Stage
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "recipe.md").read_text(encoding="utf-8")
 

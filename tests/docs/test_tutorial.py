@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hft_core.plugins import Catalogue
+from hft_core.plugins.catalogue import Catalogue
 
 pytest.importorskip("hatchling", reason="the tutorial's package is built without a network")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hft_core import PluginError, RecipeSpec, discovery, hookimpl, hooks, registration, specs
-from hft_core.plugins import Catalogue, Entry, State
+from hft_core import PluginError, RecipeSpec, hookimpl, hooks, specs
+from hft_core.plugins import discovery, registration
+from hft_core.plugins.catalogue import Catalogue, Entry, State
 
 TEXT = (Path(__file__).parents[2] / "docs" / "explanation" / "versioning.md").read_text(encoding="utf-8")
 

@@ -15,11 +15,14 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
-from hft_core import assemble, hookimpl, machine, recipe_file
-from hft_core.observers import Observers
-from hft_core.plugins import Catalogue
-from hft_core.resolve import resolve
-from hft_core.stages import Stages
+from hft_core import hookimpl
+from hft_core.device import distributed
+from hft_core.plugins.catalogue import Catalogue
+from hft_core.plugins.observers import Observers
+from hft_core.recipe import recipe_file
+from hft_core.recipe.resolve import resolve
+from hft_core.runs import assembly
+from hft_core.runs.stages import Stages
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,8 +40,8 @@ def prepare(tmp_path: Path) -> Callable[..., Stages]:
         resolved = resolve(recipe_file.from_dict(recipe), Catalogue.discover(inline=inline))
         told = Observers([(type(observer).__name__, observer) for observer in observers], pytest.fail)
         torch.manual_seed(resolved.recipe.seed)
-        material = assemble.assemble(resolved, host_data=data, trust_remote_code=False)
-        return Stages(material, machine.find("fp32"), told, tmp_path)
+        material = assembly.assemble(resolved, host_data=data, trust_remote_code=False)
+        return Stages(material, distributed.find("fp32"), told, tmp_path)
 
     return ready
 

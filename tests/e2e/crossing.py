@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from hft_core import Catalogue, UsageError, recipe_file
-from hft_core.discovery import Entry, State
-from hft_core.inspection import inspect
-from hft_core.resolve import Resolved, resolve
+from hft_core import Catalogue, UsageError
+from hft_core.plugins.discovery import Entry, State
+from hft_core.recipe import recipe_file
+from hft_core.recipe.resolve import Resolved, resolve
+from hft_core.runs.validate import inspect
 from hft_core.testing import Subject, trunks
 from hft_core.testing.lesson import rows_of
 

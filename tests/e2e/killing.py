@@ -31,9 +31,10 @@ import torch
 import torchjd
 import transformers.models.bert.modeling_bert
 
-from hft_core import keeper, loop_state, runner
 from hft_core.cli import app, launch, run
-from hft_core.observers import Observers
+from hft_core.plugins.observers import Observers
+from hft_core.runs import runner
+from hft_core.training import checkpointing, loop_state
 from hft_plugins.backbones import encoder
 from hft_plugins.heads import classification, mlm, regression
 
@@ -91,7 +92,7 @@ INSTANTS = {
     "recipe.yaml is written beside its place": Instant("start", os, "replace", r"recipe\.yaml$"),
     "the run is announced": Instant("start", Observers, "emit", _event("run_started"), after=True),
     "texts are tokenised": Instant("start", transformers.PreTrainedTokenizerBase, "__call__"),
-    "a checkpoint is due": Instant("before a save", keeper.Keeper, "save"),
+    "a checkpoint is due": Instant("before a save", checkpointing.Keeper, "save"),
     "half of its first file is there": Instant("during a save", os, "fsync", BESIDE + r"/weights", torn=True),
     "some of its files are there": Instant("during a save", os, "fsync", BESIDE + r"/optimizer", after=True),
     "half of its manifest is there": Instant("during a save", os, "fsync", BESIDE + r"/manifest", torn=True),
@@ -99,7 +100,7 @@ INSTANTS = {
     "it is renamed and not yet the LATEST": Instant("during a save", os, "replace", r"LATEST$"),
     "it is the LATEST and the old one is there": Instant("during a save", os, "replace", r"LATEST$", after=True),
     "the old one has lost its name": Instant("during a save", shutil, "rmtree", BESIDE),
-    "a checkpoint is saved": Instant("after a save", keeper.Keeper, "save", after=True),
+    "a checkpoint is saved": Instant("after a save", checkpointing.Keeper, "save", after=True),
     "between two passes of one step": Instant("in a step", torch.autograd, "backward", after=True),
     "between the gradients of two tasks": Instant("in a step", torch.autograd, "grad", after=True),
     "the optimizer has moved": Instant("in a step", torch.optim.AdamW, "step", after=True),

@@ -13,11 +13,14 @@ import pytest
 import torch
 
 import hft_core
-from hft_core import Catalogue, clock, flops, interruption, recipe_source
+from hft_core import Catalogue
 from hft_core.cli.run import cost_text, print_result, run_source
-from hft_core.clock import PARTS, TRAINING
-from hft_core.profile import STEPS, StepProfiler
-from hft_core.stages import Stages
+from hft_core.device import clock, flops
+from hft_core.device.clock import PARTS, TRAINING
+from hft_core.recipe import yaml_source
+from hft_core.runs.profiler import STEPS, StepProfiler
+from hft_core.runs.stages import Stages
+from hft_core.runtime import signals
 
 TASKS = {"topic": {"head": "classification"}, "score": {"head": "regression", "label": "score"}}
 
@@ -85,7 +88,7 @@ def test_a_resumed_stage_counts_what_it_cost_before(
     for name in ("whole", "stopped"):
         settings: Any = {"data": rows(toys), "output": tmp_path / name}
         if name == "stopped":
-            with interruption.listening(), pytest.raises(interruption.Interrupted):
+            with signals.listening(), pytest.raises(signals.Interrupted):
                 hft_core.run(recipe(models["bert"]), **settings, observers=[stop_after(7)])
             settings["resume"] = True
         found.append(hft_core.run(recipe(models["bert"]), **settings).stages[0])
@@ -129,7 +132,7 @@ def test_the_command_line_profiles_and_tells_what_each_stage_cost(
     given = recipe(models["bert"])
     given["tasks"] = {"topic": {"head": "classification", "data": str(tmp_path / "rows.jsonl")}}
     folder = tmp_path / "run"
-    result = run_source(recipe_source.Source.of(given, "test", tmp_path), Catalogue.discover(), folder, profile=True)
+    result = run_source(yaml_source.Source.of(given, "test", tmp_path), Catalogue.discover(), folder, profile=True)
     assert (folder / "profile/trace.json").exists()
     assert (folder / "profile/table.md").exists()
     print_result(result)
@@ -202,13 +205,14 @@ def test_gradient_checkpointing_is_refused_where_it_cannot_be(
 def test_frozen_weights_that_are_cast_once_equal_those_cast_in_every_pass(
     models: Any, toys: ModuleType, prepare: Callable[..., Stages], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hft_core import frozen_casts, machine
+    from hft_core.acceleration import cached_casts
+    from hft_core.device import distributed
 
     found = []
     for limit in (0, 1 << 30):
-        monkeypatch.setattr(frozen_casts, "LIMIT", limit)
+        monkeypatch.setattr(cached_casts, "LIMIT", limit)
         stages = prepare(recipe(models["bert"], {"strategy": "lora", "head_warmup_steps": 2}), rows(toys))
-        stages.machine = machine.find("bf16")
+        stages.machine = distributed.find("bf16")
         stages.run(0, stages.material.resolved.stages[0], fold=True)
         found.append(weights(stages))
     assert all(torch.equal(left, right) for left, right in zip(*found, strict=True))

@@ -15,13 +15,17 @@ from typing import Any
 import pytest
 import torch
 
-from hft_core import assemble, machine, recipe_file, results, saved
-from hft_core.evaluate import Judged, judge
-from hft_core.examples import Examples
-from hft_core.model import HybridModel
-from hft_core.observers import Observers
-from hft_core.resolve import Resolved
-from hft_core.stages import Stages
+from hft_core import results
+from hft_core.data.examples import Examples
+from hft_core.device import distributed
+from hft_core.model.hybrid import HybridModel
+from hft_core.plugins.observers import Observers
+from hft_core.predict import saved_run
+from hft_core.recipe import recipe_file
+from hft_core.recipe.resolve import Resolved
+from hft_core.runs import assembly, export
+from hft_core.runs.stages import Stages
+from hft_core.training.evaluation import Judged, judge
 
 COMBINERS = ("sum", "uncertainty", "pcgrad")
 TOLERANCE = 1e-4
@@ -31,16 +35,16 @@ def cross(resolved: Resolved, data: dict[str, Any], folder: Path) -> None:
     """Run the recipe, save it, open it, and compare what the two models say about the dev rows."""
     torch.manual_seed(resolved.recipe.seed)
     where, told = here(), Observers([], pytest.fail)
-    stages = Stages(assemble.assemble(resolved, host_data=data, trust_remote_code=False), where, told, folder)
+    stages = Stages(assembly.assemble(resolved, host_data=data, trust_remote_code=False), where, told, folder)
     for index, stage in enumerate(resolved.stages):
         result = stages.run(index, stage, fold=resolved.folds_after(index))
         assert result.steps == CROSSING.STEPS
         assert result.skipped_steps == 0
     trained, examples = stages.material.model, stages.material.examples["dev"]
-    saved.save_model(folder / results.MODEL_FOLDER, trained, trunk_changed=stages.trunk_changed)
+    export.save_model(folder / results.MODEL_FOLDER, trained, trunk_changed=stages.trunk_changed)
     results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
     results.write_json(folder / results.RESULTS_FILE, {"plugins": resolved.providers()})
-    opened = saved.open_run(folder, CROSSING.catalogue()).model
+    opened = saved_run.open_run(folder, CROSSING.catalogue()).model
     for task, part in examples.items():
         before, after = judged(trained, task, part, where), judged(opened, task, part, where)
         assert math.isfinite(before.loss), task
@@ -49,12 +53,12 @@ def cross(resolved: Resolved, data: dict[str, Any], folder: Path) -> None:
 
 
 @cache
-def here() -> machine.Machine:
+def here() -> distributed.Machine:
     """Found once: finding it measures number formats."""
-    return machine.find("fp32")
+    return distributed.find("fp32")
 
 
-def judged(model: HybridModel, task: str, examples: Examples, where: machine.Machine) -> Judged:
+def judged(model: HybridModel, task: str, examples: Examples, where: distributed.Machine) -> Judged:
     found = judge(model, task, examples, where, seed=0)
     if model.head(task).predicts_when_scored:
         return found

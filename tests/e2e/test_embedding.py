@@ -31,8 +31,8 @@ from safetensors.torch import load_file
 import hft_core
 from hft_core import Catalogue, PluginError, RunError, UsageError, hookimpl
 from hft_core.cli.progress import Bars, Lines
-from hft_core.predict import evaluate, predict
-from hft_core.recipe import BackboneChoice, PluginChoice, Recipe, Stage, Task
+from hft_core.predict.prediction import evaluate, predict
+from hft_core.recipe.schema import BackboneChoice, PluginChoice, Recipe, Stage, Task
 from hft_plugins import backbones, combiners, heads, strategies
 
 DIVERGES = {"strategy": "full", "combiner": None, "learning_rate": 1e30, "max_grad_norm": None}

@@ -16,10 +16,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import hft_core
-from hft_core import Catalogue, data, hookimpl, predict, saved
+from hft_core import Catalogue, hookimpl
 from hft_core.backbone import Features
-from hft_core.model import HybridModel
-from hft_core.stages import Stages, fold_into, plan_of
+from hft_core.data import loading
+from hft_core.model.hybrid import HybridModel
+from hft_core.predict import prediction, saved_run
+from hft_core.runs import export
+from hft_core.runs.stages import Stages, fold_into, plan_of
 
 TOLERANCE = 1e-6
 STEPS = 3
@@ -212,7 +215,7 @@ def check_what_is_saved_and_folded(
     model = stages.material.model
     batch = tokenizer([row["text"] for row in rows[:4]], padding=True, return_tensors="pt")
     expected = logits(model, batch)
-    base = saved.save_model(folder, model, trunk_changed=False)
+    base = export.save_model(folder, model, trunk_changed=False)
     opened = peft.PeftModel.from_pretrained(plain_model(Path(base), tokenizer), folder / "topic").eval()
     with torch.no_grad():
         assert distance(opened(**batch).logits, expected) <= 5 * TOLERANCE
@@ -234,8 +237,8 @@ def test_a_finished_run_equals_peft_on_its_base_model(
         "precision": "fp32",
     }
     result = hft_core.run(recipe, data={"topic": rows}, output=tmp_path / "run")
-    opened = saved.open_run(tmp_path / "run", Catalogue.discover())
-    scores = predict.evaluate(opened, "topic", data.from_python(rows["test"], task="topic"))
+    opened = saved_run.open_run(tmp_path / "run", Catalogue.discover())
+    scores = prediction.evaluate(opened, "topic", loading.from_python(rows["test"], task="topic"))
     assert scores == pytest.approx(result.final["test"]["topic"], abs=TOLERANCE)
 
     folder = tmp_path / "run" / "model" / "topic"
@@ -245,6 +248,6 @@ def test_a_finished_run_equals_peft_on_its_base_model(
     texts = [row["text"] for row in rows["test"]]
     with torch.no_grad():
         plain = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits.softmax(-1)
-    answers = predict.predict(opened, "topic", data.from_python(rows["test"], task="topic"))
+    answers = prediction.predict(opened, "topic", loading.from_python(rows["test"], task="topic"))
     ours = torch.tensor([list(answer["probabilities"].values()) for answer in answers])
     assert distance(plain, ours) <= 5 * TOLERANCE

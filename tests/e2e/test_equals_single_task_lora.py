@@ -15,8 +15,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from hft_core import hookimpl
-from hft_core.model import HybridModel
-from hft_core.stages import Stages, plan_of
+from hft_core.model.hybrid import HybridModel
+from hft_core.runs.stages import Stages, plan_of
 
 TOLERANCE = 1e-6
 STEPS = 3

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hft_core import batching, evaluate
-from hft_core.batching import Batch
-from hft_core.stages import Stages
+from hft_core.batching import buckets, collate
+from hft_core.batching.collate import Batch
+from hft_core.runs.stages import Stages
+from hft_core.training import evaluation
 
 TASKS: dict[str, Any] = {
     "topic": {"head": "classification"},
@@ -27,7 +28,7 @@ def judged(
     toys: ModuleType,
     prepare: Callable[..., Stages],
     monkeypatch: pytest.MonkeyPatch,
-) -> tuple[list[int], evaluate.Judged]:
+) -> tuple[list[int], evaluation.Judged]:
     """The tokens of each batch, and what the model says, where a CPU takes `limit` at once."""
     recipe = {
         "backbone": {"model": str(models["bert"])},
@@ -37,17 +38,17 @@ def judged(
     }
     stages = prepare(recipe, {task: {"train": toys.rows(12), "dev": toys.rows(40, seed=1)}})
     sizes: list[int] = []
-    assemble = batching._assemble
+    assemble = collate._assemble
 
     def seen(*args: Any) -> Batch:
         batch = assemble(*args)
         sizes.append(batch.inputs["input_ids"].numel())
         return batch
 
-    monkeypatch.setattr(evaluate, "CPU_TOKENS", limit)
+    monkeypatch.setattr(buckets, "CPU_TOKENS", limit)
     with monkeypatch.context() as patched:
-        patched.setattr(batching, "_assemble", seen)
-        said = evaluate.judge(
+        patched.setattr(collate, "_assemble", seen)
+        said = evaluation.judge(
             stages.material.model, task, stages.material.examples["dev"][task], stages.machine, seed=0
         )
     return sizes, said

@@ -13,8 +13,12 @@ import transformers
 from peft import PeftModel
 
 import hft_core
-from hft_core import Catalogue, data, evaluate, machine, predict, saved
-from hft_core.examples import encode
+from hft_core import Catalogue
+from hft_core.data import loading
+from hft_core.data.examples import encode
+from hft_core.device import distributed
+from hft_core.predict import prediction, saved_run
+from hft_core.training import evaluation
 
 COPY = {"generate": True, "max_new_tokens": 6}
 
@@ -73,14 +77,14 @@ def test_a_run_is_opened_again_and_by_plain_libraries(
     head = "instruction" if name == "llama" else "seq2seq"
     tasks = {"write": {"head": head, **COPY}, "topic": {"head": "classification"}}
     made = run(models[name], tasks, toys, tmp_path / "run", strategies, max_steps=2)
-    opened = saved.open_run(tmp_path / "run", Catalogue.discover())
-    fresh = data.from_python(rows(toys, 5, 3), task="write")
-    where, tokenizer = machine.find("fp32"), opened.model.backbone.tokenizer
+    opened = saved_run.open_run(tmp_path / "run", Catalogue.discover())
+    fresh = loading.from_python(rows(toys, 5, 3), task="write")
+    where, tokenizer = distributed.find("fp32"), opened.model.backbone.tokenizer
     for task in tasks:
-        examples = encode(data.from_python(rows(toys, 10, 2), task=task), opened.model.head(task), tokenizer, 64)
-        again = evaluate.score_task(opened.model, task, examples, where, seed=0)
+        examples = encode(loading.from_python(rows(toys, 10, 2), task=task), opened.model.head(task), tokenizer, 64)
+        again = evaluation.score_task(opened.model, task, examples, where, seed=0)
         assert again == pytest.approx(made.final["test"][task], abs=1e-5)
-    said = [answer["text"] for answer in predict.predict(opened, "write", fresh)]
+    said = [answer["text"] for answer in prediction.predict(opened, "write", fresh)]
 
     folder, adapter = tmp_path / "run/model/write", strategies[-1] == "lora"
     source = models[name] if len(strategies) == 1 else tmp_path / "run/model/trunk"
@@ -100,7 +104,7 @@ def test_a_run_is_opened_again_and_by_plain_libraries(
     classes = {"num_labels": 3}
     sequence = transformers.AutoModelForSequenceClassification
     topic = plain_of(tmp_path / "run/model/topic", sequence, source, adapter=adapter, **classes)
-    answers = predict.predict(opened, "topic", data.from_python(rows(toys, 5, 3), task="topic"))
+    answers = prediction.predict(opened, "topic", loading.from_python(rows(toys, 5, 3), task="topic"))
     topic.config.pad_token_id = tokenizer.pad_token_id
     with torch.no_grad():
         logits = topic(**tokenizer([row["text"] for row in rows(toys, 5, 3)], padding=True, return_tensors="pt")).logits
@@ -125,8 +129,8 @@ def test_a_run_on_conversations_answers_a_question(models: Any, toys: ModuleType
     }
     made = hft_core.run(recipe, output=tmp_path / "run")
     assert {"loss", "rougeL"} <= made.final["test"]["chat"].keys()
-    opened = saved.open_run(tmp_path / "run", Catalogue.discover())
-    answers = predict.predict(opened, "chat", predict.rows_from_texts(opened, "chat", ["the cat", "the whale"]))
+    opened = saved_run.open_run(tmp_path / "run", Catalogue.discover())
+    answers = prediction.predict(opened, "chat", prediction.rows_from_texts(opened, "chat", ["the cat", "the whale"]))
     assert [list(answer) for answer in answers] == [["text"], ["text"]]
     assert opened.model.backbone.tokenizer.chat_template.startswith(template)
 

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 import hft_core
-from hft_core import Catalogue, data, evaluate, machine, saved
-from hft_core.examples import encode
+from hft_core import Catalogue
+from hft_core.data import loading
+from hft_core.data.examples import encode
+from hft_core.device import distributed
+from hft_core.predict import saved_run
+from hft_core.training import evaluation
 
 TASKS: dict[str, dict[str, Any]] = {
     "classification": {"head": "classification"},
@@ -81,8 +85,8 @@ def test_a_family_without_heads_of_its_own_learns_as_well_and_can_be_opened_agai
         }
         result = hft_core.run(recipe, data={"topic": rows}, output=tmp_path / strategy)
         assert result.final["test"]["topic"]["accuracy"] > 0.9
-        opened = saved.open_run(tmp_path / strategy, Catalogue.discover())
+        opened = saved_run.open_run(tmp_path / strategy, Catalogue.discover())
         head = opened.model.head("topic")
-        examples = encode(data.from_python(rows["test"], task="topic"), head, opened.model.backbone.tokenizer, 64)
-        again = evaluate.score_task(opened.model, "topic", examples, machine.find("fp32"), seed=0)
+        examples = encode(loading.from_python(rows["test"], task="topic"), head, opened.model.backbone.tokenizer, 64)
+        again = evaluation.score_task(opened.model, "topic", examples, distributed.find("fp32"), seed=0)
         assert again == pytest.approx(result.final["test"]["topic"], abs=1e-5)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 import hft_core
 from hft_core import Catalogue, RunError, hookimpl
-from hft_core.clock import PARTS
-from hft_core.stages import Stages
+from hft_core.device.clock import PARTS
+from hft_core.runs.stages import Stages
 
 POISON = '''
 """A combiner whose weights are not finite in some steps."""

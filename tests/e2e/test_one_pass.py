@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from hft_core import hookimpl, task_gradients
+from hft_core import hookimpl
 from hft_core.events import StepFinished
-from hft_core.loop import StageLoop
-from hft_core.stages import Stages
+from hft_core.gradients import one_pass
+from hft_core.runs.stages import Stages
+from hft_core.training.loop import StageLoop
 
 BACKBONES = {"llama": "hf-decoder", "gpt2": "hf-decoder", "t5": "hf-seq2seq", "bart": "hf-seq2seq"}
 TASKS: dict[str, Any] = {
@@ -94,7 +95,7 @@ def test_one_pass_teaches_what_a_pass_for_each_task_teaches(
     chosen = recipe(models, kind, tasks, **stage)
     found, stages = trained(prepare, chosen, toys)
     assert stages.material.model.one_pass
-    monkeypatch.setattr(task_gradients, "settle", never)
+    monkeypatch.setattr(one_pass, "settle", never)
     wanted, plain = trained(prepare, chosen, toys)
     assert found.seen == pytest.approx(wanted.seen, rel=1e-4, abs=1e-5)
     theirs = plain.material.model.state_dict()
@@ -131,12 +132,12 @@ def test_it_takes_the_rows_of_all_tasks_through_the_trunk_at_once(
     models: Any, toys: ModuleType, prepare: Callable[..., Stages], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
-    through = task_gradients.told_apart
+    through = one_pass.told_apart
 
     def counted(trunk: Any, jacobian: Any, rows: Any, size: int, casts: Any) -> Any:
         passes.append(size)
         return through(trunk, jacobian, rows, size, casts)
 
-    monkeypatch.setattr("hft_core.gradients.told_apart", counted)
+    monkeypatch.setattr("hft_core.gradients.combine.told_apart", counted)
     trained(prepare, recipe(models, "bert", max_steps=3, per_device_train_batch_size=12), toys)
     assert passes == [12, 12, 12]

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from transformers import BertModel
 
 import hft_core
-from hft_core import RunError, events, hookimpl, interruption
-from hft_core.interruption import Interrupted
-from hft_core.memory import is_shortage
+from hft_core import RunError, events, hookimpl
+from hft_core.device.out_of_memory import is_shortage
+from hft_core.runtime import signals
+from hft_core.runtime.signals import Interrupted
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to …"
 TASKS: dict[str, dict[str, Any]] = {
@@ -131,7 +132,7 @@ def test_a_run_that_is_resumed_keeps_the_division(
     with monkeypatch.context() as patch:
         Short(patch, RuntimeError(CPU), rows=4)
         hft_core.run(chosen, output=tmp_path / "whole", data=data, observers=[whole])
-    with monkeypatch.context() as patch, interruption.listening():
+    with monkeypatch.context() as patch, signals.listening():
         Short(patch, RuntimeError(CPU), rows=4)
         with pytest.raises(Interrupted):
             hft_core.run(chosen, output=tmp_path / "stopped", data=data, observers=[before])

@@ -186,10 +186,10 @@ def both(script: Path, text: str) -> list[tuple[str, int]]:
 def test_all_processes_compute_in_the_number_format_that_the_first_one_found(tmp_path: Path) -> None:
     script = (
         "import os\n"
-        "from hft_core import machine, precision\n"
+        "from hft_core.device import distributed, precision\n"
         "mine = {'0': 'bf16', '1': 'fp32'}[os.environ['RANK']]\n"
         "precision.choose = lambda wanted, device: precision.Precision(mine, 'measured', 1.0)\n"
-        "print(machine.find('auto').precision.name)\n"
+        "print(distributed.find('auto').precision.name)\n"
     )
     assert both(tmp_path / "find.py", script) == [("bf16", 0), ("bf16", 0)]
 
@@ -199,9 +199,9 @@ def test_no_process_group_is_left_to_the_end_of_a_process(tmp_path: Path) -> Non
     script = (
         "import atexit, sys\n"
         "import torch.distributed as dist\n"
-        "from hft_core import machine\n"
+        "from hft_core.device import distributed\n"
         "atexit.register(lambda: print(dist.is_initialized()))  # comes after what is registered later\n"
-        "machine.find('fp32')\n"
+        "distributed.find('fp32')\n"
         "assert dist.is_initialized()\n"
         "sys.exit(143)\n"
     )
@@ -361,20 +361,24 @@ JUDGE = """
 import json, sys
 import torch
 torch.set_num_threads(1)
-from hft_core import assemble, evaluate, machine, recipe_file
-from hft_core.plugins import Catalogue
-from hft_core.resolve import resolve
+from hft_core.runs import assembly
+from hft_core.batching import buckets
+from hft_core.training import evaluation
+from hft_core.device import distributed
+from hft_core.recipe import recipe_file
+from hft_core.plugins.catalogue import Catalogue
+from hft_core.recipe.resolve import resolve
 
-evaluate.EVALUATION_ROWS = 3
+evaluation.EVALUATION_ROWS = 3
 given = json.load(open(sys.argv[1]))
 torch.manual_seed(0)
-where = machine.find("fp32")
+where = distributed.find("fp32")
 resolved = resolve(recipe_file.from_dict(given["recipe"]), Catalogue.discover())
-material = assemble.assemble(resolved, host_data=given["data"], trust_remote_code=False)
+material = assembly.assemble(resolved, host_data=given["data"], trust_remote_code=False)
 found = {}
 for task, examples in material.examples["dev"].items():
-    said = evaluate.judge(material.model, task, examples, where, seed=0)
-    scores = evaluate.score_task(material.model, task, examples, where, seed=0)
+    said = evaluation.judge(material.model, task, examples, where, seed=0)
+    scores = evaluation.score_task(material.model, task, examples, where, seed=0)
     found[task] = [len(examples), [str(each) for each in said.predictions], said.loss, scores]
 if where.leads:
     print(json.dumps(found))

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import hft_core
-from hft_core import Catalogue, CombinerSpec, ModelError, PluginError, hookimpl, results, saved
+from hft_core import Catalogue, CombinerSpec, ModelError, PluginError, hookimpl, results
+from hft_core.predict import saved_run
 
 SUMMED = """
 from hft_core import CombinerSpec, hookimpl
@@ -69,7 +70,7 @@ def test_the_record_has_the_distribution_of_each_plugin_and_the_digest_of_a_file
 
 def test_a_run_whose_file_is_not_given_again_says_which_one(place: Path) -> None:
     with pytest.raises(PluginError) as raised:
-        saved.open_run(place / "run", Catalogue.discover())
+        saved_run.open_run(place / "run", Catalogue.discover())
     assert str(raised.value).startswith(f"the run was made with combiner 'mine' of {place / 'mine.py'} (sha256 ")
     assert "give that file with --plugin" in str(raised.value)
 
@@ -77,14 +78,14 @@ def test_a_run_whose_file_is_not_given_again_says_which_one(place: Path) -> None
 def test_a_run_opens_with_the_file_wherever_it_is_and_says_when_it_has_changed(place: Path, tmp_path: Path) -> None:
     moved = tmp_path / "other.py"
     moved.write_text(SUMMED.replace('"mine:', '"other:'))
-    (told,) = saved.open_run(place / "run", Catalogue.discover(inline=[moved])).warnings
+    (told,) = saved_run.open_run(place / "run", Catalogue.discover(inline=[moved])).warnings
     assert told.startswith(f"{place / 'run'}: made with {place / 'mine.py'} (sha256 ")
     assert "and opened with" in told
     assert told.endswith("combiner 'mine'")
     moved.write_text(SUMMED)
     again = tmp_path / "mine.py"
     again.write_text(SUMMED)
-    assert saved.open_run(place / "run", Catalogue.discover(inline=[again])).warnings == ()
+    assert saved_run.open_run(place / "run", Catalogue.discover(inline=[again])).warnings == ()
 
 
 def test_a_rival_that_came_later_does_not_keep_a_run_from_opening(place: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_rival_that_came_later_does_not_keep_a_run_from_opening(place: Path) -
     crowded = Catalogue([*catalogue._found, *Catalogue.of(Rival())._found])
     with pytest.raises(PluginError, match="'mine' is provided by"):
         crowded.get("combiner", "mine")
-    assert saved.open_run(place / "run", crowded).warnings == ()
+    assert saved_run.open_run(place / "run", crowded).warnings == ()
 
 
 def test_the_command_warns_of_another_version_and_goes_on(place: Path, tmp_path: Path) -> None:
@@ -115,11 +116,11 @@ def test_what_fails_after_a_change_repeats_the_change(place: Path, tmp_path: Pat
     more = "from hft_core.options import Options as Plain\n\nclass Options(Plain):\n    rate: float\n"
     changed.write_text(SUMMED.replace("from hft_core.options import Options\n", more))
     with pytest.raises(PluginError, match=r"combiner 'mine' needs the option 'rate'; .*: made with .* and opened with"):
-        saved.open_run(place / "run", Catalogue.discover(inline=[changed]))
+        saved_run.open_run(place / "run", Catalogue.discover(inline=[changed]))
 
 
 def test_a_run_without_a_record_of_its_plugins_is_refused(place: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(place / "run", tmp_path / "run"))
     (folder / "results.json").write_text("{}")
     with pytest.raises(ModelError, match="does not say which plugins the run used"):
-        saved.open_run(folder, Catalogue.discover())
+        saved_run.open_run(folder, Catalogue.discover())

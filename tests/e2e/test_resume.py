@@ -17,7 +17,7 @@ import torch
 
 import hft_core
 from hft_core import RunError, UsageError
-from hft_core.interruption import Interrupted
+from hft_core.runtime.signals import Interrupted
 
 TASKS = {
     "topic": {"head": "classification"},
@@ -81,7 +81,7 @@ def digest(folder: Path) -> dict[str, str]:
 def test_a_run_stopped_at_any_step_ends_as_one_never_stopped(
     case: str, models: Any, toys: ModuleType, tmp_path: Path, stop_after: Callable[[int], object]
 ) -> None:
-    from hft_core import interruption
+    from hft_core.runtime import signals
 
     stages = CASES[case]
     data = dict.fromkeys(TASKS, toys.rows(60))
@@ -90,7 +90,7 @@ def test_a_run_stopped_at_any_step_ends_as_one_never_stopped(
     wanted = digest(tmp_path / "whole")
     for stop in (1, 2, 3, 5, 7, 9, 12)[: 5 if len(stages) == 1 else 7]:
         folder = tmp_path / f"stopped-{stop}"
-        with interruption.listening(), pytest.raises(Interrupted):
+        with signals.listening(), pytest.raises(Interrupted):
             hft_core.run(chosen, output=folder, data=data, observers=[stop_after(stop)])
         assert not (folder / "results.json").exists()
         hft_core.run(chosen, output=folder, data=data, resume=True)
@@ -107,12 +107,12 @@ def stopped(
     models: Any, toys: ModuleType, tmp_path: Path, stop_after: Callable[[int], object]
 ) -> tuple[dict[str, Any], dict[str, Any], Path]:
     """A recipe, its data, and the folder of a run of it that was stopped with two checkpoints."""
-    from hft_core import interruption
+    from hft_core.runtime import signals
 
     chosen = recipe(models["bert"], [{"strategy": {"type": "lora", "r": 4}}], save_strategy="steps", save_steps=2)
     data = dict.fromkeys(TASKS, toys.rows(60))
     folder = tmp_path / "run"
-    with interruption.listening(), pytest.raises(Interrupted):
+    with signals.listening(), pytest.raises(Interrupted):
         hft_core.run(chosen, output=folder, data=data, observers=[stop_after(5)])
     assert [path.name for path in sorted((folder / "checkpoints").glob("0*"))] == ["0000-00000004", "0000-00000005"]
     assert (folder / "checkpoints" / "LATEST").read_text() == "0000-00000005\n"
@@ -206,7 +206,7 @@ def test_a_finished_run_has_nothing_to_resume(stopped: tuple[dict[str, Any], dic
 
 
 def test_a_folder_in_use_is_not_touched(stopped: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
-    from hft_core.lock import locked
+    from hft_core.runtime.locks import locked
 
     chosen, data, folder = stopped
     with locked(folder), pytest.raises(UsageError, match="in use by another run"):
@@ -221,7 +221,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint(
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hft_core.checkpoint._sync", full)
+    monkeypatch.setattr("hft_core.training.checkpoint._sync", full)
     with pytest.raises(RunError, match=r"No space left on device; the last good one is 0000-00000005"):
         hft_core.run(chosen, output=folder, data=data, resume=True)
     monkeypatch.undo()
@@ -244,7 +244,7 @@ def test_a_folder_that_has_become_read_only_ends_the_run_and_leaves_the_last_goo
         with pytest.raises(RunError, match=r"Read-only file system; the last good one is 0000-00000005"):
             hft_core.run(chosen, output=folder, data=data, resume=True)
     with monkeypatch.context() as patch:
-        patch.setattr("hft_core.lock.os.open", refused)
+        patch.setattr("hft_core.runtime.locks.os.open", refused)
         with pytest.raises(UsageError, match=rf"run folder '{folder}' cannot be written to: Read-only file system"):
             hft_core.run(chosen, output=folder, data=data, resume=True)
     (tmp_path / "file").write_text("")
@@ -274,7 +274,7 @@ def test_a_step_that_is_saved_again_has_a_checkpoint_at_every_moment(
 ) -> None:
     """The signal comes after a step that was saved: it is saved again, with what was measured since, and the disk is
     full at the moment at which the new one takes the place of the old one."""
-    from hft_core import interruption
+    from hft_core.runtime import signals
 
     stages = [{"strategy": "full", "eval_steps": 4}]
     chosen = recipe(models["bert"], stages, save_strategy="steps", save_steps=4, save_total_limit=1)
@@ -289,7 +289,7 @@ def test_a_step_that_is_saved_again_has_a_checkpoint_at_every_moment(
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         rename(source, target)
 
-    with monkeypatch.context() as patch, interruption.listening():
+    with monkeypatch.context() as patch, signals.listening():
         patch.setattr(os, "rename", full)
         with pytest.raises(RunError, match="No space left on device; the last good one is 0000-00000004~"):
             hft_core.run(chosen, output=folder, data=data, observers=[stop_after(4)])
@@ -303,7 +303,7 @@ def test_a_damaged_checkpoint_is_not_counted_among_those_that_are_kept(
 ) -> None:
     """A power cut may leave a newest one that is damaged; what is saved after going on from the one before it stays,
     however few are kept."""
-    from hft_core.checkpoint import Checkpoints
+    from hft_core.training.checkpoint import Checkpoints
 
     _, _, folder = stopped
     for path in (folder / "checkpoints").glob("0*"):
@@ -337,13 +337,14 @@ def test_a_run_that_was_killed_after_its_results_were_written_is_finished_and_ti
 def test_the_number_format_that_was_measured_is_kept(
     models: Any, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: Callable[[int], object]
 ) -> None:
-    from hft_core import interruption, precision
+    from hft_core.device import precision
+    from hft_core.runtime import signals
 
     chosen = {**recipe(models["bert"], [{"strategy": "full"}]), "precision": "auto"}
     data, folder = dict.fromkeys(TASKS, toys.rows(60)), tmp_path / "run"
     measured = precision.Precision("bf16", "measured once", 12.0)
     monkeypatch.setattr(precision, "choose", lambda wanted, device: measured)
-    with interruption.listening(), pytest.raises(Interrupted):
+    with signals.listening(), pytest.raises(Interrupted):
         hft_core.run(chosen, output=folder, data=data, observers=[stop_after(3)])
     monkeypatch.setattr(precision, "choose", lambda wanted, device: pytest.fail("measured anew"))
     result = hft_core.run(chosen, output=folder, data=data, resume=True)
@@ -353,8 +354,8 @@ def test_the_number_format_that_was_measured_is_kept(
 def test_too_many_steps_without_finite_losses_leave_the_last_good_checkpoint_intact(
     models: Any, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hft_core.checkpoint import Checkpoints
     from hft_core.combiner import Combiner
+    from hft_core.training.checkpoint import Checkpoints
 
     chosen = recipe(models["bert"], [{"strategy": "full", "max_steps": 20}], save_strategy="steps", save_steps=2)
     data, folder = dict.fromkeys(TASKS, toys.rows(60)), tmp_path / "run"

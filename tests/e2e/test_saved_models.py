@@ -15,10 +15,14 @@ from peft import PeftModel
 from torch import Tensor
 
 import hft_core
-from hft_core import Catalogue, evaluate, machine, saved
+from hft_core import Catalogue
 from hft_core.backbone import Features
-from hft_core.model import HybridModel
-from hft_core.stages import Stages
+from hft_core.device import distributed
+from hft_core.model.hybrid import HybridModel
+from hft_core.predict import saved_run
+from hft_core.runs import export
+from hft_core.runs.stages import Stages
+from hft_core.training import evaluation
 
 TOLERANCE = 1e-6
 MODELS = ["bert", "roberta", "llama"]
@@ -56,19 +60,19 @@ def plain_class(task: str, language: str) -> Any:
     return getattr(transformers, PLAIN.get(task) or f"AutoModelFor{'CausalLM' if language == 'clm' else 'MaskedLM'}")
 
 
-def data(toys: ModuleType) -> dict[str, Any]:
+def loading(toys: ModuleType) -> dict[str, Any]:
     rows = {"train": toys.rows(60), "dev": toys.rows(20, seed=1), "test": toys.rows(20, seed=2)}
     return dict.fromkeys(("topic", "fits", "score", "language"), rows)
 
 
 def trained(prepare: Callable[..., Stages], recipe: dict[str, Any], toys: ModuleType, folder: Path) -> HybridModel:
     """The model in memory at the end of a run, after it was saved to `folder`."""
-    stages = prepare(recipe, data(toys))
+    stages = prepare(recipe, loading(toys))
     chosen = stages.material.resolved.stages
     for index, stage in enumerate(chosen):
         stages.run(index, stage, fold=index < len(chosen) - 1)
     model = stages.material.model
-    saved.save_model(folder, model, trunk_changed=stages.trunk_changed)
+    export.save_model(folder, model, trunk_changed=stages.trunk_changed)
     model.eval()
     return model
 
@@ -187,24 +191,24 @@ def test_two_classes_by_one_logit_are_saved_as_the_logits_0_and_z(
 def test_a_run_opened_again_scores_as_it_did(
     name: str, strategies: Any, models: Any, toys: ModuleType, tmp_path: Path
 ) -> None:
-    parts = data(toys)
+    parts = loading(toys)
     made = hft_core.run(recipe(models[name], language_of(name), *strategies), output=tmp_path / "run", data=parts)
-    opened = saved.open_run(tmp_path / "run", Catalogue.discover())
-    where = machine.find("fp32")
+    opened = saved_run.open_run(tmp_path / "run", Catalogue.discover())
+    where = distributed.find("fp32")
     for task in parts:
         head = opened.model.head(task)
         examples = examples_of(parts[task]["test"], task, opened)
-        assert evaluate.score_task(opened.model, task, examples, where, seed=0) == pytest.approx(
+        assert evaluation.score_task(opened.model, task, examples, where, seed=0) == pytest.approx(
             made.final["test"][task], abs=1e-5, rel=1e-5
         )
         assert head.facts == json.loads((tmp_path / "run/model" / task / "task.json").read_text())["facts"]
 
 
-def examples_of(rows: Any, task: str, opened: saved.SavedRun) -> Any:
-    from hft_core import data
-    from hft_core.examples import encode
+def examples_of(rows: Any, task: str, opened: saved_run.SavedRun) -> Any:
+    from hft_core.data import loading
+    from hft_core.data.examples import encode
 
-    return encode(data.from_python(rows, task=task), opened.model.head(task), opened.model.backbone.tokenizer, 64)
+    return encode(loading.from_python(rows, task=task), opened.model.head(task), opened.model.backbone.tokenizer, 64)
 
 
 @pytest.mark.parametrize("strategy", ["full", "lora"])

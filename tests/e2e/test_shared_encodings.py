@@ -15,10 +15,10 @@ from torch import Tensor
 import hft_core
 from hft_core import Catalogue, DataError, UsageError, hookimpl
 from hft_core.cli.app import main
-from hft_core.evaluate import judge, judge_tasks
-from hft_core.predict import answering, evaluate, predict, predict_tasks, rows_for_tasks, rows_from_texts
-from hft_core.stages import Stages
+from hft_core.predict.prediction import answering, evaluate, predict, predict_tasks, rows_for_tasks, rows_from_texts
+from hft_core.runs.stages import Stages
 from hft_core.strategy import Strategy
+from hft_core.training.evaluation import judge, judge_tasks
 
 TASKS: dict[str, dict[str, Any]] = {
     "topic": {"head": "classification"},

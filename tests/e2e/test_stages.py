@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 import hft_core
-from hft_core import RecipeError, assemble, hookimpl
-from hft_core.model import HybridModel
-from hft_core.stages import Stages, fold_into
+from hft_core import RecipeError, hookimpl
+from hft_core.model.hybrid import HybridModel
+from hft_core.runs import assembly
+from hft_core.runs.stages import Stages, fold_into
 
 STRATEGIES: dict[str, Any] = {
     "full": "full",
@@ -88,7 +89,7 @@ def test_any_two_strategies_may_follow_each_other(
     assert stages.trunk_changed == (first != "frozen")
     handed_on = hidden_states(model, toys)
 
-    strategy = assemble.strategy_of(chosen[0])
+    strategy = assembly.strategy_of(chosen[0])
     strategy.apply(model.backbone, ("topic",))  # as the next stage does; it must find the trunk it knows
     strategy.fold(model.backbone)
     torch.testing.assert_close(hidden_states(model, toys), handed_on, atol=1e-5, rtol=0)

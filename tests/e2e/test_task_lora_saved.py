@@ -17,13 +17,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import hft_core
-from hft_core import Catalogue, ModelError, machine, saved
+from hft_core import Catalogue, ModelError
 from hft_core.backbone import Features
-from hft_core.data import from_python as python_rows
-from hft_core.evaluate import score_task
-from hft_core.examples import encode
-from hft_core.model import HybridModel
-from hft_core.stages import Stages
+from hft_core.data.examples import encode
+from hft_core.data.loading import from_python as python_rows
+from hft_core.device import distributed
+from hft_core.model.hybrid import HybridModel
+from hft_core.predict import saved_run
+from hft_core.runs import export
+from hft_core.runs.stages import Stages
+from hft_core.training.evaluation import score_task
 
 TOLERANCE = 1e-5
 LABELS = {"topic": 3, "fits": 2}
@@ -60,7 +63,7 @@ def trained(prepare: Callable[..., Stages], recipe: dict[str, Any], toys: Module
     for index, stage in enumerate(stages.material.resolved.stages):
         stages.run(index, stage, fold=False)
     model = stages.material.model
-    saved.save_model(folder, model, trunk_changed=stages.trunk_changed)
+    export.save_model(folder, model, trunk_changed=stages.trunk_changed)
     model.eval()
     return model
 
@@ -138,8 +141,8 @@ def test_a_run_of_two_stages_opens_with_the_exact_parts(
     if method == "shared-task-lora":  # a plain number is of all tasks
         stages[1]["strategy"] = strategy
     made = hft_core.run(recipe(models["bert"], "bert", *stages), data=data(toys), output=tmp_path / "run")
-    opened = saved.open_run(tmp_path / "run", Catalogue.discover())
-    saved.save_model(tmp_path / "again", opened.model, trunk_changed=False)
+    opened = saved_run.open_run(tmp_path / "run", Catalogue.discover())
+    export.save_model(tmp_path / "again", opened.model, trunk_changed=False)
     expected, found = tensors(tmp_path / "run/model"), tensors(tmp_path / "again")
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
@@ -148,7 +151,7 @@ def test_a_run_of_two_stages_opens_with_the_exact_parts(
         examples = encode(
             python_rows(rows["dev"], task=task), opened.model.head(task), opened.model.backbone.tokenizer, 64
         )
-        scores = score_task(opened.model, task, examples, machine.find("fp32"), seed=0)
+        scores = score_task(opened.model, task, examples, distributed.find("fp32"), seed=0)
         assert scores == pytest.approx(made.final["dev"][task], rel=1e-5, abs=1e-5)
 
 
@@ -166,7 +169,7 @@ def test_a_task_whose_shared_parts_are_another_runs_is_refused(
     name = next(name for name in sorted(state) if "lora_A" in name and not name.startswith("private."))
     save_file({**state, name: state[name] + 1}, file, metadata=facts)
     with pytest.raises(ModelError, match="its shared parts are not those of the task 'topic'"):
-        saved.open_run(tmp_path / "r", Catalogue.discover())
+        saved_run.open_run(tmp_path / "r", Catalogue.discover())
 
 
 def test_a_task_that_no_stage_gave_a_part_has_an_adapter_that_adds_nothing(
@@ -174,7 +177,7 @@ def test_a_task_that_no_stage_gave_a_part_has_an_adapter_that_adds_nothing(
 ) -> None:
     stages = ({"strategy": "full", "tasks": ["fits"]}, {"strategy": "task-lora", "tasks": ["topic", "language"]})
     hft_core.run(recipe(models["bert"], "bert", *stages), data=data(toys), output=tmp_path / "run")
-    model = saved.open_run(tmp_path / "run", Catalogue.discover()).model
+    model = saved_run.open_run(tmp_path / "run", Catalogue.discover()).model
     plain = by_peft(tmp_path / "run/model/fits", "fits", "bert", tmp_path / "run/model/trunk")
     inputs = model.backbone.tokenizer(*texts_of("fits", toys), padding=True, return_tensors="pt")
     with torch.no_grad():

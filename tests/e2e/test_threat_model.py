@@ -22,10 +22,12 @@ from safetensors.torch import load_file, save_file
 from transformers import dynamic_module_utils
 
 import hft_core
-from hft_core import Catalogue, HftError, ModelError, RecipeError, UsageError, recipe_file, saved
+from hft_core import Catalogue, HftError, ModelError, RecipeError, UsageError
 from hft_core.cli import main
-from hft_core.plugins import PluginError
-from hft_core.resolve import resolve
+from hft_core.plugins.catalogue import PluginError
+from hft_core.predict import saved_run
+from hft_core.recipe import recipe_file
+from hft_core.recipe.resolve import resolve
 from hft_plugins.backbones import encoder
 from hft_plugins.backbones.options import EncoderOptions
 
@@ -92,7 +94,7 @@ def spoilt(run: Path, tmp_path: Path) -> Path:
 
 
 def opened(folder: Path) -> Any:
-    return saved.open_run(folder, Catalogue.discover())
+    return saved_run.open_run(folder, Catalogue.discover())
 
 
 # --- code
@@ -313,10 +315,10 @@ def test_opening_a_run_writes_nothing(spoilt: Path) -> None:
         return {path: (path.lstat().st_mtime_ns, path.lstat().st_size) for path in spoilt.rglob("*")}
 
     before = seen()
-    from hft_core import predict
+    from hft_core.predict import prediction
 
     found = opened(spoilt)
-    predict.predict(found, "topic", [{"text": "the bank called"}])
+    prediction.predict(found, "topic", [{"text": "the bank called"}])
     assert seen() == before
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from hft_core.plugins import Catalogue, Entry, State
+from hft_core.plugins.catalogue import Catalogue, Entry, State
 from hft_core.specs import BackboneSpec, load
 from hft_plugins import backbones, combiners, heads, recipes, strategies
 

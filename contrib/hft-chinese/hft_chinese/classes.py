@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hft_chinese.labels import INFERENCE, KEYWORDS, SAME_MEANING, TNEWS, TNEWS_CHINESE, description, read_labels
-from hft_core.cells import as_label, shown
-from hft_core.rows import nearest
+from hft_core.data.cells import as_label, shown
+from hft_core.data.rows import nearest
 
 LABELS_FILE = "labels.json"
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hft_chinese import classes, spans
+from hft_core.data.readers import read_file
+from hft_core.data.rows import Rows
 from hft_core.errors import DataError, did_you_mean
-from hft_core.formats import read_file
-from hft_core.rows import Rows
 
 __all__ = ["TASKS", "Format", "Row", "read", "read_unlabelled"]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hft_core.cells import as_label, shown
+from hft_core.data.cells import as_label, shown
+from hft_core.data.readers import read_file
 from hft_core.errors import DataError
-from hft_core.formats import read_file
 
 DESCRIPTIONS = ("label_desc", "label_des")
 """The keys under which CLUE's files say what a label is called: the one of TNEWS, and the one of IFLYTEK."""

@@ -10,7 +10,7 @@ import pytest
 
 from hft_chinese import clue, labels
 from hft_chinese.classes import Classes
-from hft_core import data
+from hft_core.data import loading
 from hft_core.errors import DataError
 from hft_core.head import Column
 
@@ -149,5 +149,5 @@ def test_a_format_of_ones_own_is_read_in_the_same_way(folder: Callable[..., Path
 def test_the_rows_are_what_the_core_takes(folder: Callable[..., Path], made: Callable[..., list[Row]]) -> None:
     rows = clue.read("tnews", folder(train=made("tnews", 9), dev=made("tnews", 3, 1)))
     columns = [Column("sentence", "text"), Column("label_zh", "label", target=True)]
-    parts = data.of_host("topic", rows, columns, seed=0, labels_from="label_zh")
+    parts = loading.of_host("topic", rows, columns, seed=0, labels_from="label_zh")
     assert {split: len(part) for split, part in parts.items()} == {"train": 9, "dev": 3}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import hft_core
-from hft_core import recipe_file
+from hft_core.recipe import recipe_file
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features
+from hft_core.data.rows import as_label, as_list, as_number
 from hft_core.errors import did_you_mean
 from hft_core.head import Column, Draw, Encoded, Head, Targets
-from hft_core.rows import as_label, as_list, as_number
 from hft_dependency import tree
 from hft_dependency.biaffine import DeepBiaffine
 from hft_dependency.words import first_tokens, text_of

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from hft_core import recipe_file
 from hft_core.backbone import Features
 from hft_core.errors import ModelError
-from hft_core.plugins import Catalogue
-from hft_core.resolve import resolve
+from hft_core.plugins.catalogue import Catalogue
+from hft_core.recipe import recipe_file
+from hft_core.recipe.resolve import resolve
 from hft_core.testing import trunks
 from hft_sentence_transformers.backbone import build
 from hft_sentence_transformers.example import LENGTH, OUT

@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from hft_core import quick_dropout
+from hft_core.acceleration import fast_dropout
 
 NAME = "hft-sdpa"
 """What transformers knows it by: `sdpa` in all cases but this one."""
@@ -37,7 +37,7 @@ def attend(
     """`query`, `key`, `value` `[batch, heads, seq, d]`, `attention_mask` `[batch, 1, seq, seq]`, true where a token is
     seen or added to the scores -> `[batch, seq, heads, d]`."""
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
-    if not quick_dropout.serves(query, dropout) or (causal and attention_mask is None) or _asks_for_more(more):
+    if not fast_dropout.serves(query, dropout) or (causal and attention_mask is None) or _asks_for_more(more):
         settings = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **more}
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
         return found
@@ -52,7 +52,7 @@ def attend(
         if attention_mask is not None:
             scores += _added(attention_mask, scores.dtype)
         shares = scores.softmax(dim=-1)
-        shares = shares * quick_dropout.factors(shares.shape, dropout, shares.dtype)
+        shares = shares * fast_dropout.factors(shares.shape, dropout, shares.dtype)
         return (shares @ value).transpose(1, 2).contiguous(), None
 
 

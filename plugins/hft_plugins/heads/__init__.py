@@ -26,7 +26,7 @@ SPECS = (
         factory="hft_plugins.heads.token_classification:build",
         options="hft_plugins.heads.token_classification:Options",
         requires=("seqeval>=1.2.2",),
-        example_rows="hft_plugins.heads.example_rows:token_classification",
+        example_rows="hft_plugins.heads.parts.example_rows:token_classification",
         source="transformers AutoModelForTokenClassification; scores by seqeval",
     ),
     HeadSpec(
@@ -34,7 +34,7 @@ SPECS = (
         summary="Extractive question answering: where in a text the answer stands",
         factory="hft_plugins.heads.span:build",
         options="hft_plugins.heads.span:Options",
-        example_rows="hft_plugins.heads.example_rows:span",
+        example_rows="hft_plugins.heads.parts.example_rows:span",
         source="Rajpurkar et al. 2016, arXiv:1606.05250; transformers AutoModelForQuestionAnswering",
     ),
     HeadSpec(
@@ -72,7 +72,7 @@ SPECS = (
         summary="Responses to prompts, or the assistant's turns of conversations; only they are learned",
         factory="hft_plugins.heads.instruction:build",
         options="hft_plugins.heads.instruction:Options",
-        example_rows="hft_plugins.heads.example_rows:instruction",
+        example_rows="hft_plugins.heads.parts.example_rows:instruction",
         source="Wei et al. 2021, arXiv:2109.01652; Ouyang et al. 2022, arXiv:2203.02155",
     ),
     HeadSpec(
@@ -80,7 +80,7 @@ SPECS = (
         summary="The right one of a row's choices, each read after the question",
         factory="hft_plugins.heads.multiple_choice:build",
         options="hft_plugins.heads.multiple_choice:Options",
-        example_rows="hft_plugins.heads.example_rows:multiple_choice",
+        example_rows="hft_plugins.heads.parts.example_rows:multiple_choice",
         source="transformers AutoModelForMultipleChoice",
     ),
     HeadSpec(
@@ -88,7 +88,7 @@ SPECS = (
         summary="A score for a query with a document: pointwise, pairwise or listwise",
         factory="hft_plugins.heads.ranking:build",
         options="hft_plugins.heads.ranking:Options",
-        example_rows="hft_plugins.heads.example_rows:ranking",
+        example_rows="hft_plugins.heads.parts.example_rows:ranking",
         source="RankNet (Burges et al. 2005), ListNet (Cao et al. 2007); transformers "
         "AutoModelForSequenceClassification",
     ),

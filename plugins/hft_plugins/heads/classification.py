@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from hft_core.backbone import Backbone, Features
+from hft_core.data.rows import as_label
 from hft_core.head import Column, Targets
-from hft_core.rows import as_label
-from hft_plugins.heads.labels import config_of, in_order, unknown
-from hft_plugins.heads.sequence import SequenceHead, SequenceOptions
+from hft_plugins.heads.parts.labels import config_of, in_order, unknown
+from hft_plugins.heads.parts.sequence import SequenceHead, SequenceOptions
 
 
 class Options(SequenceOptions):

@@ -15,11 +15,11 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features, Pooler
+from hft_core.data.rows import as_list
 from hft_core.head import Column, Draw, Encoded, Head, Targets
-from hft_core.rows import as_list
-from hft_plugins.heads.pooling import Pooling, pooler_of
-from hft_plugins.heads.sequence import tokenised
-from hft_plugins.heads.units import identity, unit_of
+from hft_plugins.heads.parts.pooling import Pooling, pooler_of
+from hft_plugins.heads.parts.sequence import tokenised
+from hft_plugins.heads.parts.units import identity, unit_of
 
 METRIC_ANCHORS = 1024
 """Anchors whose similarities to all candidates of a split are looked at together; bounds the memory that takes."""

@@ -14,13 +14,13 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from hft_core.backbone import Features
+from hft_core.data.rows import as_label, as_list, as_number
 from hft_core.errors import ModelError, did_you_mean
 from hft_core.head import Column, Draw, Encoded, Targets
-from hft_core.rows import as_label, as_list, as_number
 from hft_plugins.heads import classification
 from hft_plugins.heads.classification import Classification
-from hft_plugins.heads.sequence import SequenceOptions
-from hft_plugins.heads.teacher import Teacher
+from hft_plugins.heads.parts.sequence import SequenceOptions
+from hft_plugins.heads.parts.teacher import Teacher
 
 TOLERANCE = 1e-3
 """How far a row's probabilities may be from a sum of 1."""

@@ -10,11 +10,11 @@ from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from hft_core.backbone import Backbone
-from hft_core.cells import as_list, shown
+from hft_core.data.cells import as_list, shown
 from hft_core.errors import DataError
 from hft_core.head import Column, Encoded
-from hft_plugins.heads import conversation
-from hft_plugins.heads.generation import NO_LABEL, GenerationHead, GenerationOptions
+from hft_plugins.heads.parts import conversation
+from hft_plugins.heads.parts.generation import NO_LABEL, GenerationHead, GenerationOptions
 
 
 class Options(GenerationOptions):

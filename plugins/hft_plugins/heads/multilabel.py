@@ -13,10 +13,10 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from hft_core.backbone import Backbone, Features
+from hft_core.data.rows import as_label, as_list
 from hft_core.head import Column, Draw, Encoded, Targets
-from hft_core.rows import as_label, as_list
-from hft_plugins.heads.labels import config_of, in_order, unknown
-from hft_plugins.heads.sequence import ScoringHead, SequenceOptions, tokenised
+from hft_plugins.heads.parts.labels import config_of, in_order, unknown
+from hft_plugins.heads.parts.sequence import ScoringHead, SequenceOptions, tokenised
 
 
 class Options(SequenceOptions):

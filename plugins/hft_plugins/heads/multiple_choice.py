@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features
+from hft_core.data.rows import as_label, as_list, nearest
 from hft_core.head import Column, Draw, Encoded, Targets
-from hft_core.rows import as_label, as_list, nearest
-from hft_plugins.heads.sequence import ScoringHead, tokenised
-from hft_plugins.heads.units import table
+from hft_plugins.heads.parts.sequence import ScoringHead, tokenised
+from hft_plugins.heads.parts.units import table
 
 PLAIN_CLASS = "AutoModelForMultipleChoice"
 

@@ -16,11 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features
+from hft_core.data.rows import as_label, as_number
 from hft_core.head import Column, Draw, Encoded, Targets
-from hft_core.rows import as_label, as_number
-from hft_plugins.heads.ranking_losses import LOSSES, RankingLoss
-from hft_plugins.heads.sequence import SequenceHead, SequenceOptions
-from hft_plugins.heads.units import identity, table
+from hft_plugins.heads.parts.ranking_losses import LOSSES, RankingLoss
+from hft_plugins.heads.parts.sequence import SequenceHead, SequenceOptions
+from hft_plugins.heads.parts.units import identity, table
 
 
 class Options(options.Options):

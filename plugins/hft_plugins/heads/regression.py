@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from hft_core.backbone import Backbone, Features
+from hft_core.data.rows import as_number
 from hft_core.head import Column, Targets
-from hft_core.rows import as_number
-from hft_plugins.heads.sequence import SequenceHead, SequenceOptions
+from hft_plugins.heads.parts.sequence import SequenceHead, SequenceOptions
 
 
 class Options(SequenceOptions):

@@ -15,12 +15,12 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features
-from hft_core.cells import shown
+from hft_core.data.cells import shown
+from hft_core.data.rows import as_list, as_number
 from hft_core.errors import PluginError
 from hft_core.head import Column, Draw, Encoded, Targets
-from hft_core.rows import as_list, as_number
-from hft_plugins.heads import squad
-from hft_plugins.heads.positions import PositionHead
+from hft_plugins.heads.parts import squad
+from hft_plugins.heads.parts.positions import PositionHead
 
 START, END = 0, 1
 """The two outputs of each token."""

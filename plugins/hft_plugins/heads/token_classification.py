@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features
+from hft_core.data.rows import as_label, as_list
 from hft_core.head import Column, Draw, Encoded, Targets
-from hft_core.rows import as_label, as_list
-from hft_plugins.heads import tag_schemes
-from hft_plugins.heads.labels import config_of, in_order, unknown
-from hft_plugins.heads.positions import PositionHead
+from hft_plugins.heads.parts import tag_schemes
+from hft_plugins.heads.parts.labels import config_of, in_order, unknown
+from hft_plugins.heads.parts.positions import PositionHead
 
 PLAIN = "plain"
 

@@ -65,7 +65,7 @@ class Surroundings:
         if made.exists():
             return made
         from hft_core import session
-        from hft_core.recipe_file import load, parse
+        from hft_core.recipe.recipe_file import load, parse
 
         recipe = load(parse(TWO_STAGES, "recipe.yaml", self.template))
         with session(recipe, output=made) as opened:

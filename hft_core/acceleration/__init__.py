@@ -1,0 +1,1 @@
+"""Compute the same with less work: cached activations, shared layers, faster kernels."""

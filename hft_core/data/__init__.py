@@ -1,0 +1,1 @@
+"""Read files into rows, split them, and tokenize them once."""

@@ -1,0 +1,44 @@
+"""The number format of the trunk's products, chosen by what was measured on this machine.
+
+On a CPU with bfloat16 instructions a bfloat16 product is about four times faster than a float32 one; on one without, a
+hundred times slower. No list of processors tells which is which as surely as a few milliseconds of products.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from hft_core.device import gemm_speed
+
+GAIN = 1.2
+"""bfloat16 is taken only when it is faster by this factor: its rounding is not free."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A choice and its reason."""
+
+    name: str
+    """`fp32` or `bf16`"""
+    reason: str
+    gflops: float
+    """The measured rate of products in that format, 10⁹ operations a second."""
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
+        """The context in which the model runs."""
+        return torch.autocast(device.type, torch.bfloat16) if self.name == "bf16" else nullcontext()
+
+
+def choose(wanted: str, device: torch.device) -> Precision:
+    """`auto`: the faster of fp32 and bf16 on `device`; otherwise `wanted`, whose rate is asked for all the same."""
+    found = gemm_speed.of_machine(device)
+    if wanted != "auto":
+        return Precision(wanted, "as the recipe says", found.gflops[wanted])
+    single, half = found.gflops["fp32"], found.gflops["bf16"]
+    told = f"bfloat16 products run at {half:.0f} GFLOP/s, float32 at {single:.0f} ({found.told})"
+    if half > GAIN * single:
+        return Precision("bf16", f"{told}: bfloat16 is {half / single:.1f} times faster", half)
+    return Precision("fp32", f"{told}: float32 is the faster or as fast", single)

@@ -1,0 +1,162 @@
+"""The gradients of a step's tasks with respect to the parameters that they share: one row a task, kept in pieces.
+
+A combiner that goes by products is given these alone, added up parameter by parameter, and no matrix of all gradients
+is ever made. Gradients of embeddings hold the tokens of the step and no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hft_core.device.distributed import Machine
+
+PIECE = 1 << 20
+"""Values of all tasks' gradients whose products are taken at once: 4 MiB, less than a processor's cache."""
+
+
+class Jacobian:
+    """`[t, p]`, for `t` tasks and the `p` values of the shared parameters."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], tasks: int) -> None:
+        self.parameters = list(parameters)
+        self._held: list[list[Tensor | None]] = [[None] * tasks for _ in self.parameters]
+        """By parameter and task; nothing where a task has none (yet)."""
+        self._places = {id(parameter): place for place, parameter in enumerate(self.parameters)}
+
+    def has(self, parameter: nn.Parameter) -> bool:
+        """Whether it is one of the shared parameters."""
+        return id(parameter) in self._places
+
+    def add(self, task: int, gradients: Sequence[Tensor | None]) -> None:
+        """Add a task's gradients of the parameters."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None:
+                self.add_one(parameter, task, gradient)
+
+    def add_one(self, parameter: nn.Parameter, task: int, gradient: Tensor) -> None:
+        """Add a task's gradient of one parameter; it is kept, not copied, in the number format that it was computed in
+        as long as it is the only one. That of an embedding may be sparse."""
+        held = self._held[self._places[id(parameter)]]
+        before, total = held[task], gradient
+        if before is not None:
+            first, second = (gradient, before) if before.is_sparse else (before, gradient)  # torch adds in this order
+            total = first.to(parameter.dtype) + second.to(parameter.dtype)
+        held[task] = total.coalesce() if total.is_sparse else total
+
+    def of(self, task: int) -> list[Tensor | None]:
+        """Those of one task, by parameter."""
+        of_task = [held[task] for held in self._held]
+        return [None if gradient is None else _dense(gradient) for gradient in of_task]
+
+    def add_up(self, machine: Machine) -> None:
+        """Add up those of all processes."""
+        if machine.world > 1:
+            rows = machine.total(self.rows())
+            self._held = [
+                [row.view_as(parameter) for row in piece]
+                for parameter, piece in zip(self.parameters, self._pieces(rows), strict=True)
+            ]
+
+    def rows(self) -> Tensor:
+        """The whole matrix, `[t, p]`."""
+        columns = [_stacked(p, held).flatten(1) for p, held in zip(self.parameters, self._held, strict=True)]
+        return torch.cat(columns, dim=1)
+
+    def products(self) -> Tensor:
+        """`[t, t]`: the products of the rows with one another (the Gramian)."""
+        tasks = len(self._held[0])
+        total = torch.zeros(tasks, tasks, device=self.parameters[0].device)
+        for held in self._held:
+            there = [task for task, gradient in enumerate(held) if gradient is not None]
+            if there:
+                place = torch.tensor(there, device=total.device)
+                total[place[:, None], place] += _products(_of_tokens([g for g in held if g is not None]))
+        return total
+
+    def fill(self, factors: Tensor) -> None:
+        """Leave in `.grad` of each parameter the sum of the tasks' gradients, each times its factor: `[t]`, or `[t, p]`
+        for one a value."""
+        if factors.ndim == 2:
+            combined = (factors * self.rows()).sum(dim=0)
+            for parameter, part in zip(self.parameters, self._pieces(combined), strict=True):
+                parameter.grad = part.view_as(parameter)
+            return
+        for parameter, held in zip(self.parameters, self._held, strict=True):
+            total: Tensor | None = None
+            for gradient, factor in zip(held, factors.tolist(), strict=True):
+                if gradient is None:
+                    continue
+                if total is None and not gradient.is_sparse:
+                    total = gradient.to(parameter.dtype, copy=True).mul_(factor)
+                else:
+                    total = (torch.zeros_like(parameter) if total is None else total).add_(gradient, alpha=factor)
+            parameter.grad = torch.zeros_like(parameter) if total is None else total
+
+    def _pieces(self, values: Tensor) -> tuple[Tensor, ...]:
+        """`[…, p]` by parameter."""
+        return torch.split(values, [parameter.numel() for parameter in self.parameters], dim=-1)
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.is_sparse else gradient
+
+
+def _stacked(parameter: nn.Parameter, held: Sequence[Tensor | None]) -> Tensor:
+    """`[t, *parameter]`"""
+    zero = torch.zeros_like(parameter)
+    return torch.stack([zero if gradient is None else _dense(gradient).to(zero.dtype) for gradient in held])
+
+
+def _products(gradients: Sequence[Tensor]) -> Tensor:
+    """`[n, n]`, by pieces: a matrix of them all would be written and read again from memory, and these from a cache."""
+    flat = [each.reshape(-1) for each in gradients]
+    size, step = len(flat[0]), PIECE // len(flat)
+    rows = torch.empty(len(flat), min(step, size), device=flat[0].device)
+    total = torch.zeros(len(flat), len(flat), device=rows.device)
+    for start in range(0, size, step):
+        piece = rows[:, : size - start]
+        for row, values in zip(piece, flat, strict=True):
+            row.copy_(values[start : start + step])
+        total.addmm_(piece, piece.T)
+    return total
+
+
+def _of_tokens(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Gradients of an embedding that are all sparse, of its rows that any of them has, each `[tokens, d]`."""
+    if not all(each.is_sparse for each in gradients):
+        return [_dense(each) for each in gradients]
+    tokens, places = torch.unique(torch.cat([each.indices()[0] for each in gradients]), return_inverse=True)
+    ends = torch.split(places, [each.indices().shape[1] for each in gradients])
+    shape = (len(tokens), *gradients[0].shape[1:])
+    return [
+        each.values().new_zeros(shape).index_copy(0, place, each.values())
+        for each, place in zip(gradients, ends, strict=True)
+    ]
+
+
+@contextmanager
+def of_tokens_alone(model: nn.Module, machine: Machine) -> Iterator[None]:
+    """Inside, the gradients of embeddings that train are sparse. Not with several processes, which may have different
+    tokens."""
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding) and machine.world == 1]
+    chosen = [each for each in embeddings if each.weight.requires_grad and not (each.sparse or each.scale_grad_by_freq)]
+    for module in chosen:
+        module.sparse = True
+    try:
+        yield
+    finally:
+        for module in chosen:
+            module.sparse = False
+
+
+@contextmanager
+def cast_once(device: torch.device) -> Iterator[None]:
+    """Inside, autocast casts a weight that trains once, not in every pass: it drops its casts at the end of the
+    outermost context, which need not be one that casts. No pass without gradients may be made inside: the cast would
+    have none later either."""
+    with torch.autocast(device.type, enabled=False):
+        yield

@@ -1,0 +1,1 @@
+"""Hold the model that a stage trains: one backbone, a head for each task."""

@@ -1,0 +1,1 @@
+"""Discover installed plugins and look them up by seam and name."""

@@ -1,0 +1,166 @@
+"""Predictions and scores on new rows, of a finished run or of one that a host has open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from hft_core.data import loading
+from hft_core.data.examples import Examples, encode
+from hft_core.data.rows import Rows
+from hft_core.device import distributed
+from hft_core.device.distributed import Machine
+from hft_core.errors import UsageError, did_you_mean
+from hft_core.head import Column, Head
+from hft_core.model.hybrid import HybridModel
+from hft_core.recipe.resolve import Resolved
+from hft_core.results import Scores
+from hft_core.runs import assembly
+from hft_core.runtime.run_lock import in_turn
+from hft_core.training.evaluation import judge_tasks, score, score_task
+
+
+class Trained(Protocol):
+    """What predicts: a `hft_core.SavedRun`, or a `hft_core.Session`."""
+
+    machine: Machine | None
+
+    @property
+    def resolved(self) -> Resolved: ...
+
+    @property
+    def model(self) -> HybridModel: ...
+
+
+def rows_from_texts(saved: Trained, task: str, texts: Sequence[str]) -> Rows:
+    """Rows of the texts given, as many in turn for each row as the task has text columns. Raises `UsageError`."""
+    return rows_for_tasks(saved, [task], texts)
+
+
+def rows_for_tasks(saved: Trained, tasks: Sequence[str], texts: Sequence[str]) -> Rows:
+    """As `rows_from_texts`, for several tasks that read the same number of texts: each finds them in its own columns.
+
+    Raises `UsageError`.
+    """
+    read = {task: [c for c in _head(saved, task).columns() if not c.target and c.kind in _TEXTS] for task in tasks}
+    (first, columns), *others = read.items()
+    size, places = len(columns), {column.name: (i, column.kind) for i, column in enumerate(columns)}
+    for other, theirs in others:
+        alike = [
+            places.setdefault(column.name, (i, column.kind)) == (i, column.kind) for i, column in enumerate(theirs)
+        ]
+        if len(theirs) != size or not all(alike):
+            raise UsageError(
+                f"tasks '{first}' ({_names(columns)}) and '{other}' ({_names(theirs)}) do not read the same texts: ask "
+                "them one by one, or give rows with all of these columns (--input)"
+            )
+    if len(texts) % size:
+        raise UsageError(
+            f"task '{first}' reads {size} texts a row ({_names(columns)}): {len(texts)} were given, expected a "
+            f"multiple of {size}"
+        )
+    rows = (texts[i : i + size] for i in range(0, len(texts), size))
+    table = [
+        {column.name: _cell(column, text) for theirs in read.values() for column, text in zip(theirs, row, strict=True)}
+        for row in rows
+    ]
+    return loading.from_python(table, task=first)
+
+
+_TEXTS = ("text", "messages")
+
+
+def _names(columns: Sequence[Column]) -> str:
+    return ", ".join(column.name for column in columns)
+
+
+def _cell(column: Column, text: str) -> Any:
+    return [{"role": "user", "content": text}] if column.kind == "messages" else text
+
+
+def rows_from_file(path: Path, task: str) -> Rows:
+    """The rows of a data file of any format that recipes take. Raises `DataError`."""
+    return loading.read([str(path)], None, "line", task=task)
+
+
+@in_turn
+def predict(saved: Trained, task: str, rows: Any) -> list[dict[str, Any]]:
+    """An answer for each row, in their order; `rows`: a `datasets.Dataset`, a pandas DataFrame or a list of dicts, or
+    what the functions above give. Raises `DataError` for rows that lack what the task reads."""
+    return _answers(saved, [task], rows)[task]
+
+
+@in_turn
+def predict_tasks(saved: Trained, rows: Any, tasks: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:
+    """By task, an answer for each row as in `predict`, with one encoding of a text for all tasks that read it; of all
+    tasks that answer, when `tasks` is left out. Raises `DataError` for rows that lack what one of them reads."""
+    return _answers(saved, answering(saved) if tasks is None else tasks, rows)
+
+
+def answering(saved: Trained) -> list[str]:
+    """The tasks that have answers for single texts. Raises `UsageError` when none has."""
+    found = [task for task in saved.model.heads if type(saved.model.head(task)).answer is not Head.answer]
+    if not found:
+        raise UsageError("no task of the run has predictions for single texts: their heads only learn")
+    return found
+
+
+def _answers(saved: Trained, tasks: Sequence[str], rows: Any) -> dict[str, list[dict[str, Any]]]:
+    heads = {task: _head(saved, task) for task in tasks}
+    examples: dict[str, Examples] = {}
+    for task, head in heads.items():
+        rows = loading.from_python(rows, task=task)
+        assembly.check_rows(task, head, rows, "input", need_targets=False)
+        examples[task] = _encoded(saved, task, rows, with_targets=False)
+    where, seed = _machine(saved), saved.resolved.recipe.seed
+    judged = judge_tasks(saved.model, examples, where, seed=seed, with_loss=False, predicting=heads)
+    return {task: _by_row(task, heads[task], rows, examples[task], judged[task].predictions) for task in heads}
+
+
+def _by_row(task: str, head: Head, rows: Rows, examples: Examples, predictions: Sequence[Any]) -> list[dict[str, Any]]:
+    """The head's answers, from its predictions of a row's examples and the row's cells."""
+    if not predictions:
+        raise UsageError(f"task '{task}' has no predictions for single texts: its head only learns; see 'hft evaluate'")
+    by_row: list[list[Any]] = [[] for _ in range(len(rows))]
+    for row, prediction in zip(examples.rows, predictions, strict=True):
+        by_row[row].append(prediction)
+    read = list(dict.fromkeys(column.name for column in head.columns() if rows.has(column.name)))
+    cells = (row for _, columns in rows.batches(len(rows), read) for row in zip(*columns.values(), strict=True))
+    return [head.answer(said, dict(zip(read, row, strict=True))) for said, row in zip(by_row, cells, strict=True)]
+
+
+@in_turn
+def evaluate(saved: Trained, task: str, rows: Any) -> dict[str, float]:
+    """The task's metrics on labelled rows (as in `predict`). Raises `DataError` for rows that do not fit the task."""
+    head, rows = _head(saved, task), loading.from_python(rows, task=task)
+    assembly.check_rows(task, head, rows, "input", need_targets=True)
+    return score_task(saved.model, task, _encoded(saved, task, rows), _machine(saved), seed=saved.resolved.recipe.seed)
+
+
+@in_turn
+def evaluate_recipe_data(saved: Trained, tasks: Sequence[str]) -> dict[str, Scores]:
+    """Scores on the dev and test splits of the run's own recipe. Raises `DataError` when its files have gone."""
+    heads = {task: _head(saved, task) for task in tasks}
+    rows = assembly.load_rows(saved.resolved, heads, {})
+    examples = assembly.tokenise(saved.resolved, rows, saved.model)
+    where, seed = _machine(saved), saved.resolved.recipe.seed
+    return {split: score(saved.model, tasks, examples[split], where, seed=seed) for split in ("dev", "test")}
+
+
+def _head(saved: Trained, task: str) -> Any:
+    if task not in saved.model.heads:
+        raise UsageError(f"the run has no task '{task}'.{did_you_mean(task, saved.model.heads)}")
+    return saved.model.head(task)
+
+
+def _encoded(saved: Trained, task: str, rows: Rows, *, with_targets: bool = True) -> Examples:
+    limit = assembly.max_length(saved.resolved, task, saved.model)
+    return encode(rows, _head(saved, task), saved.model.backbone.tokenizer, limit, with_targets=with_targets)
+
+
+def _machine(saved: Trained) -> Machine:
+    if saved.machine is None:
+        saved.machine = distributed.find(saved.resolved.recipe.precision)
+    saved.model.to(saved.machine.device)
+    return saved.machine

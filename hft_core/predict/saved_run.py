@@ -1,0 +1,134 @@
+"""Open a finished run: its recipe, its plugins, its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from hft_core import results
+from hft_core.device.distributed import Machine
+from hft_core.errors import HftError, ModelError, UsageError
+from hft_core.model.hybrid import HybridModel
+from hft_core.plugins import provenance
+from hft_core.plugins.catalogue import Catalogue
+from hft_core.plugins.discovery import one_line
+from hft_core.predict import quantization
+from hft_core.recipe import recipe_file
+from hft_core.recipe.resolve import Resolved, resolve
+from hft_core.recipe.schema import TRUNK_FOLDER
+from hft_core.results import MODEL_FOLDER, RECIPE_FILE, RESULTS_FILE
+from hft_core.runs import assembly
+from hft_core.runs.export import OWN_HEAD_FILE, TASK_FILE, own_state
+from hft_core.runtime.run_lock import in_turn
+
+
+class SavedRun:
+    """A finished run, opened for evaluation and prediction."""
+
+    def __init__(self, folder: Path, resolved: Resolved, model: HybridModel, warnings: tuple[str, ...] = ()) -> None:
+        self.folder = folder
+        self.resolved = resolved
+        self.model = model
+        self.warnings = warnings
+        """What is not as it was when the run was made."""
+        self.machine: Machine | None = None
+        """Where it computes; found at the first prediction, so that the next ones have the same number format."""
+
+
+@in_turn
+def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = False, int8: bool = False) -> SavedRun:
+    """Open the run in `folder`; with `int8`, linear layers of its trunk compute in int8 on the CPU, and what it says is
+    near what it says without.
+
+    Each plugin is the one of the distribution that the run used it from, whatever else has its name.
+
+    Raises `ModelError` when the folder is not a finished run, or its files are damaged, and `PluginError` when a plugin
+    of it is not here. Raises `UsageError` where int8 was asked for and cannot be.
+    """
+    where = quantization.find_machine() if int8 else None
+    recipe_path, model_folder = folder / RECIPE_FILE, folder / MODEL_FOLDER
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such run folder")
+    for path, what in ((recipe_path, "recipe"), (folder / RESULTS_FILE, "results"), (model_folder, "model")):
+        if not path.exists():
+            raise ModelError(f"{folder} is not a finished run: it has no {what} ({path.name})")
+    record = results.plugins_of(folder)
+    catalogue = catalogue.preferring(provenance.owners(record))
+    changed = tuple(f"{folder}: {text}" for text in provenance.differences(record, catalogue))
+    try:
+        resolved = resolve(recipe_file.load(recipe_path), catalogue)
+    except UsageError as error:
+        raise type(error)("; ".join([str(error), *changed])) from error
+    resolved = _on_saved_trunk(resolved, model_folder / TRUNK_FOLDER, catalogue)
+    heads = assembly.build_heads(resolved)
+    for task, head in heads.items():
+        head.facts = _facts(model_folder / task)
+    backbone = assembly.open_backbone(resolved, trust_remote_code=trust_remote_code)
+    try:
+        model = assembly.attach(backbone, heads)
+    except HftError:
+        raise
+    except Exception as error:  # the facts of a task may be of any shape
+        told = f"{model_folder}: the facts of its tasks ({TASK_FILE}) cannot be used: {one_line(error)}"
+        raise ModelError(told) from error
+    _load_weights(model_folder, resolved, model, changed)
+    model.eval()
+    opened = SavedRun(folder, resolved, model, changed)
+    if where is not None:
+        quantization.quantise(model, merges=resolved.stages[-1].merges)
+        opened.machine = where
+    return opened
+
+
+def _load_weights(folder: Path, resolved: Resolved, model: HybridModel, changed: Sequence[str]) -> None:
+    """Put in what the last strategies added, and read all tasks' weights; raises `ModelError`, which also says what has
+    `changed`."""
+    for stage in resolved.last_strategies():
+        model.strategy = assembly.strategy_of(stage)
+        if model.strategy.adapter:
+            model.strategy.apply(model.backbone, stage.stage.tasks)
+    for task in model.heads:
+        try:
+            _load_task(folder / task, model, task)
+        except Exception as error:  # a damaged file raises what its library likes
+            reason = " ".join(str(error).split())[:300]
+            told = "; ".join([f"{folder / task}: its weights cannot be read: {reason}", *changed])
+            raise ModelError(told) from error
+
+
+def _on_saved_trunk(resolved: Resolved, trunk: Path, catalogue: Catalogue) -> Resolved:
+    """The same recipe with its backbone opened from the run's own trunk, where the run has one."""
+    if not trunk.exists():
+        return resolved
+    choice = resolved.recipe.backbone
+    moved = choice.model_copy(update={"options": {**choice.options, "model": str(trunk.resolve())}})
+    return resolve(resolved.recipe.model_copy(update={"backbone": moved}), catalogue)
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = results.read_json(folder / TASK_FILE)["facts"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / TASK_FILE} cannot be read: {error}") from error
+    return facts
+
+
+def _load_task(folder: Path, model: HybridModel, task: str) -> None:
+    head, backbone, strategy = model.head(task), model.backbone, model.strategy
+    family = head.family
+    if strategy.adapter:
+        names = head.export_state(family.plain_state(tied=True)) if family is not None else {}
+        state = strategy.load_adapter(backbone, task, folder, names)
+        if family is not None and (state or not head.part_of_trunk):
+            family.load_plain_state(head.import_state(state))
+    elif family is not None:
+        family.load_plain_state(head.import_state(backbone.load_task(folder)))
+    if family is None:
+        state = load_file(folder / OWN_HEAD_FILE)
+        wrong = state.keys() ^ own_state(model, task).keys()
+        if wrong:
+            raise ValueError(f"head weights are missing or not known: {', '.join(sorted(wrong))}")
+        head.load_state_dict(state, strict=False)  # without those that it shares with the trunk

@@ -1,0 +1,104 @@
+"""Recipes from command-line flags: the plain data that YAML would hold, with one stage called `train`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hft_core.errors import RecipeError, UsageError
+from hft_core.recipe.yaml_source import parse_value
+from hft_core.specs import NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TASK_FORM = "expected NAME=HEAD:FILE, for instance topic=classification:news.csv"
+PLUGIN_FORM = "expected NAME or NAME,OPTION=VALUE, for instance lora,r=16"
+
+_CLOSING = {"[": "]", "{": "}"}
+
+
+def recipe_from_flags(
+    backbone: str,
+    tasks: Sequence[str],
+    *,
+    strategy: str | None = None,
+    combiner: str | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Plain recipe data for `hft_core.recipe.recipe_file`.
+
+    A task is `NAME=HEAD:FILE` (a wildcard, or several files separated by commas); a strategy or combiner is `NAME` or
+    `NAME,OPTION=VALUE`. `settings` are further keys of the stage (`epochs`, `max_steps`, `learning_rate`, …); those
+    that are None are left out. Raises `UsageError` that shows the expected form.
+    """
+    if not backbone.strip():
+        raise UsageError("--backbone: expected a local folder or file, or a hub id")
+    if not tasks:
+        raise UsageError(f"--task: at least one is needed; {TASK_FORM}")
+    named: dict[str, Any] = {}
+    for flag in tasks:
+        name, task = task_from_flag(flag)
+        if name in named:
+            raise UsageError(f"--task {flag}: the task '{name}' is given twice")
+        named[name] = task
+    stage: dict[str, Any] = {"name": "train", "tasks": list(named)}
+    if strategy is not None:
+        stage["strategy"] = plugin_from_flag(strategy, "--strategy")
+    if combiner is not None:
+        stage["combiner"] = plugin_from_flag(combiner, "--combiner")
+    stage.update({key: value for key, value in settings.items() if value is not None})
+    return {"backbone": {"model": backbone}, "tasks": named, "stages": [stage]}
+
+
+def task_from_flag(flag: str) -> tuple[str, dict[str, Any]]:
+    """Name and task of `NAME=HEAD:FILE`; the file's own `=` and `:` are left alone. Raises `UsageError`."""
+    name, _, rest = flag.partition("=")
+    head, _, files = rest.partition(":")
+    name, head = name.strip(), head.strip()
+    if not (name and head and files.strip()):
+        raise UsageError(f"--task {flag}: {TASK_FORM}")
+    if not NAME.fullmatch(name):
+        raise UsageError(f"--task {flag}: '{name}' is no task name (letters, digits, '-' and '_'); {TASK_FORM}")
+    return name, {"head": head, "data": {"files": _files(flag, files)}}
+
+
+def plugin_from_flag(text: str, flag: str) -> dict[str, Any]:
+    """The choice that `NAME,OPTION=VALUE` makes; a value is read as YAML. Raises `UsageError` that names `flag`."""
+    name, *options = (part.strip() for part in _split(text))
+    if not name or "=" in name:
+        raise UsageError(f"{flag} {text}: {PLUGIN_FORM}")
+    chosen: dict[str, Any] = {"type": name, "options": {}}
+    for option in options:
+        key, equals, value = (part.strip() for part in option.partition("="))
+        if not (key and equals):
+            raise UsageError(f"{flag} {text}: '{option}' is no option; {PLUGIN_FORM}")
+        if key in chosen["options"]:
+            raise UsageError(f"{flag} {text}: the option '{key}' is given twice")
+        try:
+            chosen["options"][key] = parse_value(value, f"{flag} {text}")
+        except RecipeError as error:
+            raise UsageError(f"{error}; {PLUGIN_FORM}") from None
+    return chosen
+
+
+def _files(flag: str, text: str) -> list[str]:
+    """The files of a task flag: one path, or several separated by commas (those within brackets separate none)."""
+    files = [part.strip() for part in _split(text)]
+    if not all(files):
+        raise UsageError(f"--task {flag}: a file between commas is empty; {TASK_FORM}")
+    return files
+
+
+def _split(text: str) -> list[str]:
+    """`text` at its commas, except those inside brackets."""
+    parts, open_brackets = [""], ""
+    for character in text:
+        if character == "," and not open_brackets:
+            parts.append("")
+            continue
+        if character in _CLOSING:
+            open_brackets += _CLOSING[character]
+        elif open_brackets.endswith(character):
+            open_brackets = open_brackets[:-1]
+        parts[-1] += character
+    return parts

@@ -1,0 +1,161 @@
+"""Overrides from the command line: `--set stages.0.learning_rate=3e-4`, also by stage name."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hft_core.errors import RecipeError, did_you_mean
+from hft_core.recipe.fields import PluginChoice
+from hft_core.recipe.messages import model_at
+from hft_core.recipe.schema import DATA_FILES, Data, Recipe, Task
+from hft_core.recipe.stage import Stage
+from hft_core.recipe.yaml_source import KeyPath, Source, absolute, existing, parse_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pydantic import BaseModel
+
+FORM = "expected KEY.PATH=VALUE, for instance stages.0.learning_rate=3e-4"
+
+
+def override(source: Source, assignments: Iterable[str]) -> Source:
+    """`source` with some keys set, in order. Raises `RecipeError` that names the assignment.
+
+    A value is read as YAML; a path in it starts from the working folder. Keys that the recipe knows are made where
+    they are missing.
+    """
+    for assignment in assignments:
+        path_text, equals, value_text = assignment.partition("=")
+        keys = path_text.strip().split(".")
+        if not equals or not all(keys):
+            raise RecipeError(f"--set {' '.join(assignment.split())}: {FORM}")
+        label = " ".join(f"--set {path_text.strip()}={value_text}".split())
+        value = parse_value(value_text, label)
+        data = spelled_out(Recipe, copy.deepcopy(source.data))
+        path = _assign(data, keys, value, label)
+        source = Source(data, source.name, source.folder, _moved(source, path, label))
+    return source
+
+
+def spelled_out(model: type[BaseModel], value: Any) -> Any:
+    """`value` with every short form of a recipe written out, so that a key path leads to one place only.
+
+    What is wrong stays as it is: the models report it.
+    """
+    try:
+        value = model.expanded(value)  # type: ignore[attr-defined]
+    except ValueError:
+        return value
+    if not isinstance(value, dict):
+        return value
+    return {key: _spelled_out_field(model, key, inner) for key, inner in value.items()}
+
+
+def _spelled_out_field(model: type[BaseModel], key: str, value: Any) -> Any:
+    if single := model_at(model, (key,)):
+        return value if value is None else spelled_out(single, value)
+    entry = model_at(model, (key, 0))
+    if entry is None:
+        return value
+    if isinstance(value, dict):
+        return {name: spelled_out(entry, inner) for name, inner in value.items()}
+    return [spelled_out(entry, inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _assign(data: dict[str, Any], keys: Sequence[str], value: Any, label: str) -> KeyPath:
+    """Set one key of spelled-out data. Returns its path in the models' spelling."""
+    node: Any = data
+    path: KeyPath = ()
+    while True:
+        step = _step(node, path, keys, label)
+        keys = keys[1:]
+        for key in step[:-1]:
+            path = (*path, key)
+            node = _below(node, path, label)
+            if not isinstance(node, dict):
+                raise RecipeError(f"{label}: '{_dotted(path)}' holds no keys")
+        path = (*path, step[-1])
+        if not keys:
+            node[step[-1]] = _from_here(path, value, Path.cwd())
+            return path
+        node = _below(node, path, label)
+
+
+def _step(node: Any, path: KeyPath, keys: Sequence[str], label: str) -> KeyPath:
+    """Where the first of `keys` leads from `node`, in the models' spelling: one key, or several for a short form."""
+    key = keys[0]
+    if isinstance(node, list):
+        return (_index(node, path, key, label),)
+    model = model_at(Recipe, path)
+    if path == ("tasks",) and len(keys) > 1 and key not in node:
+        raise RecipeError(f"{label}: no task is called '{key}'.{did_you_mean(key, node)}")
+    if model is None or key in model.model_fields:
+        return (key,)
+    if issubclass(model, PluginChoice):
+        return ("options", key)
+    if model is Task and "head" in node:
+        return ("head", "options", key)
+    if model is Stage and key == "epochs":
+        return ("num_train_epochs",)
+    place = f"'{_dotted(path)}'" if path else "a recipe"
+    raise RecipeError(f"{label}: {place} has no key '{key}'.{did_you_mean(key, model.model_fields)}")
+
+
+def _index(node: list[Any], path: KeyPath, key: str, label: str) -> int:
+    """The list entry that `key` means: a number from 0, or a stage's name."""
+    names: list[str] = []
+    if path == ("stages",):
+        names = [(isinstance(stage, dict) and stage.get("name")) or f"stage-{i}" for i, stage in enumerate(node, 1)]
+        if key in names:
+            return names.index(key)
+    if key.isdecimal() and int(key) < len(node):
+        return int(key)
+    if key.isdecimal() or not names:
+        raise RecipeError(f"{label}: '{_dotted(path)}' has no entry '{key}' (of {len(node)}, counted from 0)")
+    raise RecipeError(f"{label}: no stage is called '{key}'.{did_you_mean(key, names)}")
+
+
+def _below(node: Any, path: KeyPath, label: str) -> Any:
+    """The mapping or list at `path`, the last key of which is a key of `node`; made where it may stand but is not."""
+    key = path[-1]
+    inner = node.get(key) if isinstance(node, dict) else node[key]
+    if isinstance(inner, dict | list):
+        return inner
+    if inner is None and (model_at(Recipe, path) or "options" in path or key == "weights"):
+        node[key] = {}
+        return node[key]
+    raise RecipeError(f"{label}: '{_dotted(path)}' holds no keys")
+
+
+def _moved(source: Source, path: KeyPath, label: str) -> dict[KeyPath, str]:
+    """The places of `source` after the key at `path` has come from `label`."""
+    at, missing = source.written(path)
+    added = [key for key in missing if key != "options"]
+    target = (*at, *added)
+    places = {p: place for p, place in source.places.items() if p[: len(target)] != target}
+    made = [(*at, *added[:length]) for length in range(1, len(added) + 1)]
+    return {**places, **dict.fromkeys(made or [at], label)}
+
+
+def _from_here(path: KeyPath, value: Any, here: Path) -> Any:
+    """The value of the key at `path`, where it names files: those typed in a shell start from its working folder."""
+    if path == ("backbone", "options", "model") and isinstance(value, str):
+        return existing(value, here)
+    if path[0] != "tasks" or path[2:3] != ("data",):
+        return value
+    if len(path) == 3:
+        value = spelled_out(Data, value)
+        files = value.items() if isinstance(value, dict) else ()
+        return {key: _from_here((*path, key), inner, here) for key, inner in files} or value
+    if path[3] not in DATA_FILES:
+        return value
+    if isinstance(value, list):
+        return [absolute(inner, here) if isinstance(inner, str) else inner for inner in value]
+    return absolute(value, here) if isinstance(value, str) else value
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path))

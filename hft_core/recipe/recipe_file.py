@@ -1,0 +1,87 @@
+"""Recipes from YAML files and plain data, and back; no plugin is asked (that is `hft_core.recipe.resolve`).
+
+`load` is `read` → `override` → `validate`; a caller that needs the places of keys later
+(`hft_core.recipe.resolve.resolve`
+takes `Source.where`) calls the three.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from hft_core.errors import RecipeError
+from hft_core.recipe.messages import recipe_message
+from hft_core.recipe.overrides import override
+from hft_core.recipe.schema import DATA_FILES, Data, Recipe
+from hft_core.recipe.yaml_source import SCALARS, Source, absolute, existing, parse, read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+__all__ = ["Source", "dump", "from_dict", "load", "override", "parse", "read", "validate"]
+
+
+def load(path_or_source: str | Path | Source, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe of a file (or of a source), with `key.path=value` overrides. Raises `RecipeError`, in one line."""
+    source = path_or_source if isinstance(path_or_source, Source) else read(path_or_source)
+    return validate(override(source, overrides))
+
+
+def from_dict(data: Mapping[str, Any], name: str = "recipe") -> Recipe:
+    """The recipe that plain data describes; `name` is what messages call it. Raises `RecipeError`, in one line."""
+    return validate(Source.of(dict(data), name))
+
+
+def validate(source: Source) -> Recipe:
+    """The recipe that a source describes, its paths made absolute. Raises `RecipeError`, in one line."""
+    try:
+        recipe = Recipe.model_validate(source.data)
+    except ValidationError as error:
+        raise RecipeError(recipe_message(error, Recipe, source.where)) from None
+    return _with_absolute_paths(recipe, source.folder)
+
+
+def dump(recipe: Recipe) -> str:
+    """A recipe as YAML, every key written out, so that later defaults change nothing. `parse` reads it back."""
+    data = recipe.model_dump(mode="json")
+    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100)
+    return str(text)
+
+
+def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """Data paths from `folder`; the backbone's model too when it is there (otherwise it is a hub id)."""
+    tasks = {
+        name: task.model_copy(update={"data": _absolute_data(task.data, folder)}) if task.data else task
+        for name, task in recipe.tasks.items()
+    }
+    backbone = recipe.backbone
+    model = backbone.options.get("model")
+    if isinstance(model, str):
+        backbone = backbone.model_copy(update={"options": {**backbone.options, "model": existing(model, folder)}})
+    return recipe.model_copy(update={"tasks": tasks, "backbone": backbone})
+
+
+def _absolute_data(data: Data, folder: Path) -> Data:
+    return data.model_copy(update={k: tuple(absolute(p, folder) for p in getattr(data, k)) for k in DATA_FILES})
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Quotes text that YAML 1.1 or 1.2 would read as something else; writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def text(self, data: str) -> yaml.Node:
+        """Text; quoted where PyYAML would otherwise fold a rare line break away."""
+        style = '"' if {"\x85", "\u2028", "\u2029"} & set(data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_Dumper.add_representer(str, _Dumper.text)
+
+for _kind, _form in SCALARS.items():
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", _form, None)

@@ -1,0 +1,253 @@
+"""The recipe: what is learned, from what, in which stages. Pydantic models only; no torch, no plugin is imported.
+
+**Everything that is learned is a task; a stage is a set of tasks under one strategy and one combiner; a recipe is a
+list of stages.** `hft_core.recipe.recipe_file` reads recipes from YAML, `hft_core.recipe.resolve` checks them against
+the plugins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from hft_core.errors import did_you_mean
+from hft_core.recipe.fields import KeyPathError, Model, Name, Names, PluginChoice, refuse_passwords
+from hft_core.recipe.stage import Sampling, Stage
+
+__all__ = [
+    "BackboneChoice",
+    "Data",
+    "Output",
+    "PluginChoice",
+    "Recipe",
+    "Sampling",
+    "Split",
+    "Stage",
+    "Task",
+]
+
+TRUNK_FOLDER = "trunk"
+"""Folder of the shared trunk beside those of the tasks in a finished run."""
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+REPLAY_SHARE = 0.1
+"""Share of a stage's rows that `replay: true` takes."""
+
+
+class BackboneChoice(PluginChoice):
+    """The trunk: `{type: hf-encoder, model: PATH}`; the type may be left out where one installed backbone opens it."""
+
+    type: str = ""
+    """Found by asking the installed backbones when left out."""
+
+    @classmethod
+    def expanded(cls, value: Any) -> Any:
+        return {"type": "", "options": {"model": value}} if isinstance(value, str) else super().expanded(value)
+
+
+class Split(Model):
+    """How `files` is split: seeded, and stratified by label where there is one."""
+
+    dev: Share = 0.1
+    """Share of the rows."""
+    test: Share = 0.1
+    """Share of the rows."""
+    by: str | None = None
+    """A column whose equal values stay in the same split (so that near-copies do not leak)."""
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Split:
+        if self.dev + self.test >= 1:
+            raise ValueError("dev and test together must leave rows for training (their sum must be below 1)")
+        return self
+
+
+DATA_FILES = ("files", "train", "dev", "test")
+"""The keys of `Data` that hold paths."""
+
+
+class Data(Model):
+    """Where a task's rows come from. Paths may hold wildcards; those in a recipe file are relative to that file."""
+
+    files: Names = ()
+    """Rows to be split into train, dev and test."""
+    train: Names = ()
+    """Training rows, where the splits are files of their own."""
+    dev: Names = ()
+    """Rows that choose the best checkpoint."""
+    test: Names = ()
+    """Rows that are only measured at the end."""
+    format: Literal["csv", "tsv", "json", "jsonl", "parquet", "txt", "folder", "conll"] | None = None
+    """Taken from the file name when left out; `folder`: one subfolder of text files a class."""
+    row: Literal["line", "file"] = "line"
+    """For `txt`: what makes a row."""
+    split: Split = Split()
+    """How `files` is divided."""
+    max_rows: Annotated[int, Field(gt=0)] | None = None
+    """Keep only this many training rows, drawn with the recipe's seed."""
+
+    @classmethod
+    def expanded(cls, value: Any) -> Any:
+        value = {"files": value} if isinstance(value, str | list | tuple) else value
+        if not isinstance(value, dict):
+            return value
+        return {k: [v] if k in DATA_FILES and isinstance(v, str) else v for k, v in value.items()}
+
+    @model_validator(mode="after")
+    def _files_or_splits(self) -> Data:
+        if bool(self.files) == bool(self.train):
+            raise ValueError("give either 'files' (to be split) or 'train' (with 'dev' and 'test' beside it)")
+        if self.files and (self.dev or self.test):
+            raise ValueError("'dev' and 'test' go with 'train'; 'files' is split by 'split'")
+        if any(not path.strip() for key in DATA_FILES for path in getattr(self, key)):
+            raise ValueError("a path is empty")
+        return self
+
+
+class Task(Model):
+    """One thing to learn: a head and its data.
+
+    Keys that are not the task's own are the head's options: `{head: classification, data: …, label: topic}` is
+    `{head: {type: classification, label: topic}, data: …}`.
+    """
+
+    head: PluginChoice
+    """The head plugin: what is learned."""
+    data: Data | None = None
+    """The rows, or only their path. None only where the host passes the rows in Python."""
+    max_length: Annotated[int, Field(ge=4)] | None = None
+    """Tokens; longer texts are cut (or chunked, by heads that say so). The backbone's limit when left out."""
+    replay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Of a self-supervised task: it takes this share of the rows of every stage (`true`: a tenth) as a guard against
+    forgetting, beside the stage's own tasks. A stage that trains only such tasks trains them as any other."""
+
+    @classmethod
+    def expanded(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "head" not in value:
+            return value
+        if isinstance(value.get("replay"), bool):
+            value = {**value, "replay": REPLAY_SHARE if value["replay"] else 0.0}
+        head = PluginChoice.expanded(value["head"])
+        inline = {k: v for k, v in value.items() if k not in cls.model_fields}
+        options = head.get("options", {}) if isinstance(head, dict) else None
+        if not inline or not isinstance(options, dict):
+            return value
+        for key in inline:
+            if key in options:
+                raise KeyPathError((key,), f"the head option '{key}' is given twice, in the task and in its 'head'")
+        own = {k: v for k, v in value.items() if k in cls.model_fields}
+        return {**own, "head": {**head, "options": {**options, **inline}}}
+
+
+class Output(Model):
+    """What is written, and how often."""
+
+    logging_steps: Annotated[int, Field(gt=0)] = 10
+    """A line of `log.jsonl` every so many steps."""
+    save_strategy: Literal["auto", "steps", "epoch", "no"] = "auto"
+    """When a checkpoint is saved from which the run can go on: `auto`, every two minutes (less often where saving takes
+    long), by steps, after each epoch, or never."""
+    save_steps: Annotated[int, Field(gt=0)] | None = None
+    """Steps between checkpoints, for `save_strategy: steps`."""
+    save_total_limit: Annotated[int, Field(gt=0)] = 2
+    """The newest checkpoints that are kept while a run goes on; a finished run needs none."""
+
+    @model_validator(mode="after")
+    def _steps_are_given(self) -> Output:
+        if self.save_strategy == "steps" and self.save_steps is None:
+            raise ValueError("save_strategy 'steps' needs 'save_steps'")
+        return self
+
+
+class Recipe(Model):
+    """A backbone, tasks, and a list of stages."""
+
+    backbone: BackboneChoice
+    """The pre-trained trunk."""
+    tasks: Annotated[dict[Name, Task], Field(min_length=1)]
+    """The tasks by name."""
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, strict=False)]
+    """What is done, in order; a single stage may stand without a list."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of the splits, the plan, fresh weights, masks and dropout."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: the faster of both on this machine, by a measurement."""
+    output: Output = Output()
+    """What is written."""
+
+    @classmethod
+    def expanded(cls, value: Any) -> Any:
+        refuse_passwords(value)
+        if isinstance(value, dict) and isinstance(value.get("stages"), dict):
+            return {**value, "stages": [value["stages"]]}
+        return value
+
+    @model_validator(mode="after")
+    def _stages_fit_tasks(self) -> Recipe:
+        stages = tuple(
+            stage.model_copy(update={"name": stage.name or f"stage-{i}", "tasks": self._tasks_of(stage)})
+            for i, stage in enumerate(self.stages, start=1)
+        )
+        names = [stage.name for stage in stages]
+        for i, stage in enumerate(stages):
+            if stage.name in names[:i]:
+                raise KeyPathError(("stages", i, "name"), f"two stages are called '{stage.name}'")
+            self._check_task_names(i, stage)
+        if TRUNK_FOLDER in self.tasks:
+            raise KeyPathError(("tasks", TRUNK_FOLDER), "this name is kept for the trunk; call the task otherwise")
+        for name in self.tasks:
+            if not any(name in stage.tasks for stage in stages):
+                raise KeyPathError(
+                    ("tasks", name), f"no stage trains the task '{name}'; add it to a stage or remove it"
+                )
+        object.__setattr__(self, "stages", stages)  # the model is frozen from here on
+        return self
+
+    def _tasks_of(self, stage: Stage) -> tuple[str, ...]:
+        """The stage's own tasks, or all; and those that are replayed beside them."""
+        replayed = [name for name, task in self.tasks.items() if task.replay and name not in stage.tasks]
+        if not stage.tasks:
+            return tuple(self.tasks)
+        only_replay = all(name in self.tasks and self.tasks[name].replay for name in stage.tasks)
+        return stage.tasks if only_replay else (*stage.tasks, *replayed)
+
+    def replay_in(self, stage: Stage) -> dict[str, float]:
+        """The share of each task that is replayed in the stage."""
+        shares = {name: self.tasks[name].replay for name in stage.tasks if self.tasks[name].replay}
+        return shares if len(shares) < len(stage.tasks) else {}
+
+    def _check_task_names(self, index: int, stage: Stage) -> None:
+        """Raise `KeyPathError` for a task name in a stage that no task has."""
+        for i, name in enumerate(stage.tasks):
+            _check_known(name, self.tasks, "task", ("stages", index, "tasks", i))
+        for key, names in stage.sampling.by_task.items():
+            for name in names:
+                _check_known(name, stage.tasks, "task of this stage", ("stages", index, "sampling", key, name))
+        self._check_sampling(("stages", index, "sampling"), stage)
+        if stage.metric_for_best_model is not None:
+            path = ("stages", index, "metric_for_best_model")
+            task, dot, metric = stage.metric_for_best_model.partition(".")
+            if not (dot and metric):
+                raise KeyPathError(path, f"expected TASK.METRIC, not '{stage.metric_for_best_model}'")
+            _check_known(task, self.tasks, "task", path)
+
+    def _check_sampling(self, path: tuple[str | int, ...], stage: Stage) -> None:
+        """Raise `KeyPathError` where the stage's sampling does not fit its other keys."""
+        sampling, replay = stage.sampling, self.replay_in(stage)
+        missing = [name for name in stage.tasks if sampling.batch_size and name not in sampling.batch_size]
+        if missing:
+            raise KeyPathError((*path, "batch_size"), f"the task '{missing[0]}' of the stage is missing")
+        if replay and (sampling.batch_size or sampling.round_robin):
+            raise KeyPathError(path, f"the task '{next(iter(replay))}' has a 'replay' share, which needs shares")
+        if sum(replay.values()) >= 1:
+            raise KeyPathError(path[:2], "the replay shares of its tasks leave no rows for the others")
+        if (sampling.patience or sampling.adapt) and stage.eval_strategy == "no":
+            key = "patience" if sampling.patience else "adapt"
+            raise KeyPathError((*path, key), "this needs evaluations (eval_strategy 'epoch' or 'steps')")
+
+
+def _check_known(name: str, known: Iterable[str], kind: str, path: tuple[str | int, ...]) -> None:
+    if name not in known:
+        raise KeyPathError(path, f"no {kind} is called '{name}'.{did_you_mean(name, known)}")

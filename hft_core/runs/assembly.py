@@ -1,0 +1,212 @@
+"""From a resolved recipe to what a run works with: checked rows, heads that know their labels, and the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hft_core.backbone import Backbone
+from hft_core.combiner import Combiner
+from hft_core.data import loading
+from hft_core.data.examples import Examples, encode
+from hft_core.data.rows import Rows, check, check_each
+from hft_core.data.token_cache import TokenStore
+from hft_core.errors import DataError, PluginError, RecipeError, UsageError
+from hft_core.head import Column, Head
+from hft_core.model.hybrid import HybridModel
+from hft_core.recipe.resolve import Resolved, ResolvedStage
+from hft_core.strategy import Strategy
+
+Splits = dict[str, Rows]
+"""A task's rows by split: `train`, `dev`, `test`."""
+
+HostData = Mapping[str, Any]
+"""Rows that a host passes in Python, by task: a data set (to be split), or data sets by split."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that a recipe's stages need, built and checked."""
+
+    resolved: Resolved
+    rows: dict[str, Splits]
+    model: HybridModel
+    examples: dict[str, dict[str, Examples]]
+    """Tokenised rows by split, then by task."""
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        return {task: self.model.head(task) for task in self.resolved.heads}
+
+
+def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool) -> Material:
+    """Load and check the data, open the backbone, build the heads, tokenise.
+
+    Raises `DataError`, `PluginError`, `RecipeError` or `ModelError`: whatever is wrong is found before training.
+    """
+    heads = build_heads(resolved)
+    rows = load_rows(resolved, heads, host_data)
+    backbone = open_backbone(resolved, trust_remote_code=trust_remote_code)
+    _refuse_routed_rows(resolved, backbone)
+    model = attach(backbone, heads)
+    return Material(resolved, rows, model, tokenise(resolved, rows, model))
+
+
+def build_heads(resolved: Resolved) -> dict[str, Head]:
+    """The heads of all tasks, not yet attached to a trunk."""
+    heads: dict[str, Head] = {}
+    for task, chosen in resolved.heads.items():
+        heads[task] = chosen.build_a(Head, task=task)  # type: ignore[type-abstract]
+        heads[task].catalogue, heads[task].chosen = chosen.catalogue, chosen
+    return heads
+
+
+def load_rows(resolved: Resolved, heads: Mapping[str, Head], host_data: HostData) -> dict[str, Splits]:
+    """The rows of the tasks that `heads` names, by split, every row checked. Heads that know nothing yet learn their
+    facts from the training rows; those of a saved run keep theirs."""
+    found: dict[str, Splits] = {}
+    for name, head in heads.items():
+        columns = head.columns()
+        found[name] = _load(name, resolved, head, host_data)
+        if not head.facts:
+            _learn(name, head, found[name]["train"], columns)
+        for split, rows in found[name].items():
+            _check_labels(name, head, rows, split)
+    return found
+
+
+def _load(name: str, resolved: Resolved, head: Head, host_data: HostData) -> Splits:
+    task, seed = resolved.recipe.tasks[name], resolved.recipe.seed
+    columns, group = head.columns(), head.group_column
+    labels_from = next((c.name for c in columns if c.target and c.kind == "label" and c.classes and not c.many), None)
+    if name in host_data:
+        return loading.of_host(name, host_data[name], columns, seed=seed, labels_from=labels_from, group=group)
+    if task.data is None:
+        raise RecipeError(
+            f"{resolved.where(('tasks', name))}: 'data' is missing: give files, or pass the rows when the run is "
+            "started in Python"
+        )
+    return loading.load(name, task.data, columns, seed=seed, labels_from=labels_from, group=group)
+
+
+def _learn(name: str, head: Head, rows: Rows, columns: Sequence[Column]) -> None:
+    """Let the head find its facts (label names) in the training rows. Raises `DataError`."""
+    try:
+        head.learn(_Columns(rows, [column.name for column in columns]))
+    except ValueError as error:
+        raise DataError(f"task '{name}', train: {error}") from error
+
+
+class _Columns(Mapping[str, Sequence[Any]]):
+    """Columns of some rows, each loaded when it is asked for."""
+
+    def __init__(self, rows: Rows, names: Sequence[str]) -> None:
+        self._rows, self._names = rows, tuple(names)
+
+    def __getitem__(self, name: str) -> Sequence[Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _check_labels(name: str, head: Head, rows: Rows, split: str) -> None:
+    """Check what only the head knows (labels unknown to training), row by row. Raises `DataError`."""
+    columns = head.columns()
+    if head.supervised or any(column.target for column in columns):
+        check_each(rows, head.check, [column.name for column in columns], task=name, split=split)
+
+
+def check_rows(name: str, head: Head, rows: Rows, split: str, *, need_targets: bool) -> None:
+    """All checks of rows that are not the recipe's own. Raises `DataError`."""
+    check(rows, head.columns(), task=name, split=split, need_targets=need_targets)
+    if need_targets:
+        _check_labels(name, head, rows, split)
+
+
+def open_backbone(resolved: Resolved, *, trust_remote_code: bool) -> Backbone:
+    """The trunk. Raises `ModelError` when it cannot be opened."""
+    return resolved.backbone.build_a(
+        Backbone,  # type: ignore[type-abstract]
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _refuse_routed_rows(resolved: Resolved, backbone: Backbone) -> None:
+    """Raise `PluginError` for a strategy that treats the rows of each task differently, on a trunk that packs them."""
+    for stage in resolved.stages:
+        if backbone.packs and stage.strategy is not None and strategy_of(stage).routes_rows:
+            raise PluginError(
+                f"stage '{stage.stage.name}': strategy '{stage.strategy.entry.name}' treats the rows of each task in "
+                "its own way, and backbone.packing puts several in one: leave 'packing' out"
+            )
+
+
+def attach(backbone: Backbone, heads: Mapping[str, Head]) -> HybridModel:
+    """The model of all tasks. Raises `PluginError` when a head and the backbone do not go together."""
+    for task, head in heads.items():
+        try:
+            head.attach(backbone)
+        except ValueError as error:
+            raise PluginError(f"task '{task}': {error}") from error
+    return HybridModel(backbone, heads)
+
+
+def tokenise(resolved: Resolved, rows: Mapping[str, Splits], model: HybridModel) -> dict[str, dict[str, Examples]]:
+    """All rows as token ids, by split and task."""
+    made: dict[str, dict[str, Examples]] = {"train": {}, "dev": {}, "test": {}}
+    store = TokenStore(model.backbone, resolved.backbone)
+    for name, splits in rows.items():
+        limit = max_length(resolved, name, model)
+        for split, part in splits.items():
+            made[split][name] = encode(part, model.head(name), model.backbone.tokenizer, limit, store=store)
+    return made
+
+
+def max_length(resolved: Resolved, task: str, model: HybridModel) -> int:
+    """The task's longest sequence in tokens: its own limit, or the backbone's without what a strategy takes for itself.
+
+    Raises `RecipeError` above that.
+    """
+    wanted = resolved.recipe.tasks[task].max_length
+    virtual = max(strategy_of(stage).virtual_tokens for stage in resolved.stages)
+    limit = model.backbone.max_length - virtual
+    if wanted is not None and wanted > limit:
+        why = f" beside the {virtual} virtual ones of a stage's strategy" if virtual else ""
+        place = resolved.where(("tasks", task, "max_length"))
+        raise RecipeError(f"{place}: {wanted} is too long: the backbone takes at most {limit} tokens{why}")
+    return wanted or limit
+
+
+def strategy_of(stage: ResolvedStage) -> Strategy:
+    """The stage's strategy; without one, every trunk parameter trains."""
+    if stage.strategy is None:
+        return Strategy()
+    return stage.strategy.build_a(Strategy)
+
+
+def combiner_of(stage: ResolvedStage) -> Combiner:
+    """The stage's combiner; without one, the losses are added up."""
+    tasks = tuple(stage.stage.tasks)
+    if stage.combiner is None:
+        return Combiner(tasks)
+    return stage.combiner.build_a(Combiner, tasks=tasks)
+
+
+def check_divisible(resolved: Resolved) -> None:
+    """Raise `UsageError` when a stage needs all weights or gradients of the trunk in every process."""
+    reason = "and no process has them where the trunk is divided (FSDP): expected another one, or no FSDP"
+    for each in resolved.stages:
+        stage = f"stage '{each.stage.name}'"
+        if each.combiner is not None and combiner_of(each).per_task_gradients:
+            name = each.combiner.entry.name
+            raise UsageError(f"{stage}: combiner '{name}' combines the gradients of all weights, {reason}")
+        if each.strategy is not None and not strategy_of(each).divisible:
+            name = each.strategy.entry.name
+            raise UsageError(f"{stage}: strategy '{name}' reads whole weights of the trunk, {reason}")

@@ -1,0 +1,67 @@
+"""`log.jsonl`: an observer that writes what a run does, one JSON object a line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hft_core import events
+from hft_core.hooks import hookimpl
+from hft_core.results import LOG_FILE, finite
+from hft_core.sanitize import json_text, without_passwords
+
+
+class RunLog:
+    """Appends a line for each event; steps every `every` steps, and always when one was skipped. Of the others there is
+    the weight that each task was given, where there are several."""
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.path = folder / LOG_FILE
+        self.every = every
+
+    @hookimpl
+    def hft_run_started(self, event: events.RunStarted) -> None:
+        self._write("run_started", device=event.device, precision=event.precision, reason=event.precision_reason)
+
+    @hookimpl
+    def hft_stage_started(self, event: events.StageStarted) -> None:
+        self._write("stage_started", **vars(event))
+
+    @hookimpl
+    def hft_step_finished(self, event: events.StepFinished) -> None:
+        if event.skipped or event.step % self.every == 0 or event.step in (1, event.steps):
+            self._write("step", **vars(event))
+        elif len(event.weights) > 1:
+            self._write("weights", stage=event.stage, step=event.step, weights=event.weights)
+
+    @hookimpl
+    def hft_evaluation_finished(self, event: events.EvaluationFinished) -> None:
+        self._write("evaluation", **vars(event))
+
+    @hookimpl
+    def hft_checkpoint_saved(self, event: events.CheckpointSaved) -> None:
+        self._write("checkpoint", stage=event.stage, step=event.step, path=str(event.path))
+
+    @hookimpl
+    def hft_stage_finished(self, event: events.StageFinished) -> None:
+        result = event.result
+        self._write(
+            "stage_finished", stage=result.name, steps=result.steps, best_step=result.best_step, after=result.after
+        )
+
+    @hookimpl
+    def hft_run_finished(self, event: events.RunFinished) -> None:
+        self._write("run_finished", seconds=event.result.seconds, final=event.result.final)
+
+    @hookimpl
+    def hft_run_failed(self, event: events.RunFailed) -> None:
+        if self.path.exists():  # what failed before the run began leaves no trace, and the folder free for the next try
+            told = without_passwords(f"{type(event.error).__name__}: {event.error}")
+            self._write("run_failed", stage=event.stage, error=told)
+
+    def _write(self, kind: str, **facts: Mapping[str, Any] | Any) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            line = {"event": kind, "time": round(time.time(), 3), **finite(facts)}
+            file.write(json_text(line, allow_nan=False) + "\n")

@@ -1,0 +1,64 @@
+"""Write a trained model in the formats of transformers, PEFT and safetensors.
+
+`RUN/model/` holds a folder for each task that a plain library opens (the family's own class for a trunk that was
+trained, PEFT for an adapter), and `RUN/model/trunk` where the trunk is not the one that was started from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hft_core.head import Head
+from hft_core.model.hybrid import HybridModel
+from hft_core.recipe.schema import TRUNK_FOLDER
+from hft_core.results import write_json
+
+TASK_FILE, OWN_HEAD_FILE = "task.json", "head.safetensors"
+
+
+def save_model(folder: Path, model: HybridModel, *, trunk_changed: bool) -> str:
+    """Write all tasks into `folder`; return the base model of their adapters, or nothing where they are whole models.
+
+    `trunk_changed`: an earlier stage changed the trunk's own weights, so that they are not those of its source.
+    """
+    backbone, strategy = model.backbone, model.strategy
+    trunk_folder = folder / TRUNK_FOLDER
+    if trunk_changed or not strategy.adapter or not backbone.source:
+        backbone.save(trunk_folder, strategy.base_state(backbone))
+    base = str(trunk_folder.resolve()) if trunk_folder.exists() else backbone.source
+    for task in model.heads:
+        head = model.head(task)
+        if strategy.adapter:
+            plain_class = head.family.plain_class if head.family is not None else ""
+            strategy.save_adapter(backbone, task, folder / task, base, plain_class, _adapter_head(head, trunk_changed))
+            backbone.tokenizer.save_pretrained(folder / task)
+        elif head.family is not None:
+            state = head.export_state(head.family.plain_state())
+            backbone.save_task(folder / task, trunk_folder, head.family, state, head.config())
+        if head.family is None:
+            (folder / task).mkdir(parents=True, exist_ok=True)
+            save_file(_contiguous(own_state(model, task)), folder / task / OWN_HEAD_FILE)
+        write_json(folder / task / TASK_FILE, {"facts": head.facts})
+    return base if strategy.adapter else ""
+
+
+def _adapter_head(head: Head, trunk_changed: bool) -> dict[str, Tensor]:
+    """The weights of a head that go with an adapter: all that its modules need; none where the base model has them."""
+    if head.family is None or not head.family.plain_state() or (head.part_of_trunk and not trunk_changed):
+        return {}
+    return head.export_state(head.family.plain_state(tied=True))
+
+
+def own_state(model: HybridModel, task: str) -> dict[str, Tensor]:
+    """The weights of a head that no plain class knows, by the head's own names."""
+    shared = {id(parameter) for parameter in model.trunk.parameters()}
+    state = model.heads[task].state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if id(tensor) not in shared}
+
+
+def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}

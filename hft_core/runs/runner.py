@@ -1,0 +1,274 @@
+"""Running a recipe: `run` and `session` are the calls for embedding hft elsewhere, all at once and stage by stage."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from accelerate import Accelerator
+
+from hft_core import events, results
+from hft_core.device import distributed, failures
+from hft_core.device.distributed import Machine
+from hft_core.device.launcher import rank_asked_for
+from hft_core.device.precision import Precision
+from hft_core.errors import DataError, UsageError
+from hft_core.plugins.catalogue import Catalogue
+from hft_core.plugins.observers import Observers
+from hft_core.recipe import recipe_file
+from hft_core.recipe.resolve import Resolved, resolve
+from hft_core.recipe.schema import Recipe
+from hft_core.results import RunResult
+from hft_core.runs import assembly
+from hft_core.runs.assembly import HostData, Material
+from hft_core.runs.consistency import check_same_start
+from hft_core.runs.event_log import RunLog
+from hft_core.runs.session import Session
+from hft_core.runs.stages import Stages
+from hft_core.runtime import run_lock
+from hft_core.runtime.locks import locked
+from hft_core.runtime.run_lock import Turn
+from hft_core.runtime.signals import Interrupted
+from hft_core.training.checkpoint import Checkpoint
+from hft_core.training.checkpointing import Keeper, clear_leftovers, rewind_log
+
+
+class Settings(TypedDict, total=False):
+    """What `run` takes beside the recipe and the catalogue."""
+
+    output: str | Path | None
+    data: HostData | None
+    observers: Sequence[object]
+    accelerator: Accelerator | None
+    trust_remote_code: bool
+    resume: bool
+
+
+def run(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    output: str | Path | None = None,
+    catalogue: Catalogue | None = None,
+    data: HostData | None = None,
+    observers: Sequence[object] = (),
+    accelerator: Accelerator | None = None,
+    trust_remote_code: bool = False,
+    resume: bool = False,
+) -> RunResult:
+    """Run a recipe: a `Recipe`, what YAML would hold, or the path of a YAML file.
+
+    `output`: the folder to write, which must not hold a run; without one nothing is kept on disk. `catalogue`: the
+    plugins that may be used, those installed when left out. `data`: rows by task, for tasks that name no files.
+    `observers`: objects with methods marked `hookimpl`. `resume`: where `output` holds the same run, unfinished, go on
+    from its last checkpoint. Nothing is printed, and the generators of Python, numpy and torch are left as they were.
+    Of two runs in two threads, one computes at a time (see `hft_core.runtime.run_lock`).
+
+    Raises `UsageError` (and its kinds) for what is wrong before training, `RunError` for what fails later.
+    """
+    catalogue = catalogue or Catalogue.discover()
+    return run_resolved(
+        resolve(_as_recipe(recipe), catalogue),
+        catalogue,
+        output=output,
+        data=data,
+        observers=observers,
+        accelerator=accelerator,
+        trust_remote_code=trust_remote_code,
+        resume=resume,
+    )
+
+
+def run_resolved(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings]) -> RunResult:
+    """As `run`, for a recipe whose plugins have been looked up."""
+    with opened(resolved, catalogue, **settings) as found:
+        while found.left:
+            found.run_stage()
+        return found.finish()
+
+
+def session(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    output: str | Path | None = None,
+    catalogue: Catalogue | None = None,
+    data: HostData | None = None,
+    observers: Sequence[object] = (),
+    accelerator: Accelerator | None = None,
+    trust_remote_code: bool = False,
+    resume: bool = False,
+) -> Session:
+    """As `run`, for a host that starts the stages itself and looks at the model in between::
+
+        with hft_core.session(recipe, data=rows) as session:
+            while session.left:
+                print(session.run_stage().after)
+            result = session.finish()
+
+    Closed before `finish`, the run is unfinished: with `output`, another session may go on from its last checkpoint.
+    """
+    catalogue = catalogue or Catalogue.discover()
+    return opened(
+        resolve(_as_recipe(recipe), catalogue),
+        catalogue,
+        output=output,
+        data=data,
+        observers=observers,
+        accelerator=accelerator,
+        trust_remote_code=trust_remote_code,
+        resume=resume,
+    )
+
+
+def opened(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings]) -> Session:
+    """A run that is ready for its first step, or for the one after its last checkpoint."""
+    output, resume, accelerator = settings.get("output"), settings.get("resume", False), settings.get("accelerator")
+    leads = rank_asked_for() == 0  # of several processes, one writes and reports
+    folder = None if output is None else Path(output)
+    if folder is not None and leads:
+        _check_folder(folder, resolved, resume=resume)
+    problems: list[str] = []
+    listeners = _listeners(catalogue, settings.get("observers", ()), folder, resolved) if leads else []
+    told = Observers(listeners, problems.append, aside=run_lock.aside)
+    turn, started = Turn(resolved.recipe.seed), time.perf_counter()
+    with ExitStack() as held:
+        working_folder = folder or Path(held.enter_context(tempfile.TemporaryDirectory()))
+        if folder is not None and leads:
+            held.enter_context(locked(folder))
+        try:
+            with turn, failures.told():
+                keeper, at = _kept(folder, resolved, problems.append, resume=resume, leads=leads)
+                measured = None if at is None else Precision(**at.state["precision"])
+                where = distributed.find(resolved.recipe.precision, accelerator, chosen=measured)
+                if where.sharded:
+                    assembly.check_divisible(resolved)
+                material = assembly.assemble(
+                    resolved,
+                    host_data=settings.get("data") or {},
+                    trust_remote_code=settings.get("trust_remote_code", False),
+                )
+                check_same_start(where, material, at, folder)
+                stages = Stages(material, where, told, working_folder, keeper=keeper if leads else None)
+                if keeper is not None and folder is not None and leads:
+                    results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
+                    problems[:] = notes = [*_noted(at, where), *problems]
+                    keeper.run = {
+                        "precision": asdict(where.precision),
+                        "place": where.name,
+                        "data": _same_data(material, at),
+                        "notes": notes,
+                    }
+                _announce(resolved, folder, where, told)
+                stages.begin(at)
+        except BaseException as error:
+            if isinstance(error, Interrupted) and folder is not None and leads:  # `hft resume` asks for it
+                results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
+            told.emit("run_failed", events.RunFailed(stage="", error=error))
+            raise
+        return Session(stages, turn, folder, started=started, problems=problems, held=held.pop_all())
+
+
+def _kept(
+    folder: Path | None, resolved: Resolved, report: Callable[[str], None], *, resume: bool, leads: bool
+) -> tuple[Keeper | None, Checkpoint | None]:
+    """What saves the run's state in `folder`, and the state to go on from, if there is one."""
+    if folder is None:
+        return None, None
+    recipe = hashlib.sha256(recipe_file.dump(resolved.recipe).encode()).hexdigest()
+    keeper = Keeper(folder, resolved.recipe.output, recipe=recipe)
+    at = keeper.checkpoints.newest(report) if resume else None
+    if leads:
+        keeper.checkpoints.clear_leftovers()
+        clear_leftovers(folder)
+    if leads and resume:
+        rewind_log(folder, at)
+    return keeper, at
+
+
+def _noted(at: Checkpoint | None, where: Machine) -> list[str]:
+    """What the results have to say of the places that the run was computed in: up to the checkpoint, and from there."""
+    if at is None:
+        return []
+    notes: list[str] = list(at.state["notes"])
+    if at.state["place"] != where.name:
+        notes.append(
+            f"the run was computed by {at.state['place']} and goes on, after step {at.step} of its stage, with "
+            f"{where.name}: its results are those of a run never stopped up to rounding, not bit for bit, and dropout "
+            "is drawn anew"
+        )
+    return notes
+
+
+def _same_data(material: Material, at: Checkpoint | None) -> dict[str, Any]:
+    """Numbers that stand for the tokenised rows. Raises `DataError` when they are not those of the checkpoint."""
+    found = {
+        split: {task: examples.fingerprint() for task, examples in tasks.items()}
+        for split, tasks in material.examples.items()
+    }
+    for split, tasks in (at.state["data"] if at is not None else {}).items():
+        for task, number in tasks.items():
+            if found[split].get(task) != number:
+                raise DataError(
+                    f"task '{task}', {split}: the rows are not those that the run began with; resume it with the same "
+                    "data, or start a new run"
+                )
+    return found
+
+
+def _listeners(
+    catalogue: Catalogue, observers: Sequence[object], folder: Path | None, resolved: Resolved
+) -> list[tuple[str, object]]:
+    """Installed observers, the host's, and the log of a run that is kept."""
+    found = [*catalogue.observers, *((type(observer).__name__, observer) for observer in observers)]
+    if folder is not None:
+        found.append(("log", RunLog(folder, resolved.recipe.output.logging_steps)))
+    return found
+
+
+def _as_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, Mapping):
+        return recipe_file.from_dict(recipe)
+    return recipe_file.load(recipe)
+
+
+def _check_folder(folder: Path, resolved: Resolved, *, resume: bool) -> None:
+    """Make the folder to write. Raises `UsageError` when it cannot be made or holds a run; with `resume`, when that run
+    is finished, or another one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"output folder '{folder}' cannot be made: {error.strerror}") from error
+    recipe = folder / results.RECIPE_FILE
+    if not resume or not recipe.exists():
+        results.check_unused(folder)
+        return
+    if (folder / results.RESULTS_FILE).exists():
+        shutil.rmtree(folder / results.CHECKPOINT_FOLDER, ignore_errors=True)  # where it was killed before it did so
+        raise UsageError(f"the run in '{folder}' is finished: there is nothing to resume")
+    results.refuse_links(folder)
+    if recipe.read_text(encoding="utf-8") != recipe_file.dump(resolved.recipe):
+        raise UsageError(
+            f"the run in '{folder}' has another recipe than the one given: resume it with 'hft resume {folder}', or "
+            "give a new output folder"
+        )
+
+
+def _announce(resolved: Resolved, folder: Path | None, where: Machine, told: Observers) -> None:
+    told.emit(
+        "run_started",
+        events.RunStarted(
+            recipe=resolved.recipe,
+            folder=folder,
+            device=str(where.device),
+            precision=where.precision.name,
+            precision_reason=where.precision.reason,
+        ),
+    )

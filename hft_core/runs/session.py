@@ -1,0 +1,180 @@
+"""A run that is open: its model, its stages one after another, and what they found."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib import metadata
+from pathlib import Path
+
+from hft_core import events, results
+from hft_core.device import failures
+from hft_core.device.distributed import Machine
+from hft_core.errors import RunError, UsageError
+from hft_core.model.hybrid import HybridModel
+from hft_core.recipe.resolve import Resolved
+from hft_core.results import RunResult, Scores, StageResult
+from hft_core.runs import export
+from hft_core.runs.model_card import card
+from hft_core.runs.stages import Stages
+from hft_core.runtime.run_lock import Turn
+
+VERSIONS_OF = ("hft-core", "torch", "transformers", "peft", "accelerate", "torchjd", "datasets", "safetensors")
+
+
+class Session:
+    """A run that is open: its stages are run one after another, and its host may look at the model in between.
+
+    `hft_core.session` opens one. It ends with `finish`, with `close`, at the end of a `with`, or with the first error.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        turn: Turn,
+        folder: Path | None,
+        *,
+        started: float,
+        problems: Sequence[str],
+        held: ExitStack,
+    ) -> None:
+        self._stages, self._turn, self._folder = stages, turn, folder
+        self._started, self._problems, self._held = started, problems, held
+        self._over = False
+        self.machine: Machine | None = stages.machine
+        """Where it computes."""
+        self.result: RunResult | None = None
+        """What `finish` found."""
+
+    @property
+    def resolved(self) -> Resolved:
+        """The recipe in full, with its plugins."""
+        return self._stages.material.resolved
+
+    @property
+    def model(self) -> HybridModel:
+        """The model as the stages so far have left it; `model.trunk` is the module of transformers."""
+        return self._stages.material.model
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """The names of the stages that have not been run, in order."""
+        names = tuple(each.stage.name for each in self.resolved.stages)
+        return names[len(self._stages.done) :]
+
+    @property
+    def done(self) -> tuple[StageResult, ...]:
+        """The results of the stages that have been run, by an earlier session where the run was resumed."""
+        return tuple(self._stages.done)
+
+    def run_stage(self) -> StageResult:
+        """Run the next stage. Raises `UsageError` when none is left or the session is over, and what `run` raises."""
+        if not self.left:
+            raise UsageError("no stage is left to be run; 'finish' ends the run")
+        with self._computing():
+            return self._stages.next()
+
+    def finish(self) -> RunResult:
+        """Measure the test splits and, with a folder, write everything that a run leaves behind.
+
+        Raises `UsageError` while stages are left, or when the session is over.
+        """
+        if self.left:
+            raise UsageError(f"stage '{self.left[0]}' is still to be run: a run is finished after its last stage")
+        with self._computing():
+            seconds = time.perf_counter() - self._started
+            result = _result(self._stages, self.done, self._folder, seconds, self._problems)
+            if self._folder is not None and self._stages.machine.leads:
+                _write(result, self._stages, self._folder)
+            self.result = result
+            self._stages.observers.emit("run_finished", events.RunFinished(result=result))
+        self.close()
+        return result
+
+    def close(self) -> None:
+        """End the session. A run that is not finished stays as it is: another session may resume it."""
+        self._end(RunError("the session was closed before its run was finished"))
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._end(error)
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """A turn, unless the session is over; an error inside ends it."""
+        if self._over:
+            raise UsageError("the session is over: open another")
+        with self._turn:
+            try:
+                with failures.told():
+                    yield
+            except BaseException as error:
+                self._end(error)
+                raise
+
+    def _end(self, error: BaseException) -> None:
+        """Give back what is held; a run without a result failed with `error`."""
+        if self._over:
+            return
+        self._over = True
+        with self._held:
+            if self.result is None:
+                self._stages.observers.emit("run_failed", events.RunFailed(stage=self._stages.name, error=error))
+
+
+def _result(
+    stages: Stages, done: Sequence[StageResult], folder: Path | None, seconds: float, problems: Sequence[str]
+) -> RunResult:
+    """The scores of all tasks on all splits, with what the stages found."""
+    material, where = stages.material, stages.machine
+    stages.measure(material.heads)
+    test = stages.score("test", tuple(material.heads), done[-1].best_step)
+    warnings = [f"stage '{stage.name}': {warning}" for stage in done for warning in stage.warnings]
+    return RunResult(
+        folder=folder,
+        final={"dev": stages.scores, "test": test},
+        main_metrics={task: head.main_metric for task, head in material.heads.items()},
+        base_lm_loss={
+            task: {"before": first["loss"], "after": stages.scores[task]["loss"]}
+            for task, first in _first_known(done).items()
+            if not material.heads[task].supervised and task in stages.scores
+        },
+        stages=tuple(done),
+        seconds=seconds,
+        device=str(where.device),
+        precision=where.precision.name,
+        precision_reason=where.precision.reason,
+        versions={name: metadata.version(name) for name in VERSIONS_OF if _installed(name)},
+        plugins=tuple(material.resolved.providers()),
+        warnings=(*warnings, *problems),
+    )
+
+
+def _first_known(done: Sequence[StageResult]) -> Scores:
+    """The scores of each task before the first stage that it could be measured before."""
+    return {task: scores for stage in reversed(done) for task, scores in stage.before.items()}
+
+
+def _write(result: RunResult, stages: Stages, folder: Path) -> None:
+    """Everything that a finished run leaves behind; `results.json` comes last, and says that the rest is whole."""
+    model_folder, model = folder / results.MODEL_FOLDER, stages.material.model
+    shutil.rmtree(model_folder, ignore_errors=True)  # half of one, where the run was killed in the middle of this
+    base = export.save_model(model_folder, model, trunk_changed=stages.trunk_changed)
+    results.write_text(folder / results.CARD_FILE, card(result, stages.material, adapter_base=base))
+    results.write_json(folder / results.RESULTS_FILE, result.to_json())
+    shutil.rmtree(folder / results.CHECKPOINT_FOLDER, ignore_errors=True)
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,137 @@
+"""What a stage is when it begins and what it was when it is over: the facts for observers and results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hft_core import events
+from hft_core.acceleration.activation_cache import FrozenWork
+from hft_core.acceleration.compile import Compiled
+from hft_core.device.clock import TRAINING
+from hft_core.recipe.resolve import Chosen, ResolvedStage
+from hft_core.results import Scores, StageResult
+from hft_core.training.evaluation import made_worse
+from hft_core.training.loop import StageLoop
+from hft_core.training.progress import Progress
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters of a stage."""
+
+    trainable: int
+    """Those of the trunk that train."""
+    trunk: int
+    """Those of the trunk in all, without what the strategy added."""
+    heads: int
+    """Those of heads that train."""
+
+
+def announcement(
+    index: int,
+    stages: int,
+    resolved: ResolvedStage,
+    loop: StageLoop,
+    counts: Counts,
+    before: Scores,
+    step: int,
+    work: FrozenWork,
+    compiled: Compiled,
+) -> events.StageStarted:
+    """The stage before its first step, or before the one after `step`; `stages`: how many the run has."""
+    return events.StageStarted(
+        index=index,
+        name=resolved.stage.name,
+        stages=stages,
+        tasks=resolved.stage.tasks,
+        strategy=plugin_name(resolved.strategy),
+        combiner=plugin_name(resolved.combiner),
+        steps=loop.plan.steps,
+        trainable=counts.trainable,
+        trunk=counts.trunk,
+        heads=counts.heads,
+        before=before,
+        step=step,
+        head_warmup_steps=loop.head_steps,
+        frozen_layers=loop.model.frozen.depth,
+        stored=work.chosen.told,
+        compiled=compiled.told,
+    )
+
+
+def result(
+    resolved: ResolvedStage,
+    loop: StageLoop,
+    progress: Progress,
+    counts: Counts,
+    before: Scores,
+    after: Scores,
+    work: FrozenWork,
+    compiled: Compiled,
+) -> StageResult:
+    """The stage after its last step: its dev scores `before` and `after`, and what it cost."""
+    heads = {task: loop.model.head(task) for task in {*before, *after}}
+    rows = {task: len(part) for task, part in loop.dev.items()}
+    seconds, machine = loop.machine.clock.seconds(), loop.machine.precision
+    training = sum(seconds[part] for part in TRAINING)
+    return StageResult(
+        name=resolved.stage.name,
+        tasks=resolved.stage.tasks,
+        strategy=plugin_name(resolved.strategy),
+        combiner=plugin_name(resolved.combiner),
+        steps=progress.step,
+        best_step=progress.best_step,
+        stopped_early=progress.stopped_early,
+        learning_rate=loop.rates.trunk,
+        head_learning_rate=loop.rates.head,
+        head_warmup_steps=loop.head_steps,
+        trainable=counts.trainable,
+        trunk=counts.trunk,
+        heads=counts.heads,
+        before=before,
+        after=dict(after),
+        main_metrics={task: heads[task].main_metric for task in after},
+        history=tuple(progress.history),
+        rows=progress.rows,
+        tokens=progress.tokens,
+        rows_per_s=progress.rows / training,
+        tokens_per_s=progress.tokens / training,
+        precision=machine.name,
+        precision_reason=machine.reason,
+        gemm_share=progress.work.flops / (training * machine.gflops * 1e9) if progress.work.flops else None,
+        seconds={**seconds, "total": sum(seconds.values())},
+        skipped_steps=progress.skipped,
+        compilation=compiled.record,
+        warnings=(
+            *_without_effect(loop),
+            *_divided(loop, progress),
+            *work.problems,
+            *compiled.problems,
+            *made_worse(before, after, heads, rows),
+        ),
+    )
+
+
+def _without_effect(loop: StageLoop) -> list[str]:
+    """A combiner that had nothing to go by."""
+    found = []
+    if loop.combiner.per_task_gradients and not loop.model.shared_parameters():
+        found.append("the combiner had no gradients to combine: the tasks share nothing that trains")
+    blind = [task for task in loop.stage.tasks if loop.combiner.dev_every and task not in loop.dev]
+    if blind:
+        found.append(f"the combiner follows dev losses, and these tasks have no dev rows: {', '.join(blind)}")
+    return found
+
+
+def _divided(loop: StageLoop, progress: Progress) -> list[str]:
+    if progress.max_units is None:
+        return []
+    wanted = loop.stage.per_device_train_batch_size
+    return [
+        f"memory was too small for {wanted} rows in one pass: steps were divided into passes of {progress.max_units}"
+    ]
+
+
+def plugin_name(chosen: Chosen | None) -> str:
+    """A plugin's name; empty where the recipe leaves the choice to the contract's own default."""
+    return chosen.entry.name if chosen is not None else ""

@@ -1,0 +1,306 @@
+"""One stage of a run: its strategy, combiner and plan made, its loop run, what it changed measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from hft_core import events
+from hft_core.acceleration import activation_cache, compile, shared_layers
+from hft_core.batching.mixture import Following, Mixture, epoch_rows
+from hft_core.batching.plan import Plan
+from hft_core.batching.shared_inputs import families
+from hft_core.combiner import Combiner
+from hft_core.device.clock import EVALUATION, SAVING
+from hft_core.device.distributed import Machine
+from hft_core.errors import RecipeError
+from hft_core.gradients import one_pass
+from hft_core.model import fsdp, gradient_checkpointing
+from hft_core.model.frozen_layers import NOTHING
+from hft_core.model.hybrid import HybridModel
+from hft_core.plugins.observers import Observers
+from hft_core.recipe.resolve import ResolvedStage
+from hft_core.recipe.stage import DEFAULT_EPOCHS, Stage
+from hft_core.results import CHECKPOINT_FOLDER, COMBINER_FOLDER, Scores, StageResult, stage_result
+from hft_core.runs import assembly, stage_report
+from hft_core.runs.assembly import Material
+from hft_core.runs.stage_report import Counts, plugin_name
+from hft_core.runtime import random_state
+from hft_core.strategy import Strategy
+from hft_core.training import optimizer, weights
+from hft_core.training.checkpoint import Checkpoint
+from hft_core.training.checkpointing import Keeper
+from hft_core.training.evaluation import Selection, score
+from hft_core.training.loop import StageLoop
+
+HEAD_WARMUP_SHARE = 0.1
+"""Share of a stage's steps in which fresh heads train on a trunk that stands still."""
+SAMPLE_ROWS = 8
+"""Dev rows on which a metric is looked for before training."""
+
+
+def batch_of(stage: Stage) -> int:
+    """Units in one optimizer step."""
+    if stage.sampling.batch_size:
+        return sum(stage.sampling.batch_size.values())
+    return stage.per_device_train_batch_size * stage.gradient_accumulation_steps
+
+
+def units_of(stage: Stage, an_epoch: int) -> int:
+    """Units that the stage sees in all, when an epoch has `an_epoch`."""
+    if stage.max_steps is not None:
+        return stage.max_steps * batch_of(stage)
+    return max(1, round((stage.num_train_epochs or DEFAULT_EPOCHS) * an_epoch))
+
+
+def head_steps_of(stage: Stage, steps: int, *, fresh: bool, trunk_trains: bool) -> int:
+    """Steps in which only heads train (see `Stage.head_warmup_steps`)."""
+    if stage.head_warmup_steps != "auto":
+        return min(stage.head_warmup_steps, steps)
+    return round(HEAD_WARMUP_SHARE * steps) if fresh and trunk_trains else 0
+
+
+def plan_of(stage: Stage, material: Material, index: int) -> tuple[Plan, int]:
+    """The stage's plan, and the units in one of its epochs."""
+    lengths = {task: material.examples["train"][task].lengths for task in stage.tasks}
+    counts = {task: len(values) for task, values in lengths.items()}
+    replay = material.resolved.recipe.replay_in(stage)
+    an_epoch = epoch_rows(counts, stage.sampling, replay)
+    plan = Plan(
+        lengths,
+        Mixture(counts, stage.sampling, replay),
+        batch=batch_of(stage),
+        total=units_of(stage, an_epoch),
+        seed=material.resolved.recipe.seed,
+        stage=index,
+        families=families({task: material.examples["train"][task] for task in stage.tasks}, material.heads),
+    )
+    return plan, an_epoch
+
+
+def begin(resolved: ResolvedStage, model: HybridModel) -> tuple[Strategy, Combiner, Counts]:
+    """Let the stage's strategy and heads have the model, up to what trains.
+
+    Raises `RecipeError` when nothing does, and what the strategy and the combiner raise.
+    """
+    stage = resolved.stage
+    trunk = _size(model.trunk.parameters())
+    strategy, combiner = assembly.strategy_of(resolved), assembly.combiner_of(resolved)
+    writing = [task for task in stage.tasks if model.head(task).generates and not strategy.generates]
+    if writing:
+        raise RecipeError(
+            f"stage '{stage.name}': the task '{writing[0]}' writes text, and text cannot be generated under strategy "
+            f"'{plugin_name(resolved.strategy)}'"
+        )
+    strategy.apply(model.backbone, stage.tasks)
+    model.strategy = strategy
+    gradient_checkpointing.set_for(stage, model)
+    model.choose_heads(stage.tasks)
+    counts = Counts(_size(model.trunk_parameters()), trunk, _size(model.head_parameters(stage.tasks)))
+    if not counts.trainable and not counts.heads:
+        raise RecipeError(
+            f"stage '{stage.name}' trains nothing: the strategy keeps the trunk still, and the heads of its tasks "
+            f"({', '.join(stage.tasks)}) came with the trunk and train only with it"
+        )
+    return strategy, combiner, counts
+
+
+def fold_into(model: HybridModel) -> None:
+    """Fold what the model's strategy added into the trunk."""
+    model.strategy.fold(model.backbone)
+    model.strategy, model.frozen = Strategy(), NOTHING
+
+
+def selection_of(stage: Stage, material: Material, machine: Machine) -> Selection:
+    """The stage's rule for the best weights; a metric that it names is looked for on a few rows before training."""
+    selection = Selection(stage, material.heads)
+    dev = material.examples["dev"]
+    if selection.task and stage.eval_strategy != "no":
+        if selection.task not in dev:
+            raise RecipeError(
+                f"stage '{stage.name}': metric_for_best_model '{stage.metric_for_best_model}' cannot be measured: "
+                f"the task '{selection.task}' has no dev rows"
+            )
+        few = {selection.task: dev[selection.task].of(np.arange(min(SAMPLE_ROWS, len(dev[selection.task].sizes))))}
+        selection.check(score(material.model, few, few, machine, seed=material.resolved.recipe.seed))
+    return selection
+
+
+@dataclass
+class Stages:
+    """The stages of a run, one after another on one model."""
+
+    material: Material
+    machine: Machine
+    observers: Observers
+    folder: Path
+    """Where the best weights are kept while training."""
+    name: str = ""
+    """Of the stage that runs."""
+    trunk_changed: bool = False
+    """The trunk's own weights are not those that the backbone was opened with."""
+    scores: Scores = field(default_factory=dict)
+    """Dev scores of the tasks that know something, with the weights as they are now."""
+    keeper: Keeper | None = None
+    """Saves the run's state as it goes on; None where nothing is kept."""
+    done: list[StageResult] = field(default_factory=list)
+    """The results of the stages before."""
+    _own: frozenset[int] = frozenset()
+    """The ids of the parameters that the trunk was opened with."""
+    _at: Checkpoint | None = None
+    """Where the next stage goes on, if it was begun before."""
+
+    def begin(self, at: Checkpoint | None = None) -> None:
+        """Make the model ready for the first stage, or for the one that the checkpoint is of."""
+        self.material.model.to(self.machine.device)
+        self._own = frozenset(id(parameter) for parameter in self.material.model.trunk.parameters())
+        for each in self.material.resolved.stages:  # a later stage's mistake is not to be found after hours
+            selection_of(each.stage, self.material, self.machine)
+        if at is not None:
+            self._take_up(at)
+        self._at = at
+
+    def next(self) -> StageResult:
+        """Run the stage after those that are done."""
+        index, at, self._at = len(self.done), self._at, None
+        resolved = self.material.resolved
+        result = self.run(index, resolved.stages[index], fold=resolved.folds_after(index), at=at)
+        self.done.append(result)
+        return result
+
+    def _take_up(self, at: Checkpoint) -> None:
+        """Bring the model to where the checkpoint's stage began."""
+        state, model, resolved = at.state, self.material.model, self.material.resolved
+        self.done = [stage_result(value) for value in state["done"]]
+        self.trunk_changed, self.scores = state["trunk_changed"], state["before"]
+        for result in self.done:
+            for task in result.tasks:
+                model.head(task).pretrained = True
+        for stage in resolved.strategies_before(state["stage"]):  # parts that the stage found in the trunk
+            model.strategy = assembly.strategy_of(stage)
+            model.strategy.apply(model.backbone, stage.stage.tasks)
+        base = at.tensors("base")
+        if base:
+            weights.put(base, weights.whole_state(model))
+
+    def run(self, index: int, resolved: ResolvedStage, *, fold: bool, at: Checkpoint | None = None) -> StageResult:
+        """Run stage `index`, from its beginning or from a checkpoint of it; with `fold`, what its strategy added is
+        folded into the trunk afterwards."""
+        self.machine.clock.restart()
+        stage, model = resolved.stage, self.material.model
+        self.name = stage.name
+        base = self._keep_base(index, at)
+        # A stage's fresh weights depend on the seed and the stage, and not on what came before it.
+        random_state.seed(random_state.random_seed(self.material.resolved.recipe.seed, index))
+        strategy, combiner, counts = begin(resolved, model)
+        model.to(self.machine.device)  # what the strategy added
+        combiner.to(self.machine.device)
+        division = fsdp.divide(model, self._own, self.machine)
+        moves = counts.trainable > 0
+        if at is None:
+            self.measure([task for task in model.heads if model.head(task).pretrained])
+        before = dict(self.scores)
+        loop = self._loop(index, resolved, strategy, combiner)
+        work = activation_cache.of_stage(loop)
+        compiled = compile.of_stage(loop, work, at)
+        shared_layers.settle(model, {task: loop.train[task] for task in stage.tasks}, self.machine, seed=loop.seed)
+        one_pass.settle(loop, compiled=compiled.record["chosen"])
+        step = 0 if at is None else at.state["loop"]["progress"]["step"]
+        stages = len(self.material.resolved.stages)
+        told = stage_report.announcement(index, stages, resolved, loop, counts, before, step, work, compiled)
+        self.observers.emit("stage_started", told)
+        if self.keeper is not None:
+            self.keeper.run |= {
+                "stage": index,
+                "done": [asdict(result) for result in self.done],
+                "trunk_changed": self.trunk_changed,
+                "before": before,
+                "compilation": compiled.record,
+            }
+            self.keeper.links = base
+        with work, compiled:
+            progress = loop.run(work, at)
+        if combiner.state_dict() and self.machine.leads:
+            place = self.folder / COMBINER_FOLDER / f"{index + 1}-{stage.name}.safetensors"
+            weights.save(place, combiner.state_dict())
+        for task in stage.tasks:
+            model.head(task).pretrained = True
+        still_true = {} if moves else {task: s for task, s in before.items() if task not in stage.tasks}
+        at_best = next((e.scores for e in progress.history if e.step == progress.best_step), {})
+        self.scores = {**still_true, **at_best}
+        self.measure([*before, *stage.tasks], progress.best_step)
+        result = stage_report.result(resolved, loop, progress, counts, before, self.scores, work, compiled)
+        division.undo()
+        if fold:
+            fold_into(model)
+            self.trunk_changed = self.trunk_changed or moves
+        self.observers.emit("stage_finished", events.StageFinished(result=result))
+        return result
+
+    def _keep_base(self, index: int, at: Checkpoint | None) -> dict[str, Path]:
+        """The file of what earlier stages made of the model, which all checkpoints of the stage hold."""
+        if index == 0 or self.keeper is None:
+            return {}
+        path = self.folder / CHECKPOINT_FOLDER / f"{index + 1}-{self.name}.base.safetensors"
+        with self.machine.clock.part(SAVING):
+            weights.save(path, weights.whole_state(self.material.model))
+        return {"base": path}
+
+    def measure(self, tasks: Iterable[str], step: int = 0) -> None:
+        """Fill in the dev scores of those of `tasks` that have none with the weights as they are."""
+        self.scores |= self.score("dev", [task for task in dict.fromkeys(tasks) if task not in self.scores], step)
+
+    def score(self, split: str, tasks: Iterable[str], step: int = 0) -> Scores:
+        """The scores of those of `tasks` that have rows in `split`, announced to the observers."""
+        examples, seed = self.material.examples[split], self.material.resolved.recipe.seed
+        scored = tuple(task for task in tasks if task in examples)
+        if not scored:
+            return {}
+        started = time.perf_counter()
+        self.observers.emit("evaluation_started", events.EvaluationStarted(stage=self.name, split=split, tasks=scored))
+        with self.machine.clock.part(EVALUATION):
+            scores = score(self.material.model, scored, examples, self.machine, seed=seed)
+        seconds = time.perf_counter() - started
+        self.observers.emit(
+            "evaluation_finished",
+            events.EvaluationFinished(stage=self.name, split=split, step=step, scores=scores, seconds=seconds),
+        )
+        return scores
+
+    def _loop(self, index: int, resolved: ResolvedStage, strategy: Strategy, combiner: Combiner) -> StageLoop:
+        stage, material, model = resolved.stage, self.material, self.material.model
+        plan, an_epoch = plan_of(stage, material, index)
+        fresh = any(not model.head(task).pretrained for task in stage.tasks)
+        head_steps = head_steps_of(stage, plan.steps, fresh=fresh, trunk_trains=bool(model.trunk_parameters()))
+        rate = optimizer.rates(stage, strategy.learning_rate)
+        adamw, schedule = optimizer.make(model, combiner, stage, rate, steps=plan.steps, head_steps=head_steps)
+        return StageLoop(
+            stage=stage,
+            index=index,
+            seed=material.resolved.recipe.seed,
+            model=model,
+            combiner=combiner,
+            plan=plan,
+            units_an_epoch=an_epoch,
+            head_steps=head_steps,
+            rates=rate,
+            optimizer=adamw,
+            schedule=schedule,
+            train=material.examples["train"],
+            dev=material.examples["dev"],
+            machine=self.machine,
+            selection=selection_of(stage, material, self.machine),
+            following=Following(stage.sampling, stage.tasks),
+            observers=self.observers,
+            best_file=self.folder / CHECKPOINT_FOLDER / f"{index + 1}-{stage.name}.safetensors",
+            keeper=self.keeper,
+        )
+
+
+def _size(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)

@@ -1,0 +1,122 @@
+"""What a recipe would do, without training: rows, parameters, steps and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hft_core.device import distributed
+from hft_core.recipe.resolve import Resolved
+from hft_core.recipe.schema import Recipe
+from hft_core.recipe.stage import Stage
+from hft_core.runs import assembly
+from hft_core.runs.assembly import HostData, Material
+from hft_core.runs.stage_report import plugin_name
+from hft_core.runs.stages import begin, fold_into, plan_of, selection_of
+from hft_core.runtime.run_lock import in_turn
+
+BYTES = 4
+"""Of a float32 value."""
+ACTIVATION_BYTES = 68
+"""Kept for the backward pass, by token, layer and hidden unit, in float32: twice the 34 of 16-bit values in Korthikanti
+et al. 2022, arXiv:2205.05198, without attention scores, which fused attention does not keep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOutlook:
+    """One stage, not run."""
+
+    name: str
+    tasks: tuple[str, ...]
+    strategy: str
+    combiner: str
+    steps: int
+    trainable: int
+    """Trunk parameters that train."""
+    trunk: int
+    heads: int
+    memory: int
+    """Bytes, estimated: weights, gradients, optimizer state and activations of one batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a recipe would do."""
+
+    recipe: Recipe
+    """In full."""
+    rows: dict[str, dict[str, int]]
+    """By task and split."""
+    examples: dict[str, dict[str, int]]
+    """The same after tokenising, where long texts may have become several examples."""
+    stages: tuple[StageOutlook, ...]
+
+
+@in_turn
+def inspect(resolved: Resolved, *, host_data: HostData | None = None, trust_remote_code: bool = False) -> Outlook:
+    """Load and check everything that the recipe names, and apply its strategies in turn.
+
+    Raises what `hft_core.run` raises before training.
+    """
+    material = assembly.assemble(resolved, host_data=host_data or {}, trust_remote_code=trust_remote_code)
+    _check_metrics(material)
+    return Outlook(
+        recipe=resolved.recipe,
+        rows={task: {split: len(part) for split, part in splits.items()} for task, splits in material.rows.items()},
+        examples=_by_task({s: {task: len(part) for task, part in e.items()} for s, e in material.examples.items()}),
+        stages=_stages(material),
+    )
+
+
+def _check_metrics(material: Material) -> None:
+    """Raise `RecipeError` for a metric that a stage names and that its task has not."""
+    naming = [each.stage for each in material.resolved.stages if each.stage.metric_for_best_model]
+    if naming:
+        where = distributed.find("fp32")
+        material.model.to(where.device)
+        for stage in naming:
+            selection_of(stage, material, where)
+
+
+def _by_task(by_split: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    tasks = dict.fromkeys(task for counts in by_split.values() for task in counts)
+    return {task: {split: counts[task] for split, counts in by_split.items() if task in counts} for task in tasks}
+
+
+def _stages(material: Material) -> tuple[StageOutlook, ...]:
+    found = []
+    model = material.model
+    for index, resolved in enumerate(material.resolved.stages):
+        stage = resolved.stage
+        _, _, counts = begin(resolved, model)
+        plan, _ = plan_of(stage, material, index)
+        found.append(
+            StageOutlook(
+                name=stage.name,
+                tasks=stage.tasks,
+                strategy=plugin_name(resolved.strategy),
+                combiner=plugin_name(resolved.combiner),
+                steps=plan.steps,
+                trainable=counts.trainable,
+                trunk=counts.trunk,
+                heads=counts.heads,
+                memory=_memory(material, stage, counts.trainable, counts.heads),
+            )
+        )
+        if material.resolved.folds_after(index):
+            fold_into(model)
+    return tuple(found)
+
+
+def _memory(material: Material, stage: Stage, trainable: int, heads: int) -> int:
+    model = material.model
+    weights = BYTES * sum(parameter.numel() for parameter in model.parameters())
+    learning = 3 * BYTES * (trainable + heads)  # a gradient and AdamW's two moments
+    lengths = np.concatenate([material.examples["train"][task].lengths for task in stage.tasks])
+    tokens = stage.per_device_train_batch_size * int(np.quantile(lengths, 0.95))
+    if stage.max_tokens_per_batch:
+        tokens = min(tokens, stage.max_tokens_per_batch)
+    depth = len(model.backbone.layers) if trainable else 1
+    return weights + learning + ACTIVATION_BYTES * tokens * depth * model.backbone.hidden_size

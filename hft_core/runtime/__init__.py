@@ -1,0 +1,1 @@
+"""Manage what one process has on one machine: files, locks, caches, signals."""

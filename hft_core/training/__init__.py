@@ -1,0 +1,1 @@
+"""Train one stage: the loop, its optimizer, evaluation and checkpoints."""

@@ -1,0 +1,234 @@
+"""Checkpoints: folders that appear whole or not at all, and the newest of them that is sound.
+
+A checkpoint is written beside its place, every file is synced, a manifest with sizes and hashes comes last, and a
+rename publishes it; only then are older ones removed. Tensors are safetensors, all else is JSON: nothing in it can run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hft_core.errors import RunError, UsageError
+from hft_core.results import read_json, write_text
+from hft_core.runtime.file_hash import sha256
+
+FORMAT = 2
+MANIFEST, STATE, LATEST = "manifest.json", "state.json", "LATEST"
+_BEFORE = "~"
+"""Ends the name of a checkpoint while another is put into its place."""
+_NAME = re.compile(rf"\d{{4}}-\d{{8}}{_BEFORE}?")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that was found to be whole."""
+
+    path: Path
+    state: dict[str, Any]
+    step: int
+    """Of its stage."""
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors that were saved under `name`; none where there were none."""
+        file = self.path / f"{name}.safetensors"
+        return load_file(file) if file.exists() else {}
+
+
+class Checkpoints:
+    """Those of one run."""
+
+    def __init__(self, folder: Path, *, recipe: str, limit: int) -> None:
+        """`recipe`: the hash of the run's recipe; `limit`: how many are kept."""
+        self.folder, self.recipe, self.limit = folder, recipe, limit
+        self._known: dict[tuple[int, int], str] = {}
+
+    def publish(
+        self,
+        stage: int,
+        step: int,
+        world: int,
+        state: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        links: Mapping[str, Path],
+    ) -> float:
+        """Write a checkpoint of step `step` of stage `stage`, computed by `world` processes, with the files `links` as
+        they are; the seconds it took.
+
+        Raises `RunError` when it cannot be written; the ones before are left as they are.
+        """
+        started = time.perf_counter()
+        name = f"{stage:04d}-{step:08d}"
+        place = {"stage": stage, "step": step, "world_size": world}
+        beside = self.folder / f".{name}.{uuid.uuid4().hex[:8]}"
+        try:
+            beside.mkdir(parents=True)
+            self._fill(beside, place, state, tensors, links)
+            self._put(beside, self.folder / name)
+            write_text(self.folder / LATEST, name + "\n")
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            last = self._names()
+            rest = f"; the last good one is {last[0]}" if last else ""
+            reason = getattr(error, "strerror", None) or str(error)
+            raise RunError(f"{self.folder}: a checkpoint cannot be written: {reason}{rest}") from error
+        # What has a later name is damaged: the run was taken up again from before it.
+        good = [each for each in self._names() if each <= name]
+        for old in set(self._names()) - set(good[: self.limit]):
+            self._remove(self.folder / old)
+        return time.perf_counter() - started
+
+    def _fill(
+        self,
+        beside: Path,
+        place: Mapping[str, int],
+        state: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        links: Mapping[str, Path],
+    ) -> None:
+        files = {}
+        for name, part in tensors.items():
+            if part:
+                path = beside / f"{name}.safetensors"
+                save_file({key: tensor.detach().to("cpu").contiguous() for key, tensor in part.items()}, path)
+                _sync(path)
+                files[path.name] = path
+        for name, source in links.items():
+            path = beside / f"{name}.safetensors"
+            try:
+                os.link(source, path)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(source, path)
+                _sync(path)
+            files[path.name] = path
+        (beside / STATE).write_text(json.dumps(state), encoding="utf-8")
+        _sync(beside / STATE)
+        files[STATE] = beside / STATE
+        manifest = {
+            "format": FORMAT,
+            "recipe": self.recipe,
+            **place,
+            "files": {name: {"size": path.stat().st_size, "sha256": self._hash(path)} for name, path in files.items()},
+        }
+        (beside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        _sync(beside / MANIFEST)
+        _sync(beside)
+
+    def _hash(self, path: Path) -> str:
+        """The file's hash; one that is linked into several checkpoints is read once."""
+        status = path.stat()
+        key = (status.st_ino, status.st_mtime_ns)
+        if status.st_nlink == 1 or key not in self._known:
+            self._known[key] = sha256(path)
+        return self._known[key]
+
+    def _put(self, beside: Path, place: Path) -> None:
+        """Publish. The checkpoint that has the place already (saved at the same step, or damaged) stays beside it under
+        another name until then, so that there is one at every moment."""
+        before = place.with_name(place.name + _BEFORE)
+        if place.exists():
+            if before.exists():
+                self._remove(before)
+            os.rename(place, before)
+        os.rename(beside, place)
+        _sync(self.folder)
+
+    def _remove(self, path: Path) -> None:
+        """Take a checkpoint away such that no half of it is ever seen under its name."""
+        away = self.folder / f".{path.name}.{uuid.uuid4().hex[:8]}"
+        os.rename(path, away)
+        shutil.rmtree(away, ignore_errors=True)
+
+    def newest(self, report: Callable[[str], None]) -> Checkpoint | None:
+        """The newest whole checkpoint; `report` is told of those that are damaged. None where there is none at all.
+
+        Raises `UsageError` when all are damaged, or when the newest whole one belongs to another recipe.
+        """
+        problems = []
+        for name in self._names():
+            path = self.folder / name
+            try:
+                return self._checked(path)
+            except _DamagedError as error:
+                problems.append(f"{path}: {error}")
+                report(f"checkpoint {name} is not used: {error}")
+        if problems:
+            raise UsageError(
+                f"no checkpoint in {self.folder} can be used ({problems[0]}); remove that folder to start the run anew"
+            )
+        return None
+
+    def clear_leftovers(self) -> None:
+        """Remove everything that is no checkpoint: what writes that were cut off left behind, and files that a stage
+        makes anew, or takes from its checkpoint."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if path.name == LATEST or _NAME.fullmatch(path.name):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _names(self) -> list[str]:
+        """Published checkpoints, the newest first; of two of the same step, the one that is to stay first."""
+        if not self.folder.is_dir():
+            return []
+        names = [path.name for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(names, key=lambda name: (name.removesuffix(_BEFORE), not name.endswith(_BEFORE)), reverse=True)
+
+    def _checked(self, path: Path) -> Checkpoint:
+        """A checkpoint whose files are all as the manifest says."""
+        manifest = _manifest_of(path)
+        try:
+            files = {str(name): (facts["size"], facts["sha256"]) for name, facts in manifest["files"].items()}
+            recipe, step = manifest["recipe"], int(manifest["step"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _DamagedError(f"its manifest cannot be read ({type(error).__name__})") from error
+        for name, (size, digest) in files.items():
+            file = path / name
+            if Path(name).name != name or not file.is_file():
+                raise _DamagedError(f"its file {name} is missing")
+            if file.stat().st_size != size or sha256(file) != digest:
+                raise _DamagedError(f"its file {name} is not as it was written")
+        if recipe != self.recipe:
+            raise UsageError(
+                f"{path} belongs to another recipe than the one given: resume it with its own, or start anew"
+            )
+        return Checkpoint(path, json.loads((path / STATE).read_text(encoding="utf-8")), step)
+
+
+class _DamagedError(Exception):
+    """A checkpoint is not whole."""
+
+
+def _manifest_of(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint of this format."""
+    try:
+        manifest: dict[str, Any] = read_json(path / MANIFEST)
+        version = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _DamagedError(f"its manifest cannot be read ({type(error).__name__})") from error
+    if version != FORMAT:
+        raise _DamagedError(f"it has format {version}, and this hft reads format {FORMAT}")
+    return manifest
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,46 @@
+"""How far a stage has come, and what it has found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hft_core.device.flops import Work
+from hft_core.results import Evaluation
+
+
+@dataclass
+class Progress:
+    """What has happened in the stage so far."""
+
+    step: int = 0
+    history: list[Evaluation] = field(default_factory=list)
+    best_step: int = 0
+    best_score: float = -math.inf
+    evaluations_since_best: int = 0
+    stopped_early: bool = False
+    rows: int = 0
+    tokens: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    max_units: int | None = None
+    """Units in one pass, where memory was too small for as many as the recipe says."""
+    work: Work = field(default_factory=Work)
+    """What this process computed."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By part of the work (`hft_core.device.clock`), when the progress was last saved."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The values as JSON holds them."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Progress:
+        """The inverse of `to_json`."""
+        history = [Evaluation(**evaluation) for evaluation in value["history"]]
+        return cls(**{**value, "history": history, "work": Work(**value["work"])})
+
+    def is_evaluated(self) -> bool:
+        """Whether the step done last was evaluated."""
+        return bool(self.history) and self.history[-1].step == self.step

@@ -1,0 +1,80 @@
+"""Weights that train, in a file that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hft_core.device import dtensor
+from hft_core.errors import RunError
+
+
+def trained_state(model: nn.Module, combiner: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """What the optimizer moves in the model (at the time or later: a warm-up of the heads holds the trunk still), and
+    the combiner's parameters and buffers, by name; tied ones once."""
+    moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = {f"model.{name}": p for name, p in model.named_parameters() if id(p) in moved}
+    return {**trained, **{f"combiner.{name}": tensor for name, tensor in combiner.state_dict(keep_vars=True).items()}}
+
+
+def save(path: Path, state: dict[str, Tensor]) -> None:
+    """Write `state` to `path`: beside it first, then renamed, so that a file of that name is always complete.
+
+    Raises `RunError` when that fails.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}, beside)
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        beside.unlink(missing_ok=True)
+        raise RunError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+
+
+def put(found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy the tensors `found` into those of `state`, which must have the same names. A buffer may have another size by
+    now (a combiner's, which it gets at its first step)."""
+    with torch.no_grad():
+        for name, tensor in state.items():
+            if tensor.shape != found[name].shape and not isinstance(tensor, nn.Parameter):
+                tensor.resize_(found[name].shape)
+            tensor.copy_(dtensor.like(tensor, found[name]))
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer of the model by name, tied ones once."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        found.setdefault(id(tensor), (name, tensor))
+    return dict(found.values())
+
+
+def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's moments and step counts, by the number of their parameter."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {
+        f"{number}.{name}": value
+        for number, parameter in enumerate(parameters)
+        for name, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_optimizer_state(optimizer: Optimizer, state: dict[str, Tensor]) -> None:
+    """The inverse of `optimizer_state`, for an optimizer of the same parameters."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.state.clear()
+    for name, value in state.items():
+        number, _, key = name.partition(".")
+        parameter = parameters[int(number)]
+        moment = value.shape == parameter.shape  # not the count of steps
+        optimizer.state[parameter][key] = dtensor.like(parameter, value) if moment else value.to(parameter.device)

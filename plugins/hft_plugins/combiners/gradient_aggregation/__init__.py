@@ -1,0 +1,1 @@
+"""Combiners that aggregate per-task gradients."""

@@ -1,0 +1,44 @@
+"""`fairgrad`: the combination whose gains are shared fairly among the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+from torch import Tensor
+from torchjd.aggregation import FairGradWeighting
+
+from hft_core.combiner import At
+from hft_plugins.combiners.gradient_aggregation import gradients
+from hft_plugins.combiners.gradient_aggregation.gramian import GramianCombiner
+
+
+class Options(gradients.Options):
+    """Where the gradients are taken, and the kind of fairness."""
+
+    alpha: float = Field(
+        default=2.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="1: proportional fairness, as nash-mtl; 2: minimum potential delay; towards infinity: max-min",
+    )
+
+
+class FairGrad(GramianCombiner):
+    """Weights w with G·w = w^(−1/alpha), where G is the gradients' Gramian: the alpha-fair solution.
+
+    Source: Ban and Ji 2024, arXiv:2402.15638, equation 4, by torchjd's `FairGradWeighting`.
+    """
+
+    def __init__(self, tasks: tuple[str, ...], *, at: At, alpha: float) -> None:
+        super().__init__(tasks, at=at)
+        self.weighting = FairGradWeighting(alpha=alpha)
+        # If w solves it for G, scale^(−alpha / (1 + alpha))·w does for scale·G.
+        self.degree = -alpha / (1 + alpha)
+
+    def solve(self, gramian: Tensor, scale: Tensor, present: Tensor) -> Tensor:
+        return self.weighting(gramian.cpu().double()).to(gramian) * scale**self.degree
+
+
+def build(options: Options, *, tasks: Sequence[str]) -> FairGrad:
+    return FairGrad(tuple(tasks), at=options.at, alpha=options.alpha)

@@ -1,0 +1,19 @@
+"""`imtl-g`: the combination that has the same projection on every task's gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torchjd.aggregation import IMTLGWeighting
+
+from hft_plugins.combiners.gradient_aggregation.gradients import Options as Options
+from hft_plugins.combiners.gradient_aggregation.gramian import TorchJD
+
+
+def build(options: Options, *, tasks: Sequence[str]) -> TorchJD:
+    """Weights that sum to 1 and give a direction with the same projection on each task's unit gradient.
+
+    Source: Liu et al. 2021 (impartial multi-task learning, gradient balance), ICLR; where the gradients are linearly
+    dependent, its generalisation in arXiv:2406.16232.
+    """
+    return TorchJD(tuple(tasks), at=options.at, weighting=IMTLGWeighting())

@@ -1,0 +1,1 @@
+"""Combiners that weigh the losses of a step."""

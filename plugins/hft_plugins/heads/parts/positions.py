@@ -1,0 +1,31 @@
+"""What heads that score each token have in common."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from hft_core.backbone import Backbone, Features
+from hft_plugins.heads.parts.sequence import ScoringHead
+
+
+class PositionLinear(nn.Module):
+    """For backbones whose family has no module of its own: a linear layer on each token's hidden state."""
+
+    def __init__(self, hidden_size: int, outputs: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(hidden_size, outputs)
+
+    def forward(self, features: Features) -> Tensor:
+        """→ `[batch, seq, outputs]`"""
+        outputs: Tensor = self.output(features.hidden)
+        return outputs
+
+
+class PositionHead(ScoringHead):
+    """One vector of outputs a token: `outputs` gives `[batch, seq, outputs]`."""
+
+    def attach_positions(self, backbone: Backbone, outputs: int, plain_class: str) -> None:
+        """Make the module that scores the tokens."""
+        self.scorer = backbone.sequence_module(plain_class, num_labels=outputs) or PositionLinear(
+            backbone.hidden_size, outputs
+        )

@@ -1,0 +1,1 @@
+"""Bottleneck adapters: shared, per task, and their fusion."""

@@ -1,0 +1,1 @@
+"""Strategies that inject a method of PEFT."""

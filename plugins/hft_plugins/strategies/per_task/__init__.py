@@ -1,0 +1,1 @@
+"""Strategies with parameters of the trunk that each task has for itself."""

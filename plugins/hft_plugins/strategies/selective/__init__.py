@@ -1,0 +1,1 @@
+"""Strategies that choose which of the trunk's own parameters train, and how fast."""

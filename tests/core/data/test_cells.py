@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hft_core.data.cells import as_label, as_list, as_number, problem
+from hft_core.head import Column
+
+WORDS = Column("words", "text", many=True, separator=" ")
+LABELS = Column("labels", "label", target=True, many=True, separator=";")
+SHARES = Column("shares", "number", target=True, many=True)
+CHOICES = Column("choices", "text", many=True)
+MESSAGES = Column("messages", "messages")
+
+
+def test_labels_and_numbers_are_used_by_their_plain_value() -> None:
+    assert [as_label(value) for value in (True, False, 3, " sport ", "3")] == ["true", "false", "3", "sport", "3"]
+    assert [as_number(value) for value in (3, 2.5, " 3.5 ", "1e-3")] == [3.0, 2.5, 3.5, 0.001]
+
+
+@pytest.mark.parametrize(
+    ("value", "column", "values"),
+    [
+        (["a", "b"], WORDS, ["a", "b"]),
+        ([], WORDS, []),
+        (" a  b\tc ", WORDS, ["a", "b", "c"]),
+        ('["a b", "c"]', WORDS, ["a b", "c"]),
+        ("['a b', \"it's\"]", WORDS, ["a b", "it's"]),
+        ("[sic] he said", WORDS, ["[sic]", "he", "said"]),
+        ("[see below]", WORDS, ["[see", "below]"]),
+        ("a; b c;d", LABELS, ["a", "b c", "d"]),
+        ("a;;b", LABELS, ["a", "", "b"]),
+        ("", LABELS, []),
+        ("  ", LABELS, []),
+        ("[]", LABELS, []),
+        (3, LABELS, [3]),
+        ("[0.25, 0.75]", SHARES, [0.25, 0.75]),
+        (0.5, SHARES, [0.5]),
+        ("0.5", SHARES, ["0.5"]),
+        ("one choice; not two", CHOICES, ["one choice; not two"]),
+        ('[{"role": "user", "content": "hi"}]', MESSAGES, [{"role": "user", "content": "hi"}]),
+    ],
+)
+def test_a_cell_of_many_values_is_a_list_or_a_text_that_is_divided(value: Any, column: Column, values: Any) -> None:
+    assert as_list(value, column) == values
+
+
+@pytest.mark.parametrize(
+    ("value", "column", "found"),
+    [
+        (
+            None,
+            WORDS,
+            "found nothing (null, or no such key), expected a list of non-empty texts, or a text",
+        ),
+        ([], WORDS, "found an empty list, expected a list of non-empty texts"),
+        ("", WORDS, "found an empty list"),
+        ([], CHOICES, "found an empty list, expected a list of non-empty texts"),
+        (["a", " "], WORDS, "item 2: found ' ', expected a non-empty text"),
+        (["a", None], WORDS, "item 2: found nothing"),
+        (["a", 3], WORDS, "item 2: found 3, expected a non-empty text"),
+        (["a", "\ud800"], WORDS, "item 2: found '\\ud800'"),
+        ({"a": 1}, WORDS, "item 1: found {'a': 1}"),
+        (None, LABELS, "expected a list of labels, or a text divided at ';'"),
+        ("a;;b", LABELS, "item 2: found '', expected a label"),
+        ([1.5], LABELS, "item 1: found 1.5, expected a label"),
+        ([["a"]], LABELS, "item 1: found ['a'], expected a label"),
+        ([0.5, "x"], SHARES, "item 2: found 'x', expected a finite number"),
+        ([float("nan")], SHARES, "item 1: found nan"),
+        (None, MESSAGES, "found nothing (null, or no such key), expected a list of messages {role, content}"),
+        ([], MESSAGES, "found an empty list"),
+        ("hello", MESSAGES, "message 1: found 'hello', expected {role, content}"),
+        (
+            [{"role": "bot", "content": "a"}],
+            MESSAGES,
+            "message 1: found the role 'bot', expected one of system",
+        ),
+        ([{"content": "a"}], MESSAGES, "message 1: found the role nothing"),
+        (
+            [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}],
+            MESSAGES,
+            "message 2: found the content ' ', expected a non-empty text",
+        ),
+        ([{"role": "user"}], MESSAGES, "found the content nothing"),
+    ],
+)
+def test_a_bad_list_says_which_item_what_was_found_and_what_was_expected(
+    value: Any, column: Column, found: str
+) -> None:
+    said = problem(value, column)
+    assert said.startswith(found) or found in said
+    assert "\n" not in said
+    assert len(said) < 160
+
+
+def test_good_lists_have_no_problem() -> None:
+    conversation = [{"role": role, "content": "a"} for role in ("system", "user", "assistant", "tool")]
+    for value, column in (
+        (["a", "b"], WORDS),
+        ("a b", WORDS),
+        ([], LABELS),
+        ("", LABELS),
+        (["a", 1, True], LABELS),
+        ([], SHARES),
+        (["0.5", 1], SHARES),
+        (conversation, MESSAGES),
+    ):
+        assert problem(value, column) == ""
