@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,49 @@ _caches = tempfile.TemporaryDirectory(prefix="hft-test-cache-")  # a person's ow
 os.environ["HFT_CACHE"] = _caches.name
 os.environ.pop("HFT_BLOCK", None)
 os.environ.pop("HFT_ALLOW", None)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("hft")
+    group.addoption("--whole", action="store_true", help="run all cases of tests that are sampled otherwise")
+    group.addoption("--sample-seed", default=None, help="seed of the samples; default: the commit that is checked out")
+
+
+def _sample_seed(config: pytest.Config) -> str:
+    given = config.getoption("--sample-seed")
+    if given is not None:
+        return str(given)
+    command = ["git", "-C", str(config.rootpath), "rev-parse", "HEAD"]
+    try:
+        head = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return "0"
+    return head.stdout.strip()[:12] or "0"
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return "samples: all cases" if config.getoption("--whole") else f"samples: --sample-seed={_sample_seed(config)}"
+
+
+@pytest.hookimpl(trylast=True)  # after -k and -m: the sample is of what they leave
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep a seeded sample of the cases of each test marked `sampled(COUNT)`, unless `--whole` asks for all."""
+    if config.getoption("--whole"):
+        return
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out: set[pytest.Item] = set()
+    for test, group in cases.items():
+        marker = group[0].get_closest_marker("sampled")
+        assert marker is not None
+        count = min(marker.args[0], len(group))
+        kept = random.Random(f"{_sample_seed(config)} {test}").sample(group, count)
+        left_out.update(set(group) - set(kept))
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="module")
