@@ -1,7 +1,7 @@
 """Writes `api.md`, the list of public names, from the code: `python docs/reference/api_page.py`.
 
-`--release` writes `api-released.txt` instead: the names as they are at a release. Until the next one, a name that is
-not as it was there has to be told of in a changelog fragment.
+`--release` writes `api-released.txt` instead: the names as of a release. Until the next release, each added, removed or
+changed name has to be announced in an unreleased section of `CHANGELOG.md`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 PAGE = Path(__file__).with_name("api.md")
 RELEASED = Path(__file__).with_name("api-released.txt")
+CHANGELOG = Path(__file__).parents[2] / "CHANGELOG.md"
 
 PUBLIC: dict[str, tuple[str, ...]] = {
     "hft_core": (),
@@ -83,15 +84,24 @@ def lines() -> list[str]:
     return sorted(found)
 
 
-def unannounced(released: list[str], now: list[str], fragments: str) -> list[str]:
-    """The names that came, went or changed since the release without being in the text of a changelog fragment.
+def announcements(changelog: str) -> str:
+    """Return the sections of the changelog that are not released: those whose heading has no date."""
+    sections = re.split(r"^(?=## \[)", changelog, flags=re.MULTILINE)[1:]
+    return "".join(
+        section for section in sections if not re.match(r"## \[.*\] - \d{4}-\d{2}-\d{2}$", section, re.MULTILINE)
+    )
 
-    A name is told of as `` `Head.learn` `` or `hft_core.head.Head.learn`; a class that came or went speaks for its
-    members.
+
+def unannounced(released: list[str], now: list[str], announcements: str) -> list[str]:
+    """Return the names that were added, removed or changed since the release and are not mentioned in `announcements`.
+
+    A name is mentioned as `` `Head.learn` `` or `hft_core.head.Head.learn`; a mentioned class covers its members.
     """
     changed = {_bare(line) for line in {*released} ^ {*now}}
-    told = {(module, name) for module, name in changed if _is_told(module, name, fragments)}
-    silent = [(module, name) for module, name in changed - told if (module, name.partition(".")[0]) not in told]
+    mentioned = {(module, name) for module, name in changed if _is_mentioned(module, name, announcements)}
+    silent = [
+        (module, name) for module, name in changed - mentioned if (module, name.partition(".")[0]) not in mentioned
+    ]
     return sorted(f"{module}.{name}" for module, name in silent)
 
 
@@ -101,8 +111,8 @@ def _bare(line: str) -> tuple[str, str]:
     return module, re.split(r"[^\w.]", signed)[0]
 
 
-def _is_told(module: str, name: str, fragments: str) -> bool:
-    return re.search(rf"(`|\b{re.escape(module)}\.){re.escape(name)}(?![\w.]*\w)", fragments) is not None
+def _is_mentioned(module: str, name: str, announcements: str) -> bool:
+    return re.search(rf"(`|\b{re.escape(module)}\.){re.escape(name)}(?![\w.]*\w)", announcements) is not None
 
 
 def _entry(name: str, value: Any) -> str:

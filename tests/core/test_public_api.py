@@ -1,4 +1,4 @@
-"""The public names: listed as they are, typed, and changed only with a word in the changelog."""
+"""The public names: listed as they are, typed, and changed only with an entry in the changelog."""
 
 from __future__ import annotations
 
@@ -28,19 +28,26 @@ def test_the_page_is_what_its_writer_makes_of_the_code(writer: ModuleType) -> No
     assert written == writer.page(), "run: python docs/reference/api_page.py"
 
 
-def test_a_public_name_changes_only_with_a_changelog_fragment(writer: ModuleType) -> None:
+def test_a_public_name_changes_only_with_a_changelog_entry(writer: ModuleType) -> None:
     released = writer.RELEASED.read_text(encoding="utf-8").splitlines()
-    folder = ROOT / "docs" / "changelog.d"
-    fragments = "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.*.md")))
-    silent = writer.unannounced(released, writer.lines(), fragments)
-    assert silent == [], f"tell of these in a fragment (docs/changelog.d/README.md), as in `{silent[0]}`"
+    announcements = writer.announcements(writer.CHANGELOG.read_text(encoding="utf-8"))
+    silent = writer.unannounced(released, writer.lines(), announcements)
+    assert silent == [], f"announce these under [Unreleased] in CHANGELOG.md, as in `{silent[0]}`"
+
+
+CHANGES = "# Changelog\n\n## [Unreleased]\n\n- a\n\n## [0.2.0] - unreleased\n\n- b\n\n## [0.1.0] - 2026-01-31\n\n- c\n"
+
+
+def test_only_the_sections_without_a_date_announce_changes(writer: ModuleType) -> None:
+    announcements = writer.announcements(CHANGES)
+    assert ["- a" in announcements, "- b" in announcements, "- c" in announcements] == [True, True, False]
 
 
 RELEASED = ["m:f(a)", "m:Class(a)", "m:Class.method()", "m:Gone", "m:Gone.part"]
 
 
 @pytest.mark.parametrize(
-    ("now", "fragments", "silent"),
+    ("now", "announcements", "silent"),
     [
         (RELEASED, "", []),
         ([*RELEASED, "m:g()"], "", ["m.g"]),
@@ -57,10 +64,10 @@ RELEASED = ["m:f(a)", "m:Class(a)", "m:Class.method()", "m:Gone", "m:Gone.part"]
         (RELEASED[:4], "`Gone` has less", ["m.Gone.part"]),
     ],
 )
-def test_what_came_went_or_changed_has_to_be_told(
-    now: list[str], fragments: str, silent: list[str], writer: ModuleType
+def test_an_added_removed_or_changed_name_has_to_be_announced(
+    now: list[str], announcements: str, silent: list[str], writer: ModuleType
 ) -> None:
-    assert writer.unannounced(RELEASED, now, fragments) == silent
+    assert writer.unannounced(RELEASED, now, announcements) == silent
 
 
 def test_every_public_name_is_there_and_has_its_name(writer: ModuleType) -> None:
@@ -77,7 +84,7 @@ def test_the_list_holds_signatures_and_members_and_no_addresses(writer: ModuleTy
     lines = writer.lines()
     assert "hft_core:Session.run_stage() -> StageResult" in lines
     assert any(line.startswith("hft_core:run(recipe: Recipe | Mapping[str, Any] | str | Path, *, ") for line in lines)
-    assert "hft_core.recipe.schema:Stage.learning_rate" in lines
+    assert "hft_core.recipe:Stage.learning_rate" in lines
     assert "hft_core.head:Head.facts" in lines
     assert len(lines) == len(set(lines)) > 200
     assert [line for line in lines if " at 0x" in line] == []
