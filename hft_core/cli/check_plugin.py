@@ -17,7 +17,7 @@ import typer
 from hft_core.cli.source_folder import SourceFolder, importable
 from hft_core.cli.terminal import plain, print_json, say
 from hft_core.errors import PluginError, did_you_mean
-from hft_core.plugins.discovery import Entry, State
+from hft_core.plugins.entries import Entry, State
 from hft_core.specs import SEAMS
 
 if TYPE_CHECKING:

@@ -72,9 +72,9 @@ def split(arguments: Sequence[str]) -> tuple[Invocation, list[str]]:
 
 
 def _add(invocation: Invocation, option: str, value: str) -> None:
-    from hft_core.plugins.allowlist import names_in
+    from hft_core.plugins.allowlist import parse_names
 
     if option == "--block":
-        invocation.block += names_in(value, option)
+        invocation.block += parse_names(value, option)
     else:
         invocation.plugins.append(value)

@@ -58,7 +58,7 @@ def selected(catalogue: Catalogue, *, seam: str, provider: str, state: str, sear
 
     Raises `PluginError` for a seam, provider or state that there is not.
     """
-    from hft_core.plugins.discovery import OBSERVER, State
+    from hft_core.plugins.entries import OBSERVER, State
 
     everything = [*catalogue.entries, *catalogue.observing]
     entries = everything
@@ -67,8 +67,8 @@ def selected(catalogue: Catalogue, *, seam: str, provider: str, state: str, sear
         # A provider that could not be asked may have plugins of this seam: its reason is shown too.
         entries = [*known, *(entry for entry in everything if not entry.seam)]
     if provider:
-        entries = [entry for entry in entries if entry.provider.answers_to(provider)]
-        if not any(entry.provider.answers_to(provider) for entry in everything):
+        entries = [entry for entry in entries if entry.provider.matches(provider)]
+        if not any(entry.provider.matches(provider) for entry in everything):
             names = {entry.provider.distribution for entry in everything}
             raise PluginError(f"'{provider}' has no plugins here.{did_you_mean(provider, names)}")
     if state:

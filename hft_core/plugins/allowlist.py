@@ -1,6 +1,7 @@
-"""Which installed distributions may bring plugins: block list, allow lists, and the form of their names; light.
+"""Decide which installed distributions may provide plugins, by a block list and allow lists.
 
-What is not admitted is not imported. The environment variables only ever narrow what a host or a command line admits.
+Distributions that are not admitted are not imported. The environment variables can only narrow what a host or a command
+line admits.
 """
 
 from __future__ import annotations
@@ -16,65 +17,65 @@ OWN = "hft-core"
 """The distribution of the core and the built-in plugins: admitted unless it is blocked."""
 
 BLOCK_VARIABLE = "HFT_BLOCK"
-"""Environment variable that names distributions, divided by commas, whose plugins are not to be loaded."""
+"""Environment variable with a comma-separated list of distributions whose plugins are not loaded."""
 
 ALLOW_VARIABLE = "HFT_ALLOW"
-"""Environment variable that names the only distributions, beside `OWN`, whose plugins may be loaded. Set to nothing, it
-admits no third party."""
+"""Environment variable with the only distributions, besides `OWN`, whose plugins are loaded. Set but empty, it admits
+no third party."""
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-"""A distribution's name as the packaging standards have it."""
+"""The form of a distribution name in the packaging standards."""
 
 
-def normalised(distribution: str) -> str:
-    """A distribution's name as PEP 503 compares it."""
+def normalized(distribution: str) -> str:
+    """Normalize a distribution name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def names_in(text: str, place: str) -> list[str]:
-    """The distribution names of a list divided by commas. Raises `PluginError`, which names `place`."""
+def parse_names(text: str, source: str) -> list[str]:
+    """Parse a comma-separated list of distribution names. Raises `PluginError`, which names `source`."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if not _NAME.fullmatch(name):
             raise PluginError(
-                f"{place}: {name!r} is not the name of a distribution (letters, digits, '-', '_' and '.')"
+                f"{source}: {name!r} is not the name of a distribution (letters, digits, '-', '_' and '.')"
             )
     return names
 
 
 @dataclass(frozen=True)
-class Admission:
-    """What may be loaded."""
+class Allowlist:
+    """The distributions that are blocked, and the allow lists."""
 
     blocked: frozenset[str]
     allowed: tuple[tuple[str, frozenset[str]], ...]
-    """Each allow list that holds: where it comes from, and its names."""
+    """The source and the names of each allow list; a distribution must be on all of them."""
 
     @classmethod
-    def of(cls, block: Iterable[str], allow: Iterable[str] | None) -> Admission:
-        """The given lists (`allow` None: no such list) and those of the environment.
+    def of(cls, block: Iterable[str], allow: Iterable[str] | None) -> Allowlist:
+        """Combine the given lists (`allow` None: no such list) with those of the environment.
 
-        Raises `PluginError` for what is no distribution's name: a slip of the pen in such a list must not open it.
+        Raises `PluginError` for an invalid name, so that a typo cannot open a list.
         """
-        blocked = [*_checked(block, "block"), *names_in(os.environ.get(BLOCK_VARIABLE, ""), BLOCK_VARIABLE)]
+        blocked = [*_checked(block, "block"), *parse_names(os.environ.get(BLOCK_VARIABLE, ""), BLOCK_VARIABLE)]
         lists = [] if allow is None else [("the allow list", _checked(allow, "allow"))]
         if ALLOW_VARIABLE in os.environ:
-            lists.append((ALLOW_VARIABLE, names_in(os.environ[ALLOW_VARIABLE], ALLOW_VARIABLE)))
-        allowed = tuple((where, frozenset(map(normalised, names))) for where, names in lists)
-        return cls(frozenset(map(normalised, blocked)), allowed)
+            lists.append((ALLOW_VARIABLE, parse_names(os.environ[ALLOW_VARIABLE], ALLOW_VARIABLE)))
+        allowed = tuple((source, frozenset(map(normalized, names))) for source, names in lists)
+        return cls(frozenset(map(normalized, blocked)), allowed)
 
     def refusal(self, distribution: str) -> str:
-        """Why nothing of the distribution is loaded; empty when it may be."""
-        name = normalised(distribution)
+        """Return why the distribution is not loaded; empty when it is admitted."""
+        name = normalized(distribution)
         if name in self.blocked:
             return f"distribution '{distribution}' is blocked"
-        missing_on = [where for where, names in self.allowed if name not in names]
+        missing_on = [source for source, names in self.allowed if name not in names]
         if missing_on and name != OWN:
             return f"distribution '{distribution}' is not on {' nor on '.join(missing_on)}"
         return ""
 
 
-def _checked(names: Iterable[str], place: str) -> list[str]:
+def _checked(names: Iterable[str], source: str) -> list[str]:
     if isinstance(names, str):
-        raise PluginError(f"{place}: expected a list of distribution names, not the text '{names}'")
-    return [name for text in names for name in names_in(text, place)]
+        raise PluginError(f"{source}: expected a list of distribution names, not the text '{names}'")
+    return [name for text in names for name in parse_names(text, source)]

@@ -1,7 +1,4 @@
-"""The catalogue of plugins: what is there, in which state, and how one is picked by name.
-
-Light (pluggy, packaging and the standard library): a plugin's implementation is imported when it is asked for.
-"""
+"""Look plugins up by seam and name, and import their implementations at first use."""
 
 from __future__ import annotations
 
@@ -14,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from hft_core.errors import PluginError, did_you_mean
 from hft_core.plugins import suggestions
-from hft_core.plugins.allowlist import OWN, Admission
-from hft_core.plugins.discovery import Entry, Found, Provider, State, file_plugin, installed, one_line, question
+from hft_core.plugins.allowlist import OWN, Allowlist
+from hft_core.plugins.discovery import collect_specs, file_plugin, installed
+from hft_core.plugins.entries import Entry, Provider, ProviderPlugins, State, one_line
 from hft_core.specs import SEAMS, load
 
 if TYPE_CHECKING:
@@ -28,19 +26,19 @@ Key = tuple[str, str]
 
 
 class Catalogue:
-    """The plugins that one host can use. It never changes after it was made."""
+    """The plugins that one host can use; immutable."""
 
-    def __init__(self, found: Iterable[Found], owners: Mapping[Key, str] | None = None) -> None:
-        """`owners`: the distribution that the plain name of a plugin means where several have it."""
-        self._found = tuple(found)
+    def __init__(self, providers: Iterable[ProviderPlugins], owners: Mapping[Key, str] | None = None) -> None:
+        """`owners`: for names that several distributions have, the distribution that the unqualified name refers to."""
+        self._providers = tuple(providers)
         self._owners = dict(owners or {})
         self._rivals: dict[Key, list[Entry]] = defaultdict(list)
-        for entry in _without_copies(entry for part in self._found for entry in part.entries):
+        for entry in _mark_copies(entry for plugins in self._providers for entry in plugins.entries):
             self._rivals[entry.seam, entry.name].append(entry)
         listed = map(self._with_conflict, chain.from_iterable(self._rivals.values()))
         self.entries: tuple[Entry, ...] = tuple(sorted(listed, key=_order))
-        """All plugins, usable or not, by seam and name; those of unknown seam last."""
-        observing = tuple(item for part in self._found for item in part.observers)
+        """All plugins, usable or not, sorted by seam and name; those of unknown seam last."""
+        observing = tuple(item for plugins in self._providers for item in plugins.observers)
         self.observers = tuple((entry.provider.label, module) for entry, module in observing)
         """Label and module of each provider that implements lifecycle hooks, in calling order."""
         self.observing: tuple[Entry, ...] = tuple(entry for entry, _ in observing)
@@ -50,53 +48,53 @@ class Catalogue:
     def discover(
         cls, block: Iterable[str] = (), inline: Iterable[str | Path] = (), allow: Iterable[str] | None = None
     ) -> Catalogue:
-        """The plugins of the environment and of the files `inline`.
+        """Discover the plugins of the environment and of the files `inline`.
 
-        Nothing is loaded of the distributions `block`, nor of those that are not in `allow` when it is given: hft-core
-        and the ones it names, and an empty one means no third party. The environment variables `HFT_BLOCK` and
-        `HFT_ALLOW` are further such lists. A file was asked for by name, and is loaded whatever they say.
+        Distributions in `block` are not loaded, nor, when `allow` is given, those that are neither in it nor hft-core
+        (so an empty one means no third party). The environment variables `HFT_BLOCK` and `HFT_ALLOW` add further lists.
+        Files are loaded whatever the lists say.
 
-        Raises `PluginError` for a file that cannot be used, and for a list with what is no distribution's name; a
-        faulty installed plugin is listed with its state.
+        Raises `PluginError` for a file that cannot be used, and for an invalid distribution name in a list; a broken
+        installed plugin is listed with its state.
         """
-        admission = Admission.of(block, allow)
+        allowlist = Allowlist.of(block, allow)
         files = {Path(path).resolve(): path for path in inline}
-        return cls([*installed(admission), *(file_plugin(path) for path in files.values())])
+        return cls([*installed(allowlist), *(file_plugin(path) for path in files.values())])
 
     @classmethod
     def of(cls, *modules: object) -> Catalogue:
-        """The plugins of the given modules only, whatever is installed: for tests and closed hosts."""
-        return cls(question(m, Provider(getattr(m, "__name__", type(m).__name__))) for m in modules)
+        """Use only the plugins of the given modules, ignoring the environment: for tests and closed hosts."""
+        return cls(collect_specs(m, Provider(getattr(m, "__name__", type(m).__name__))) for m in modules)
 
     def preferring(self, owners: Mapping[Key, str]) -> Catalogue:
-        """The same plugins, where a plain name that several distributions have means that of the given one."""
-        return Catalogue(self._found, owners)
+        """Return the same plugins, with unqualified names that several distributions have resolved by `owners`."""
+        return Catalogue(self._providers, owners)
 
     def seam(self, name: str) -> tuple[Entry, ...]:
-        """The entries of one seam. Raises `PluginError` for an unknown seam."""
+        """Return the entries of one seam. Raises `PluginError` for an unknown seam."""
         if name not in SEAMS:
             raise PluginError(f"unknown seam '{name}'.{did_you_mean(name, SEAMS)}")
         return tuple(entry for entry in self.entries if entry.seam == name)
 
     def find(self, seam: str, name: str) -> Entry:
-        """The one entry that `name` or `distribution:name` means, whatever its state.
+        """Return the entry that `name` or `distribution:name` refers to, whatever its state.
 
-        Raises `PluginError` when there is none, or more than one.
+        Raises `PluginError` when there is none or more than one.
         """
         self.seam(seam)
         owner, _, plain = name.rpartition(":")
         if owner:
-            entries = [e for e in self._rivals.get((seam, plain), ()) if e.provider.answers_to(owner)]
+            entries = [e for e in self._rivals.get((seam, plain), ()) if e.provider.matches(owner)]
         else:
             entries = self._candidates(seam, plain)
         if not entries:
-            raise PluginError(suggestions.unknown(self.entries, seam, name))
+            raise PluginError(suggestions.unknown_plugin(self.entries, seam, name))
         if len(entries) > 1:
             raise PluginError(_ambiguous(seam, plain, entries))
         return entries[0]
 
     def get(self, seam: str, name: str) -> Entry:
-        """The usable entry that `name` or `distribution:name` means.
+        """Return the usable entry that `name` or `distribution:name` refers to.
 
         Raises `PluginError` when it is unknown, ambiguous, or in a state other than ok.
         """
@@ -108,41 +106,42 @@ class Catalogue:
         return entry
 
     def load_factory(self, entry: Entry) -> Callable[..., Any]:
-        """The callable that builds the plugin. Raises `PluginError` when its module cannot be imported."""
+        """Import the callable that builds the plugin. Raises `PluginError` when its module cannot be imported."""
         factory = _load(entry, "factory")
         if not callable(factory):
             raise PluginError(f"{_title(entry)}: its factory {_spec_text(entry, 'factory')} is not callable")
         return factory  # type: ignore[no-any-return]
 
     def load_options(self, entry: Entry) -> type[BaseModel]:
-        """The pydantic model of the plugin's options. Raises `PluginError` when it cannot be imported or is none."""
+        """Import the pydantic model of the plugin's options. Raises `PluginError`."""
         options = _load(entry, "options")
         if not (isinstance(options, type) and hasattr(options, "model_fields")):
             raise PluginError(f"{_title(entry)}: its options {_spec_text(entry, 'options')} are not a pydantic model")
         return options
 
     def load_opens(self, entry: Entry) -> Callable[[str], bool] | None:
-        """A backbone's function that says whether it opens a model; None without one. Raises `PluginError`."""
+        """Import a backbone's `opens` function; None without one. Raises `PluginError`."""
         if not getattr(entry.spec, "opens", ""):
             return None
         return _load(entry, "opens")  # type: ignore[no-any-return]
 
     def load_example(self, entry: Entry, field: str) -> Callable[..., Any] | None:
-        """The function that a spec's `example_rows` or `example_model` names, or None. Raises `PluginError`."""
+        """Import the function that a spec's `example_rows` or `example_model` names; None without one. Raises
+        `PluginError`."""
         if not getattr(entry.spec, field, ""):
             return None
         return _load(entry, field)  # type: ignore[no-any-return]
 
     def not_loaded(self) -> str:
-        """A sentence for each provider that could not be asked what it has: it may be the one that is looked for."""
+        """Return a sentence for each provider that was not loaded and may have a missing plugin."""
         return suggestions.not_loaded(self.entries)
 
     def _candidates(self, seam: str, plain: str) -> list[Entry]:
-        """The entries that a plain name may mean: those of its owner, if it has one; else all that are rivals."""
+        """Return the entries that an unqualified name may refer to: its owner's, if it has one, else all rivals."""
         entries = self._rivals.get((seam, plain), [])
         owner = self._owners.get((seam, plain), "")
         return (
-            [entry for entry in entries if owner and entry.provider.answers_to(owner)]
+            [entry for entry in entries if owner and entry.provider.matches(owner)]
             or [entry for entry in entries if entry.state in _RIVALS]
             or entries
         )
@@ -155,22 +154,22 @@ class Catalogue:
 
 
 _RIVALS = (State.OK, State.NEEDS)
-"""States of a plugin that takes a name: one that can never be used here stands in nobody's way."""
+"""States in which a plugin competes for its name; one that can never be used here does not."""
 
 
-def _without_copies(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries, where a distribution that offers a plugin of hft-core as its own does not compete with it.
+def _mark_copies(entries: Iterable[Entry]) -> list[Entry]:
+    """Mark a built-in plugin that another distribution offers again, so that the copy does not compete with it.
 
-    It happens when a module imports the hook functions of a built-in one.
+    This happens when a module imports the hook functions of a built-in one.
     """
-    found = list(entries)
-    own = {_identity(entry): entry.provider for entry in found if entry.spec and entry.provider.distribution == OWN}
-    for i, entry in enumerate(found):
+    marked = list(entries)
+    own = {_identity(entry): entry.provider for entry in marked if entry.spec and entry.provider.distribution == OWN}
+    for i, entry in enumerate(marked):
         owner = own.get(_identity(entry))
         if owner is not None and entry.provider.distribution != OWN:
             reason = f"is the {entry.seam} '{entry.name}' of {owner.label} once more"
-            found[i] = replace(entry, state=State.CONFLICT, reason=reason, needs=())
-    return found
+            marked[i] = replace(entry, state=State.CONFLICT, reason=reason, needs=())
+    return marked
 
 
 def _identity(entry: Entry) -> tuple[str, str, str]:
@@ -200,13 +199,13 @@ def _ambiguous(seam: str, name: str, rivals: Sequence[Entry]) -> str:
 
 
 def _load(entry: Entry, attribute: str) -> Any:
-    """The object behind an import string of the entry's spec."""
+    """Import the object that an import string of the entry's spec names."""
     if entry.spec is None:
         raise PluginError(f"{_title(entry)} is not available: {entry.status}: {entry.reason}")
     target: str = getattr(entry.spec, attribute)
     module, _, name = target.partition(":")
     file = entry.provider.path
-    # A single file speaks of itself by its own name, but is imported under a unique one.
+    # A single file refers to itself by its own name, but is imported under a unique one.
     own = file is not None and module == file.stem
     try:
         return load(f"{entry.provider.module}:{name}" if own else target)

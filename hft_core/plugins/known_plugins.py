@@ -1,7 +1,6 @@
-"""The index of known plugin distributions, `known_plugins.json`; light.
+"""Read the index of known plugin distributions, `known_plugins.json`.
 
-A fixed list that comes with hft-core: nothing is fetched, and nothing is ever installed. It is there so that a message
-may name the package that has a plugin, instead of a guess that a stranger could have registered.
+The list ships with hft-core, so that a message can name the package that has a plugin. Nothing is fetched or installed.
 """
 
 from __future__ import annotations
@@ -17,24 +16,24 @@ FILE = Path(__file__).with_name("known_plugins.json")
 
 @dataclass(frozen=True)
 class KnownDistribution:
-    """One line of the index."""
+    """One distribution of the index."""
 
     name: str
     summary: str
     plugins: Mapping[str, tuple[str, ...]]
-    """Names by seam."""
+    """Plugin names by seam."""
 
 
 @cache
 def known_distributions() -> tuple[KnownDistribution, ...]:
-    """The index in its own order."""
-    listed = json.loads(FILE.read_text(encoding="utf-8"))["distributions"]
+    """Return the index in its own order."""
+    distributions = json.loads(FILE.read_text(encoding="utf-8"))["distributions"]
     return tuple(
         KnownDistribution(item["name"], item["summary"], {seam: tuple(n) for seam, n in item["plugins"].items()})
-        for item in listed
+        for item in distributions
     )
 
 
 def known_owners(seam: str) -> dict[str, str]:
-    """The distribution of each known plugin of a seam, by the plugin's name."""
+    """Return the distribution of each known plugin of a seam, by the plugin's name."""
     return {name: known.name for known in known_distributions() for name in known.plugins.get(seam, ())}

@@ -1,4 +1,4 @@
-"""Where each plugin of a run comes from (distribution, version, file), and whether a reopened run finds the same."""
+"""Record where each plugin of a run comes from, and compare the record when the run is reopened."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ from collections.abc import Iterable, Mapping
 
 from hft_core.errors import PluginError
 from hft_core.plugins.catalogue import Catalogue, Key
-from hft_core.plugins.discovery import Entry
+from hft_core.plugins.entries import Entry
 
 Origin = Mapping[str, str]
-"""What a run's record says of one plugin: `seam`, `name`, `distribution`, `version`, and `sha256` of a single file."""
+"""A run's record of one plugin: `seam`, `name`, `distribution`, `version`, and `sha256` for a single file."""
 
 
 def origin(entry: Entry) -> dict[str, str]:
-    """What the record of a run says of a plugin that it uses."""
+    """Return the record of a plugin that a run uses."""
     provider = entry.provider
-    facts = {"seam": entry.seam, "name": entry.name, "distribution": provider.distribution, "version": provider.version}
-    return {**facts, "sha256": provider.sha256} if provider.sha256 else facts
+    record = {
+        "seam": entry.seam,
+        "name": entry.name,
+        "distribution": provider.distribution,
+        "version": provider.version,
+    }
+    return {**record, "sha256": provider.sha256} if provider.sha256 else record
 
 
 def owners(record: Iterable[Origin]) -> dict[Key, str]:
-    """The distribution that each plain name meant in the run, for `Catalogue.preferring`.
+    """Return the distribution that each unqualified name referred to in the run, for `Catalogue.preferring`.
 
-    A name that the run used of several distributions has none: its recipe says which one it means.
+    Names that the run used from several distributions are left out: its recipe qualifies them.
     """
     by_name: dict[Key, set[str]] = defaultdict(set)
     for used in record:
@@ -32,40 +37,40 @@ def owners(record: Iterable[Origin]) -> dict[Key, str]:
 
 
 def differences(record: Iterable[Origin], catalogue: Catalogue) -> list[str]:
-    """A sentence for each distribution or file that is here in another version than the run was made with.
+    """Return a sentence for each distribution or file whose version differs from the one the run was made with.
 
-    Raises `PluginError` for a plugin of the run that is not here, or cannot be used.
+    Raises `PluginError` for a plugin of the run that is not installed or not usable.
     """
     changed: dict[tuple[str, str], list[str]] = defaultdict(list)
     for used in record:
-        here = origin(_entry_here(used, catalogue))
-        if _what(here) != _what(used):
-            changed[_label(used), _label(here)].append(f"{used['seam']} '{used['name']}'")
+        current = origin(_current_entry(used, catalogue))
+        if _identity(current) != _identity(used):
+            changed[_label(used), _label(current)].append(f"{used['seam']} '{used['name']}'")
     return [f"made with {before} and opened with {here}: {', '.join(n)}" for (before, here), n in changed.items()]
 
 
-def _entry_here(used: Origin, catalogue: Catalogue) -> Entry:
+def _current_entry(used: Origin, catalogue: Catalogue) -> Entry:
     seam, name, distribution = used["seam"], used["name"], used["distribution"]
-    own = [e for e in catalogue.entries if e.provider.answers_to(distribution)]
+    own = [e for e in catalogue.entries if e.provider.matches(distribution)]
     qualified = any((e.seam, e.name) == (seam, name) for e in own)
     try:
         return catalogue.get(seam, f"{distribution}:{name}" if qualified else name)
     except PluginError as error:
-        made = f"the run was made with {seam} '{name}' of {_label(used)}"
+        recorded = f"the run was made with {seam} '{name}' of {_label(used)}"
         if used.get("sha256"):
-            raise PluginError(f"{made}: give that file with --plugin ({error})") from error
+            raise PluginError(f"{recorded}: give that file with --plugin ({error})") from error
         labels = sorted({entry.provider.label for entry in own})
         without = f", and {' and '.join(labels)}, which is here, has none" if labels and not qualified else ""
-        raise PluginError(f"{made}{without}: {error}") from error
+        raise PluginError(f"{recorded}{without}: {error}") from error
 
 
-def _what(facts: Origin) -> tuple[str, str]:
-    """What has to be the same: the content of a file wherever it is, or a distribution and its version."""
-    digest = facts.get("sha256", "")
-    return ("", digest) if digest else (facts["distribution"], facts["version"])
+def _identity(record: Origin) -> tuple[str, str]:
+    """Return what must be equal: the content of a file wherever it is, or a distribution and its version."""
+    digest = record.get("sha256", "")
+    return ("", digest) if digest else (record["distribution"], record["version"])
 
 
-def _label(facts: Origin) -> str:
-    digest = facts.get("sha256", "")
-    more = f"(sha256 {digest[:12]}…)" if digest else facts["version"]
-    return f"{facts['distribution']} {more}".strip()
+def _label(record: Origin) -> str:
+    digest = record.get("sha256", "")
+    version = f"(sha256 {digest[:12]}…)" if digest else record["version"]
+    return f"{record['distribution']} {version}".strip()

@@ -1,4 +1,4 @@
-"""Reading one plugin object's hooks with pluggy, alone, so that its faults are its own; light."""
+"""Register one plugin object in a pluggy manager of its own and check its hooks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SEAM_OF_HOOK = {
     "hft_combiners": "combiner",
     "hft_recipes": "recipe",
 }
-"""The seam that each seam hook fills."""
+"""The seam of each seam hook."""
 
 SPECIFICATIONS: tuple[type, ...] = (SeamHooks, LifecycleHooks)
-"""The classes that hold the hook specifications."""
+"""The classes with the hook specifications."""
 
 LIFECYCLE_HOOKS = tuple(name for name in vars(LifecycleHooks) if name.startswith("hft_"))
 """Names of the hooks that observe a run."""
@@ -34,25 +34,25 @@ class Registration:
     manager: pluggy.PluginManager
     implemented: tuple[str, ...]
     problems: tuple[str, ...]
-    """One line for each implementation that can never be called as it is written."""
+    """One line for each implementation that cannot be called as written."""
     deprecated: tuple[str, ...] = ()
-    """One line for each implementation of a hook, or use of a hook's argument, that will go."""
+    """One line for each use of a deprecated hook or hook argument."""
 
     @property
     def observes(self) -> bool:
-        """Whether a lifecycle hook is implemented."""
+        """Whether the plugin implements a lifecycle hook."""
         return any(name in LIFECYCLE_HOOKS for name in self.implemented)
 
     def implementations(self, hook: str) -> list[pluggy.HookImpl]:
-        """The plugin's own functions for `hook`: one, or several that name it by `specname`."""
+        """Return the plugin's functions for `hook`: one, or several with that `specname`."""
         caller: pluggy.HookCaller = getattr(self.manager.hook, hook)
         return caller.get_hookimpls()
 
 
 def register(plugin: object) -> Registration:
-    """Register `plugin` in a plugin manager of its own and look at what it implements.
+    """Register `plugin` in a new plugin manager and check what it implements.
 
-    Raises `pluggy.PluginValidationError` for a hook that takes unknown arguments.
+    Raises `pluggy.PluginValidationError` for a hook with unknown arguments.
     """
     manager = pluggy.PluginManager(GROUP)
     for specification in SPECIFICATIONS:
@@ -68,9 +68,9 @@ def register(plugin: object) -> Registration:
 
 
 def _deprecated(callers: list[pluggy.HookCaller]) -> Iterator[str]:
-    """What the hook specifications say of themselves by pluggy's `warn_on_impl` and `warn_on_impl_args`.
+    """Yield the messages of the hook specifications' `warn_on_impl` and `warn_on_impl_args`.
 
-    pluggy warns too, but by a Python warning, which the person who can act on it would never see.
+    pluggy also issues them, but as Python warnings, which are not shown where plugins are listed.
     """
     for caller in callers:
         if caller.spec is None:
@@ -84,7 +84,7 @@ def _deprecated(callers: list[pluggy.HookCaller]) -> Iterator[str]:
 
 
 def _problems(caller: pluggy.HookCaller) -> list[str]:
-    """Why the plugin's implementations of one hook can never be called."""
+    """Return why the plugin's implementations of one hook cannot be called."""
     problems = []
     for implementation in caller.get_hookimpls():
         if not caller.has_spec():
@@ -100,7 +100,7 @@ def _known() -> tuple[str, ...]:
 
 
 def _is_deferred(hook: str, implementation: pluggy.HookImpl) -> bool:
-    """Whether calling the function would only make a generator or coroutine, which nobody would ever run."""
+    """Return whether calling the function would only create a generator or coroutine, which is never run."""
     function = implementation.function
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         return True
@@ -108,6 +108,6 @@ def _is_deferred(hook: str, implementation: pluggy.HookImpl) -> bool:
 
 
 def _is_unmarked(plugin: object, hook: str) -> bool:
-    """Whether `plugin` has a function of that name which pluggy does not see; inherited specifications are none."""
+    """Return whether `plugin` has a function of that name without `@hookimpl` (a specification does not count)."""
     function = getattr(plugin, hook, None)
     return function is not None and not hasattr(function, f"{GROUP}_impl") and not hasattr(function, f"{GROUP}_spec")

@@ -1,4 +1,4 @@
-"""Which of a plugin's requirements the environment does not meet; light (packaging and the standard library)."""
+"""Check which of a plugin's requirements the environment does not meet."""
 
 from __future__ import annotations
 
@@ -12,27 +12,22 @@ if TYPE_CHECKING:
 
 
 class InvalidRequirement(ValueError):
-    """A requirement is not written as pip reads it."""
+    """A requirement is not in pip's syntax."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """One requirement that is not met."""
+    """One unmet requirement."""
 
     name: str
     """The distribution that is missing or has the wrong version."""
     requirement: str
-    """What pip has to be asked for."""
+    """The argument for `pip install`."""
     problem: str
 
 
 def missing(requires: Iterable[str]) -> list[Need]:
-    """The requirements that this environment does not meet; those whose marker does not apply are left out.
-
-    Raises `InvalidRequirement`.
-    """
-    if not isinstance(requires, tuple | list):
-        raise InvalidRequirement(f"expected a tuple of requirements, not {requires!r}")
+    """Return the unmet requirements, without those whose marker does not apply. Raises `InvalidRequirement`."""
     return [need for text in requires for need in _unmet(text)]
 
 
@@ -50,14 +45,14 @@ def _unmet(text: str) -> Iterator[Need]:
     if problem:
         yield Need(requirement.name, text, problem)
         return
-    for part in _of_extras(requirement):
+    for part in _extra_requirements(requirement):
         problem = _problem(part)
         if problem:
             yield Need(part.name, text, problem)
 
 
 def _problem(requirement: Requirement) -> str:
-    """What is wrong with the installed version, or an empty string."""
+    """Return what is wrong with the installed version, or an empty string."""
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
@@ -67,8 +62,8 @@ def _problem(requirement: Requirement) -> str:
     return f"{requirement.name} {version} is installed, {requirement.name}{requirement.specifier} is needed"
 
 
-def _of_extras(requirement: Requirement) -> Iterator[Requirement]:
-    """What the extras of an installed distribution add to its requirements."""
+def _extra_requirements(requirement: Requirement) -> Iterator[Requirement]:
+    """Yield the requirements that the extras of an installed distribution add."""
     from packaging.requirements import Requirement
 
     if not requirement.extras:

@@ -18,7 +18,7 @@ from hft_core.device import distributed
 from hft_core.device.distributed import Machine
 from hft_core.errors import UsageError
 from hft_core.model.hybrid import HybridModel
-from hft_core.plugins.discovery import one_line
+from hft_core.plugins.entries import one_line
 from hft_core.results import Scores
 from hft_core.strategy import Strategy
 

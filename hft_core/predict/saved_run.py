@@ -14,7 +14,7 @@ from hft_core.errors import HftError, ModelError, UsageError
 from hft_core.model.hybrid import HybridModel
 from hft_core.plugins import provenance
 from hft_core.plugins.catalogue import Catalogue
-from hft_core.plugins.discovery import one_line
+from hft_core.plugins.entries import one_line
 from hft_core.predict import quantization
 from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import Resolved, resolve

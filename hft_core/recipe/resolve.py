@@ -18,7 +18,7 @@ from hft_core.errors import HftError, PluginError, RecipeError, did_you_mean
 from hft_core.plugins import provenance
 from hft_core.plugins.allowlist import OWN
 from hft_core.plugins.catalogue import Catalogue, Entry, State
-from hft_core.plugins.discovery import one_line
+from hft_core.plugins.entries import one_line
 from hft_core.recipe.fields import PluginChoice
 from hft_core.recipe.messages import KeyPath, in_one_line, model_at, problems
 from hft_core.recipe.schema import BackboneChoice, Recipe, Task

@@ -9,7 +9,7 @@ import sys
 
 from pydantic import BaseModel, ValidationError
 
-from hft_core.plugins.discovery import State
+from hft_core.plugins.entries import State
 from hft_core.testing.check import Check, Failed, NotClaimed, Subject, check, expect
 
 CHECKS_OF_A_PROVIDER: list[Check] = []

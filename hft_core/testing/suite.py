@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hft_core.errors import PluginError
 from hft_core.plugins.catalogue import Catalogue
-from hft_core.plugins.discovery import Entry, Provider, State, one_line
+from hft_core.plugins.entries import Entry, Provider, State, one_line
 from hft_core.testing.check import Check, Failed, NotClaimed, Outcome, Result, Subject
 from hft_core.testing.listing import CAN_BE_USED, CHECKS_OF_A_PROVIDER, CHECKS_OF_EVERY_SEAM
 
@@ -98,7 +98,7 @@ def examine(what: str | Path, catalogue: Catalogue | None = None) -> Iterator[Ou
 
 
 def _belongs(provider: Provider, what: str, file: Path | None) -> bool:
-    return provider.path == file.resolve() if file else provider.path is None and provider.answers_to(what)
+    return provider.path == file.resolve() if file else provider.path is None and provider.matches(what)
 
 
 def _missing(what: str, found: str) -> Case:

@@ -123,13 +123,6 @@ from hft_core import hookimpl
 def hft_run_started(event):
     raise RuntimeError("I do not like this run")
 """
-ENDLESS = f"""
-{HOOK}
-@hookimpl
-def hft_combiners():
-    while True:
-        yield CombinerSpec(name="endless", summary="Again", factory="m:f", options="m:O")
-"""
 NEWER_CORE = """
 from hft_core import SamplerSpec, hookimpl
 """
@@ -152,7 +145,6 @@ BAD = [
     Stranger("hft-newer-core", NEWER_CORE, requires=("hft-core>=99",)),
     Stranger("hft-misspells", f"{HOOK}\n@hookimpl\ndef hft_combinres():\n    return []"),
     Stranger("hft-odd", f"{HOOK}\n@hookimpl\ndef hft_combiners():\n    return [7, object()]"),
-    Stranger("hft-endless", ENDLESS),
     combiner("hft-sleeps", "sleepy", before="import time\ntime.sleep(0.6)"),
     Stranger("hft-exits", "import sys\nsys.exit(0)"),
     combiner("hft-prints", "printy", before="import sys\nprint('NOISE')\nprint('NOISE', file=sys.stderr)"),

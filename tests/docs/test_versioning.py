@@ -9,7 +9,7 @@ import pytest
 
 from hft_core import PluginError, RecipeSpec, hookimpl, hooks, specs
 from hft_core.plugins import discovery, registration
-from hft_core.plugins.catalogue import Catalogue, Entry, State
+from hft_core.plugins.catalogue import Catalogue, Entry, Provider, State
 
 TEXT = (Path(__file__).parents[2] / "docs" / "explanation" / "versioning.md").read_text(encoding="utf-8")
 
@@ -33,8 +33,8 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def listed() -> Entry:
-    provider = discovery.Provider("hft-reviews", "0.1")
-    return Catalogue([discovery.question(Reviews(), provider)]).find("recipe", "reviews")
+    provider = Provider("hft-reviews", "0.1")
+    return Catalogue([discovery.collect_specs(Reviews(), provider)]).find("recipe", "reviews")
 
 
 def said(title: str) -> list[str]:
@@ -61,7 +61,7 @@ def test_when_its_time_is_over_the_plugin_is_incompatible_with_the_reason(monkey
     entry = listed()
     assert [entry.reason] == said("recipe reviews (hft-reviews 0.1) is incompatible")
     with pytest.raises(PluginError, match=r"recipe 'reviews' of hft-reviews 0\.1 is not available: incompatible"):
-        Catalogue([discovery.question(Reviews(), entry.provider)]).get("recipe", "reviews")
+        Catalogue([discovery.collect_specs(Reviews(), entry.provider)]).get("recipe", "reviews")
 
 
 def test_a_deprecated_argument_is_told_of_only_where_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

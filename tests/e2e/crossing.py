@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from hft_core import Catalogue, UsageError
-from hft_core.plugins.discovery import Entry, State
+from hft_core.plugins.entries import Entry, State
 from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import Resolved, resolve
 from hft_core.runs.validate import inspect

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hft_core import PluginError
-from hft_core.plugins.allowlist import Admission
+from hft_core.plugins.allowlist import Allowlist
 from hft_core.plugins.catalogue import Catalogue
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def test_the_environment_only_narrows_what_a_host_allows(site: Site, monkeypatch
     assert loaded() == {"hft-a"}
     assert loaded(allow=["hft-a", "hft-b"]) == {"hft-a"}
     assert loaded(allow=["hft-b"]) == set()
-    refusal = Admission.of((), ["hft-b"]).refusal
+    refusal = Allowlist.of((), ["hft-b"]).refusal
     assert refusal("hft-c") == "distribution 'hft-c' is not on the allow list nor on HFT_ALLOW"
     assert refusal("hft-b") == "distribution 'hft-b' is not on HFT_ALLOW"
 
@@ -57,23 +57,23 @@ def test_a_list_set_to_nothing_allows_no_third_party(site: Site, monkeypatch: py
 def test_a_block_outweighs_an_allowance(site: Site) -> None:
     site.add_combiner("hft-a", "a")
     assert loaded(allow=["hft-a"], block=["hft-a"]) == set()
-    assert Admission.of(["hft-core"], ["hft-core"]).refusal("hft-core") == "distribution 'hft-core' is blocked"
+    assert Allowlist.of(["hft-core"], ["hft-core"]).refusal("hft-core") == "distribution 'hft-core' is blocked"
 
 
 @pytest.mark.parametrize("name", ["hft a", "hft-a;hft-b", "-hft", "hft-", "../hft", "hft\x1b[2J", "hft-a\nhft-b"])
 def test_what_is_no_name_is_refused_wherever_it_stands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PluginError, match=r"block: .* is not the name of a distribution"):
-        Admission.of([name], None)
+        Allowlist.of([name], None)
     with pytest.raises(PluginError, match=r"allow: .* is not the name of a distribution"):
-        Admission.of((), [name])
+        Allowlist.of((), [name])
     monkeypatch.setenv("HFT_BLOCK", name)
     with pytest.raises(PluginError, match=r"HFT_BLOCK: .* is not the name of a distribution"):
-        Admission.of((), None)
+        Allowlist.of((), None)
 
 
 def test_a_text_in_place_of_a_list_is_refused() -> None:
     with pytest.raises(PluginError, match="allow: expected a list of distribution names, not the text 'hft-a'"):
-        Admission.of((), "hft-a")
+        Allowlist.of((), "hft-a")
 
 
 def test_a_catalogue_of_given_modules_does_not_ask_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

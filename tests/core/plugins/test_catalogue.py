@@ -147,8 +147,8 @@ def test_a_generator_hook_keeps_what_it_gave_before_it_failed() -> None:
     ]
 
 
-@pytest.mark.parametrize("api", [0, 99, "1"])
-def test_another_hook_api_is_incompatible(api: object) -> None:
+@pytest.mark.parametrize("api", [0, 99])
+def test_another_hook_api_is_incompatible(api: int) -> None:
     catalogue = Catalogue.of(host(combiner(api=api)))
     assert catalogue.entries[0].state is State.INCOMPATIBLE
     with pytest.raises(PluginError, match=f"incompatible: written for hook API {api}, and this hft-core supports 1"):
@@ -168,9 +168,7 @@ def test_another_hook_api_is_incompatible(api: object) -> None:
         (("pluggy>=999",), "needs pluggy", "is installed, pluggy>=999 is needed; run: pip install 'pluggy>=999'"),
         (("no-a", "no-b"), "needs no-a no-b", "run: pip install 'no-a' 'no-b'"),
         (("not a requirement !",), "broken", "is not a requirement as pip writes it"),
-        ("pluggy", "broken", "expected a tuple of requirements"),
         ((7,), "broken", "7 is not a requirement"),
-        (7, "broken", "expected a tuple of requirements"),
     ],
 )
 def test_requirements_are_checked_when_listed(requires: object, status: str, reason: str) -> None:
@@ -277,19 +275,10 @@ def test_a_plain_name_can_be_made_to_mean_one_of_several(site: Site) -> None:
 
 
 class Unchecked(CombinerSpec):
-    """A spec that does not look at what it is given."""
+    """A spec that overrides the checks of its class."""
 
     def __post_init__(self) -> None:
         pass
-
-
-class Text(str):
-    """Text that cannot be shown."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        raise RuntimeError("not to be shown")
 
 
 @pytest.mark.parametrize(
@@ -298,48 +287,20 @@ class Text(str):
         ({"name": "../../up"}, "plugin name '../../up' is not of the form"),
         ({"name": "a\nb"}, "is not of the form"),
         ({"name": 7}, "its name is a int, expected str"),
-        ({"name": Text("a")}, "its name is a Text, expected str"),
-        ({"summary": Text("a")}, "its summary is a Text, expected str"),
         ({"summary": "two\nlines"}, "summary must be one line of text"),
-        ({"summary": "a" * 1001}, "its summary is longer than 1000 characters"),
         ({"factory": "rm -rf"}, "must be an import string like"),
+        ({"api": "1"}, "its api is a str, expected int"),
+        ({"requires": "pluggy"}, "its requires is a str, expected tuple[str, ...]"),
         ({"source": None}, "its source is a NoneType, expected str"),
         ({"per_task_gradients": "yes"}, "its per_task_gradients is a str, expected bool"),
         ({"example": [1]}, "its example is a list, expected Mapping"),
     ],
 )
-def test_a_spec_that_went_round_its_own_checks_is_broken(fields: dict[str, object], reason: str) -> None:
+def test_a_spec_with_a_field_of_the_wrong_type_or_form_is_broken(fields: dict[str, object], reason: str) -> None:
     given: dict[str, object] = {"name": "a", "summary": "s", "factory": "m:f", "options": "m:O", **fields}
     (entry,) = Catalogue.of(host(Unchecked(**given))).entries  # type: ignore[arg-type]
     assert (entry.state, entry.spec) == (State.BROKEN, None)
     assert reason in entry.reason
-
-
-def test_a_spec_changed_after_it_was_made_is_broken() -> None:
-    spec = combiner("a")
-    object.__setattr__(spec, "name", "..")
-    (entry,) = Catalogue.of(host(spec)).entries
-    assert (entry.state, entry.spec) == (State.BROKEN, None)
-
-
-def test_what_is_kept_of_a_subclass_is_plain() -> None:
-    class Odd(CombinerSpec):
-        def __repr__(self) -> str:
-            raise RuntimeError
-
-    entry = Catalogue.of(host(Odd(name="a", summary="s", factory="m:f", options="m:O"))).get("combiner", "a")
-    assert type(entry.spec) is CombinerSpec
-
-
-def test_a_hook_that_never_ends_is_cut_off() -> None:
-    class Plugin:
-        @hookimpl
-        def hft_combiners(self):  # type: ignore[no-untyped-def]
-            while True:
-                yield combiner("a")
-
-    (entry,) = Catalogue.of(Plugin()).entries
-    assert entry.reason == "hft_combiners failed: ValueError: returned 1000 specs or more"
 
 
 def test_a_slow_module_is_told_of_with_its_time_and_what_it_imported(site: Site) -> None:

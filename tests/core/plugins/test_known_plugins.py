@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hft_core.plugins.discovery import Provider, question
+from hft_core.plugins.discovery import collect_specs
+from hft_core.plugins.entries import Provider
 from hft_core.plugins.known_plugins import known_distributions, known_owners
 from hft_core.specs import NAME, SEAMS
 
@@ -52,6 +53,6 @@ def offered(folder: Path) -> dict[str, set[str]]:
                 del sys.modules[module]
             else:
                 sys.modules[module] = kept
-        for entry in question(made, Provider(folder.name)).entries:
+        for entry in collect_specs(made, Provider(folder.name)).entries:
             found.setdefault(entry.seam, set()).add(entry.name)
     return found

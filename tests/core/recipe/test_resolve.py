@@ -14,7 +14,8 @@ from hft_core.errors import PluginError, RecipeError, UsageError
 from hft_core.hooks import hookimpl
 from hft_core.options import Options
 from hft_core.plugins.catalogue import Catalogue
-from hft_core.plugins.discovery import Provider, file_plugin, question
+from hft_core.plugins.discovery import collect_specs, file_plugin
+from hft_core.plugins.entries import Provider
 from hft_core.recipe.recipe_file import dump, from_dict, load, override, parse, validate
 from hft_core.recipe.resolve import Resolved, resolve
 from hft_core.specs import BackboneSpec, CombinerSpec, HeadSpec, Spec, StrategySpec
@@ -222,7 +223,7 @@ def test_a_single_files_provider_carries_its_hash(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     source = parse(GOOD.replace("{type: lora, r: 16}", "mine"), "recipe.yaml")
-    fakes = question(module("hft_fake", TINY, CLASSIFICATION, MLM, SUM), Provider("hft_fake"))
+    fakes = collect_specs(module("hft_fake", TINY, CLASSIFICATION, MLM, SUM), Provider("hft_fake"))
     result = resolve(validate(source), Catalogue([fakes, file_plugin(file)]), source.where)
     (mine,) = [provider for provider in result.providers() if provider["name"] == "mine"]
     assert len(mine["sha256"]) == 64
@@ -316,10 +317,10 @@ def test_a_backbone_without_opens_is_used_by_its_type_only() -> None:
 
 def test_a_built_in_backbone_that_opens_a_model_is_meant_whatever_else_opens_it() -> None:
     source = parse(GOOD, "recipe.yaml")
-    own = question(module("hft_fake", TINY, CLASSIFICATION, MLM, LORA, SUM), Provider("hft-core"))
+    own = collect_specs(module("hft_fake", TINY, CLASSIFICATION, MLM, LORA, SUM), Provider("hft-core"))
     namesake = BackboneSpec(name="tiny", **names("opens_badly", "Backbone"), opens=f"{HERE}:opens_all")
     for rival in (ANY, TINY, BAD, namesake):
-        stranger = question(module("hft_stranger", rival), Provider("hft-stranger"))
+        stranger = collect_specs(module("hft_stranger", rival), Provider("hft-stranger"))
         chosen = resolve(validate(source), Catalogue([stranger, own]), source.where).backbone.entry
         assert (chosen.name, chosen.provider.distribution) == ("tiny", "hft-core")
 

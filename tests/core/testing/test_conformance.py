@@ -12,7 +12,7 @@ from textwrap import dedent
 import pytest
 
 from hft_core import Catalogue, UsageError
-from hft_core.plugins.discovery import State
+from hft_core.plugins.entries import State
 from hft_core.testing import Result, cases, checks_of, conformance, examine
 
 ROOT = Path(__file__).parents[3]
