@@ -128,7 +128,7 @@ def choose(
     """What is worth storing: the rows of `found` that come again, if all of them have room in `limit` bytes."""
     if not model.frozen.depth:
         return Chosen("nothing: no layer stands still below what trains")
-    if machine.world > 1:
+    if machine.group.world_size > 1:
         return Chosen("nothing: each of several processes would need the rows of all")
     found = [source for source in found if source.uses >= LEAST_USES]
     if not found:

@@ -77,7 +77,7 @@ def obstacle(loop: StageLoop, work: FrozenWork) -> str:
     model, stage, machine = loop.model, loop.stage, loop.machine
     strategy = type(model.strategy).__name__
     found = (
-        (machine.world > 1, f"{machine.name} compute: train with one process"),
+        (machine.group.world_size > 1, f"{machine.name} compute: train with one process"),
         (stage.gradient_checkpointing, "the layers are computed again: set gradient_checkpointing: false"),
         (model.strategy.routes_rows, f"{strategy} routes rows by their task: choose a strategy that does not"),
         (not model.strategy.recomputes, f"{strategy} gives the layers a cache: choose a strategy that does not"),

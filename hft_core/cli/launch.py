@@ -40,7 +40,7 @@ def divide(processes: int) -> None:
     `UsageError` when there is one alone."""
     if processes == 1 and not launched():
         raise UsageError("--fsdp divides the trunk among several processes: give --processes N as well")
-    fsdp_settings.ask()
+    fsdp_settings.request()
 
 
 def run(processes: int, arguments: Sequence[str]) -> int:

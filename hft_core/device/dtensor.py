@@ -1,4 +1,4 @@
-"""Tensors that may be divided among the processes (DTensors of FSDP2), beside others that are whole in each of them."""
+"""Treat FSDP2's sharded tensors (`DTensor`) and ordinary tensors alike."""
 
 from __future__ import annotations
 
@@ -8,33 +8,32 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def is_divided(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
-def of_this_process(tensor: Tensor) -> Tensor:
-    """The share that this process has, in place."""
-    share: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return share
+def local_shard(tensor: Tensor) -> Tensor:
+    """Return this process's shard, a view; an ordinary tensor is returned as it is."""
+    shard: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return shard
 
 
-def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """The tensors, each divided one put together in memory; all processes must call it. Where not `keep`, those are
-    left out."""
-    found = {}
+def full_tensors(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Gather the sharded tensors on the CPU; a collective. Without `keep`, this process drops the gathered ones."""
+    full = {}
     for name, tensor in tensors.items():
         if isinstance(tensor, DTensor):
-            whole: Tensor = tensor.full_tensor()
+            gathered: Tensor = tensor.full_tensor()
             if keep:
-                found[name] = whole.detach().cpu()
+                full[name] = gathered.detach().cpu()
         else:
-            found[name] = tensor
-    return found
+            full[name] = tensor
+    return full
 
 
-def like(tensor: Tensor, given: Tensor) -> Tensor:
-    """The whole tensor `given` as `tensor` is: on its device, and divided if that is."""
-    given = given.to(tensor.device)
+def shard_like(tensor: Tensor, full: Tensor) -> Tensor:
+    """Move `full` to the device of `tensor`, and shard it in the same way if `tensor` is sharded."""
+    full = full.to(tensor.device)
     if isinstance(tensor, DTensor):
-        return distribute_tensor(given, tensor.device_mesh, tensor.placements, src_data_rank=None)
-    return given
+        return distribute_tensor(full, tensor.device_mesh, tensor.placements, src_data_rank=None)
+    return full

@@ -1,5 +1,4 @@
-"""What the processes of a run tell each other when one of them fails: the others wait for it, and would blame the
-network."""
+"""Propagate the first rank's exception, so that other ranks do not report an opaque collective timeout."""
 
 from __future__ import annotations
 
@@ -15,47 +14,47 @@ from hft_core.errors import RunError
 from hft_core.runtime.signals import Interrupted
 
 KEY = "hft/failed"
-PATIENCE = timedelta(seconds=5)
-"""How long a process that has lost another waits for its word."""
+TIMEOUT = timedelta(seconds=5)
+"""How long a rank whose collective failed waits for the message of the rank that failed first."""
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Tell the other processes of an error that is raised inside; where one of them is lost, raise `RunError` with what
-    it told, or with that it told nothing. With one process, nothing happens."""
+def propagate_failure() -> Iterator[None]:
+    """Publish an exception that is raised inside to the other ranks; where a collective fails because another rank has
+    failed, raise `RunError` with that rank's message. Does nothing with one process."""
     try:
         yield
-    except Interrupted:  # agreed on by all
+    except Interrupted:  # raised by all ranks together
         raise
     except Exception as error:
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             raise
-        if _is_of_the_network(error):
-            raise RunError(_last_words()) from error
-        _tell(f"process {dist.get_rank()}: {' '.join(str(error).split()) or type(error).__name__}")
+        if _is_collective_error(error):
+            raise RunError(_failure_of_other_rank()) from error
+        _publish(f"process {dist.get_rank()}: {' '.join(str(error).split()) or type(error).__name__}")
         raise
 
 
-def _is_of_the_network(error: Exception) -> bool:
+def _is_collective_error(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _store() -> Any:
-    """The launcher's, or the first process's, by which all found each other."""
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # a torch without processes has none
+    """Connect to the key-value store of the rendezvous, that of the launcher or of rank 0."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in a torch without distributed
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(address, port, is_master=False, timeout=PATIENCE)
+    return TCPStore(address, port, is_master=False, timeout=TIMEOUT)
 
 
-def _tell(text: str) -> None:
+def _publish(message: str) -> None:
     try:
-        _store().set(KEY, text)
-    except (KeyError, ValueError, RuntimeError):  # it has gone, or there never was one: the others will find that out
+        _store().set(KEY, message)
+    except (KeyError, ValueError, RuntimeError):  # no store: the other ranks report that this one is gone
         return
 
 
-def _last_words() -> str:
+def _failure_of_other_rank() -> str:
     try:
         return f"another process of the run has failed, and this one with it; {_store().get(KEY).decode()}"
     except (KeyError, ValueError, RuntimeError):

@@ -1,7 +1,6 @@
-"""Whether a trunk is to be divided among the processes, as Accelerate's launcher and configuration say it; light.
+"""Read from Accelerate's environment variables whether FSDP shards the trunk; imports no torch.
 
-`accelerate launch --use_fsdp --fsdp_version 2` tells its processes by environment variables. Only an `AcceleratorState`
-reads them, and not on CPUs: they are read here.
+`accelerate launch --use_fsdp --fsdp_version 2` sets them. Only `AcceleratorState` reads them, and not on CPUs.
 """
 
 from __future__ import annotations
@@ -23,22 +22,24 @@ REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": f"DeepSpeed is not supported, as it moves heads that a step does not use: {INSTEAD}",
     "ACCELERATE_USE_MEGATRON_LM": f"Megatron-LM is not supported: {INSTEAD}",
 }
-"""What else could divide a model."""
+"""Variables of launchers that shard a model in ways that are not supported, with the reason."""
 REFUSED_SETTINGS = {
     "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params is not supported: each process keeps its share on its device",
     "FSDP_ACTIVATION_CHECKPOINTING": "fsdp_activation_checkpointing is not supported: activations are kept",
 }
-"""What would be missed if it were passed over."""
+"""FSDP settings that have no effect here, so that they are errors."""
 
 
-def ask() -> None:
-    """Let this process, and those that it starts, divide the trunk."""
+def request() -> None:
+    """Request FSDP for this process and the processes that it starts."""
     os.environ.update({USE: "true", VERSION: "2"})
 
 
-def asked(state: AcceleratorState | None) -> bool:
-    """Whether the trunk is to be divided; `state`: that of the host's Accelerator, if it has one (a plugin that it was
-    given is also told by the environment). Raises `UsageError` for what cannot be done."""
+def requested(state: AcceleratorState | None) -> bool:
+    """Return whether FSDP is requested, by the environment alone: Accelerate also sets it for a plugin object.
+
+    `state`: that of the host's `Accelerator`, for the FSDP version. Raises `UsageError` for unsupported settings.
+    """
     for name, reason in REFUSED.items():
         if _is_set(name):
             raise UsageError(reason)
@@ -51,7 +52,7 @@ def asked(state: AcceleratorState | None) -> bool:
     for name, reason in REFUSED_SETTINGS.items():
         if _is_set(name):
             raise UsageError(reason)
-    # Otherwise transformers leaves the weights unread in all processes but the first, for Accelerate to send.
+    # Otherwise transformers loads weights in rank 0 only, and expects Accelerate to broadcast them.
     os.environ[LOADING] = "false"
     return True
 

@@ -91,7 +91,7 @@ class _Step:
         weights = None
         if self.combiner.linear:
             weights = self._weights_at(torch.ones_like(self.losses))
-        elif len(self.batches) > 1 or self.machine.world > 1:
+        elif len(self.batches) > 1 or self.machine.group.world_size > 1:
             weights = self._weights_at(self.losses_ahead())
         for batch in self.batches:
             hidden = self.forward.hidden(batch)
@@ -101,8 +101,8 @@ class _Step:
             self._backward((weights * means).sum(), hidden)
             self.losses += means.detach()
         assert weights is not None
-        self.machine.total(self.losses)
-        self.machine.add_up_gradients([*self.model.trunk_parameters(), *self.model.head_parameters(self.tasks)])
+        self.machine.group.all_reduce(self.losses)
+        self.machine.group.sum_gradients([*self.model.trunk_parameters(), *self.model.head_parameters(self.tasks)])
         self._fill_combiner()
         return Combined(self.tasks, self.losses, weights.detach())
 
@@ -117,12 +117,12 @@ class _Step:
 
     def _weights_at(self, losses: Tensor) -> Tensor:
         with self._drawing():
-            return self.machine.same(weights_of(self.combiner, losses, self.present))
+            return self.machine.group.broadcast(weights_of(self.combiner, losses, self.present))
 
     def losses_ahead(self) -> Tensor:
         """The step's losses, computed before its backward passes with the same dropout: a combiner that is not linear
         in the losses needs those of the whole step to weigh any of them."""
-        return self.machine.total(self._in_order(self.forward.ahead.sums).detach())
+        return self.machine.group.all_reduce(self._in_order(self.forward.ahead.sums).detach())
 
     def _fill_combiner(self) -> None:
         learned = [parameter for parameter in self.combiner.parameters() if parameter.requires_grad]
@@ -131,7 +131,7 @@ class _Step:
                 total = self.combiner(self.losses, self.present)
             gradients = torch.autograd.grad(total, learned, allow_unused=True)
             for parameter, gradient in zip(learned, gradients, strict=True):
-                parameter.grad = None if gradient is None else self.machine.same(gradient)
+                parameter.grad = None if gradient is None else self.machine.group.broadcast(gradient)
 
     # --- combiners of gradients
 
@@ -143,14 +143,14 @@ class _Step:
         if self.model.one_pass:
             self._add_gradients_of_all(shared, own)
         else:
-            with cast_once(self.machine.device), of_tokens_alone(self.model.trunk, self.machine):
+            with cast_once(self.machine.device), of_tokens_alone(self.model.trunk, self.machine.group):
                 for batch in self.batches:
                     self._add_gradients(batch, shared, own)
         factors, weights = self._factors_of(shared)
         shared.fill(factors)
         self._fill_own(own, weights)
-        self.machine.add_up_gradients(_each_once(own))
-        return Combined(self.tasks, self.machine.total(self.losses), weights)
+        self.machine.group.sum_gradients(_each_once(own))
+        return Combined(self.tasks, self.machine.group.all_reduce(self.losses), weights)
 
     def _add_gradients(self, batch: Batch, shared: Jacobian, own: Sequence[_Own]) -> None:
         """Those of a batch, whose rows are of one task."""
@@ -188,7 +188,7 @@ class _Step:
         if not shared.parameters:
             weights = torch.ones_like(self.losses)
             return weights, weights
-        shared.add_up(self.machine)
+        shared.all_reduce(self.machine.group)
         rows = with_products(shared.products()) if self.combiner.by_products else shared.rows()
         factors = self._factors(rows)
         return factors, _along_itself(factors, rows)
@@ -201,9 +201,9 @@ class _Step:
         own = [_Own(self.model.task_parameters(task)) for task in self.tasks]
         tied = [_Own(self._tied(task)) for task in self.tasks]
         differ = not (self.combiner.by_products and same_rows(self.batches, self.tasks))
-        exact = not self.machine.largest(int(differ))
+        exact = not self.machine.group.any(differ)
         compared = Comparison(len(self.tasks), self.model.backbone.hidden_size, self.machine, exact=exact)
-        divided = self.machine.largest(len(self.batches)) > 1
+        divided = self.machine.group.all_reduce_max(len(self.batches)) > 1
         seen = [] if divided else [self._both(batch, own, tied) for batch in self.batches]
         for hidden, found in seen:
             compared.add(hidden, found)
@@ -220,8 +220,8 @@ class _Step:
         for index, parts in enumerate(tied):
             parts.into_grad(weights[index])
         self._fill_own(own, weights)
-        self.machine.add_up_gradients([*self.model.trunk_parameters(), *self.model.head_parameters(self.tasks)])
-        return Combined(self.tasks, self.machine.total(self.losses), weights)
+        self.machine.group.sum_gradients([*self.model.trunk_parameters(), *self.model.head_parameters(self.tasks)])
+        return Combined(self.tasks, self.machine.group.all_reduce(self.losses), weights)
 
     def _compare_ahead(self, compared: Comparison) -> None:
         """Fill in `compared` from gradients that are computed ahead, with the dropout of the passes to come."""
@@ -271,8 +271,8 @@ class _Step:
 
     def _factors(self, gradients: Tensor) -> Tensor:
         with self._drawing(), torch.no_grad():
-            losses = self.machine.total(self.losses.clone())
-            return self.machine.same(self.combiner.weigh(gradients, losses, self.present).contiguous())
+            losses = self.machine.group.all_reduce(self.losses.clone())
+            return self.machine.group.broadcast(self.combiner.weigh(gradients, losses, self.present).contiguous())
 
     def _fill_own(self, own: Sequence[_Own], weights: Tensor) -> None:
         for index, parts in enumerate(own):

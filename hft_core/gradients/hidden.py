@@ -54,7 +54,7 @@ class Comparison:
     def gradients(self) -> Tensor:
         """`[t, p]`, of the rows of all processes; to be asked for once. The sums over rows and tokens, or, where the
         comparison is exact, vectors `[t, t]` with the same products as the gradients themselves."""
-        sums = self._machine.total(self._sums)
+        sums = self._machine.group.all_reduce(self._sums)
         return with_products(sums) if self._exact else sums
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from hft_core.device.distributed import Machine
+from hft_core.device.process_group import ProcessGroup
 
 PIECE = 1 << 20
 """Values of all tasks' gradients whose products are taken at once: 4 MiB, less than a processor's cache."""
@@ -52,10 +52,10 @@ class Jacobian:
         of_task = [held[task] for held in self._held]
         return [None if gradient is None else _dense(gradient) for gradient in of_task]
 
-    def add_up(self, machine: Machine) -> None:
-        """Add up those of all processes."""
-        if machine.world > 1:
-            rows = machine.total(self.rows())
+    def all_reduce(self, group: ProcessGroup) -> None:
+        """Sum the rows over all processes."""
+        if group.world_size > 1:  # else the matrix need not be built
+            rows = group.all_reduce(self.rows())
             self._held = [
                 [row.view_as(parameter) for row in piece]
                 for parameter, piece in zip(self.parameters, self._pieces(rows), strict=True)
@@ -139,10 +139,10 @@ def _of_tokens(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 @contextmanager
-def of_tokens_alone(model: nn.Module, machine: Machine) -> Iterator[None]:
+def of_tokens_alone(model: nn.Module, group: ProcessGroup) -> Iterator[None]:
     """Inside, the gradients of embeddings that train are sparse. Not with several processes, which may have different
     tokens."""
-    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding) and machine.world == 1]
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding) and group.world_size == 1]
     chosen = [each for each in embeddings if each.weight.requires_grad and not (each.sparse or each.scale_grad_by_freq)]
     for module in chosen:
         module.sparse = True

@@ -50,9 +50,9 @@ class Forward:
         for segment in (segment for batch in batches for segment in batch.segments):
             counts[segment.task] += segment.targets.count
             appearances[segment.task] += 1
-        self.counts = machine.totals(counts)
+        self.counts = machine.group.all_reduce_counts(counts)
         """Targets of each task in the whole step, those of other processes included."""
-        appearances = machine.totals(appearances)
+        appearances = machine.group.all_reduce_counts(appearances)
         self._divided = tuple(task for task, n in appearances.items() if n > 1 and model.head(task).joint)
         self._joint: dict[str, _Joint] = {}
         if self._divided:
@@ -109,7 +109,7 @@ class Forward:
         names = sorted({name for segment, _ in parts for name in segment.targets.tensors})
         mine = {name: torch.cat([segment.targets.tensors[name] for segment, _ in parts]).cpu() for name in names}
         embedded = torch.cat([embedding for _, embedding in parts]).cpu() if parts else None
-        gathered = self.machine.gathered((embedded, mine))
+        gathered = self.machine.group.all_gather((embedded, mine))
         everyone = [(e, t) for e, t in gathered if e is not None]
         device = self.machine.device
         targets = Targets(
@@ -122,7 +122,7 @@ class Forward:
             loss = head.joint_loss(whole, targets)
             (gradient,) = torch.autograd.grad(loss, whole, retain_graph=True)
             own = head.joint_loss(whole.detach(), targets) / len(everyone)
-        before = sum(len(e) for e, _ in gathered[: self.machine.rank] if e is not None)
+        before = sum(len(e) for e, _ in gathered[: self.machine.group.rank] if e is not None)
         sizes = [len(embedding) for _, embedding in parts]
         of_mine = gradient[before : before + sum(sizes)]
         return _Joint(own, {id(s): part for (s, _), part in zip(parts, torch.split(of_mine, sizes), strict=True)})

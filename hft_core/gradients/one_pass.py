@@ -57,7 +57,7 @@ def settle(loop: StageLoop, *, compiled: bool) -> None:
     if model.one_pass:
         few = [replace(part, units=part.units[:PROBED_UNITS]) for part in loop.plan.step(0)]
         proven = all(_proven(model, batch) for batch in loop.batches(few, None))
-        model.one_pass = not loop.machine.largest(int(not proven))
+        model.one_pass = not loop.machine.group.any(not proven)
 
 
 def _proven(model: HybridModel, batch: Batch) -> bool:

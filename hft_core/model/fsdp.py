@@ -71,7 +71,7 @@ def divide(model: HybridModel, own: Collection[int], machine: Machine) -> Divisi
     division.held = [
         (m, name, p) for m in trunk.modules() for name, p in m.named_parameters(recurse=False) if p not in whole
     ]
-    mesh = init_device_mesh(machine.device.type, (machine.world,))
+    mesh = init_device_mesh(machine.device.type, (machine.group.world_size,))
     for module in [*model.backbone.layers, trunk]:
         kind = type(module)
         fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=whole)

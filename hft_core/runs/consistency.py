@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from hft_core.device.distributed import Machine
+from hft_core.device.process_group import ProcessGroup
 from hft_core.errors import UsageError
 from hft_core.runs.assembly import Material
 from hft_core.training.checkpoint import Checkpoint
@@ -15,19 +15,19 @@ SAMPLE = 4096
 """Values of each tensor that are compared."""
 
 
-def check_same_start(where: Machine, material: Material, at: Checkpoint | None, folder: Path | None) -> None:
+def check_same_start(group: ProcessGroup, material: Material, at: Checkpoint | None, folder: Path | None) -> None:
     """Raise `UsageError` in all processes where they would not go on from one checkpoint, or have not read the same
     rows or the same model. All must call it."""
-    if where.world == 1:
+    if group.world_size == 1:
         return
-    checkpoints = where.gathered("none" if at is None else at.path.name)
+    checkpoints = group.all_gather("none" if at is None else at.path.name)
     if other := _odd_one(checkpoints):
         raise UsageError(
             f"process {other} finds the checkpoint {checkpoints[other]} in '{folder}', and process 0 finds "
             f"{checkpoints[0]}: expected a run folder that all machines see, or that of the first copied to all"
         )
     for what, mine in (("data", _rows(material)), ("model", _weights(material))):
-        everywhere = where.gathered(mine)
+        everywhere = group.all_gather(mine)
         for name in dict.fromkeys(name for found in everywhere for name in found):
             if other := _odd_one([found.get(name) for found in everywhere]):
                 raise UsageError(

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from hft_core import events, results
 from hft_core.device import distributed, failures
 from hft_core.device.distributed import Machine
-from hft_core.device.launcher import rank_asked_for
+from hft_core.device.launcher import requested_rank
 from hft_core.device.precision import Precision
 from hft_core.errors import DataError, UsageError
 from hft_core.plugins.catalogue import Catalogue
@@ -129,7 +129,7 @@ def session(
 def opened(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings]) -> Session:
     """A run that is ready for its first step, or for the one after its last checkpoint."""
     output, resume, accelerator = settings.get("output"), settings.get("resume", False), settings.get("accelerator")
-    leads = rank_asked_for() == 0  # of several processes, one writes and reports
+    leads = requested_rank() == 0  # of several processes, one writes and reports
     folder = None if output is None else Path(output)
     if folder is not None and leads:
         _check_folder(folder, resolved, resume=resume)
@@ -142,7 +142,7 @@ def opened(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings
         if folder is not None and leads:
             held.enter_context(locked(folder))
         try:
-            with turn, failures.told():
+            with turn, failures.propagate_failure():
                 keeper, at = _kept(folder, resolved, problems.append, resume=resume, leads=leads)
                 measured = None if at is None else Precision(**at.state["precision"])
                 where = distributed.find(resolved.recipe.precision, accelerator, chosen=measured)
@@ -153,7 +153,7 @@ def opened(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings
                     host_data=settings.get("data") or {},
                     trust_remote_code=settings.get("trust_remote_code", False),
                 )
-                check_same_start(where, material, at, folder)
+                check_same_start(where.group, material, at, folder)
                 stages = Stages(material, where, told, working_folder, keeper=keeper if leads else None)
                 if keeper is not None and folder is not None and leads:
                     results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))

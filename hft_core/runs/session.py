@@ -86,7 +86,7 @@ class Session:
         with self._computing():
             seconds = time.perf_counter() - self._started
             result = _result(self._stages, self.done, self._folder, seconds, self._problems)
-            if self._folder is not None and self._stages.machine.leads:
+            if self._folder is not None and self._stages.machine.group.is_main:
                 _write(result, self._stages, self._folder)
             self.result = result
             self._stages.observers.emit("run_finished", events.RunFinished(result=result))
@@ -113,7 +113,7 @@ class Session:
             raise UsageError("the session is over: open another")
         with self._turn:
             try:
-                with failures.told():
+                with failures.propagate_failure():
                     yield
             except BaseException as error:
                 self._end(error)

@@ -225,7 +225,7 @@ class Stages:
             self.keeper.links = base
         with work, compiled:
             progress = loop.run(work, at)
-        if combiner.state_dict() and self.machine.leads:
+        if combiner.state_dict() and self.machine.group.is_main:
             place = self.folder / COMBINER_FOLDER / f"{index + 1}-{stage.name}.safetensors"
             weights.save(place, combiner.state_dict())
         for task in stage.tasks:

@@ -74,10 +74,10 @@ def _check_metrics(material: Material) -> None:
     """Raise `RecipeError` for a metric that a stage names and that its task has not."""
     naming = [each.stage for each in material.resolved.stages if each.stage.metric_for_best_model]
     if naming:
-        where = distributed.find("fp32")
-        material.model.to(where.device)
+        machine = distributed.find("fp32")
+        material.model.to(machine.device)
         for stage in naming:
-            selection_of(stage, material, where)
+            selection_of(stage, material, machine)
 
 
 def _by_task(by_split: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:

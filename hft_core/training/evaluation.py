@@ -72,7 +72,7 @@ def judge_tasks(
             writes = machine.sharded and any(model.head(task).generates for task in tasks)
             with fsdp.put_together(model.trunk) if writes else nullcontext():
                 _hear(model, {task: examples[task] for task in tasks}, machine, seed, with_loss, predicting, heard)
-    gathered = machine.gathered(heard)
+    gathered = machine.group.all_gather(heard)
     return {task: _whole([each[task] for each in gathered]) for task in examples}
 
 
@@ -125,11 +125,11 @@ def _hear(
         max_rows=EVALUATION_ROWS,
         max_tokens=_tokens_of(model, examples, machine),
         share=not model.strategy.routes_rows,
-        rank=machine.rank,
-        world=machine.world,
+        rank=machine.group.rank,
+        world=machine.group.world_size,
         even=machine.sharded,
     ):
-        if machine.world == 1:
+        if machine.group.world_size == 1:
             signals.check()
             run_lock.offer()
         moved = model.with_stored(batch).to(machine.device)

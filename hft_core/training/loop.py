@@ -128,23 +128,23 @@ class StageLoop:
                 self._hold(trunk, still=False)
             self._step(progress)
             if progress.step % HASH_STEPS == 0:
-                self.machine.check_equal(list(self.state().values()), "the weights")
-                self.machine.check_equal(list(self.model.strategy.state().values()), "the strategy's state")
+                self.machine.group.check_equal(list(self.state().values()), "the weights")
+                self.machine.group.check_equal(list(self.model.strategy.state().values()), "the strategy's state")
             ended = int(self._epoch(progress.step)) > int(self._epoch(progress.step - 1))
             due_now = self.keeper is not None and self.keeper.due(progress.step, epoch_ended=ended)
-            if self.machine.decided(due_now):
+            if self.machine.agree(due_now):
                 self.keep(progress)
 
     def keep(self, progress: Progress) -> None:
         """Save everything from which the stage can go on."""
-        if not self.machine.decided(self.keeper is not None):
+        if not self.machine.agree(self.keeper is not None):
             return
         with self.machine.clock.part(SAVING):
             progress.seconds = self.machine.clock.seconds()
             found = loop_state.snapshot(self, progress)
             best = {"best": self.best_file} if self.best_file.exists() else {}
             if self.keeper is not None:
-                self.keeper.save(self.index, progress.step, self.machine.world, *found, best)
+                self.keeper.save(self.index, progress.step, self.machine.group.world_size, *found, best)
 
     def _hold(self, trunk: list[torch.nn.Parameter], *, still: bool) -> None:
         """Let the trunk stand still while fresh heads warm up, or move again."""
@@ -154,7 +154,7 @@ class StageLoop:
 
     def _step(self, progress: Progress) -> None:
         started, clock = time.perf_counter(), self.machine.clock
-        random_state.seed(self._random_seed(progress.step, 0, self.machine.rank))
+        random_state.seed(self._random_seed(progress.step, 0, self.machine.group.rank))
         with clock.part(DATA):
             parts = self.plan.step(progress.step)
             batches = self.batches(parts, progress.max_units)
@@ -215,7 +215,7 @@ class StageLoop:
         limit = progress.max_units or self.stage.per_device_train_batch_size
         held = min(limit, max(sum(len(part.units) for part in parts), 1))
         where = f"stage '{self.stage.name}', step {progress.step + 1}: out of memory"
-        if self.machine.world > 1:
+        if self.machine.group.world_size > 1:
             raise RunError(
                 f"{where}; with several processes, batches are not divided: lower per_device_train_batch_size"
             )
@@ -233,7 +233,7 @@ class StageLoop:
         if moves:
             strategy.step_started(backbone, step - self.head_steps)
         # A step's dropout depends on the step alone, not on what came before it.
-        torch.manual_seed(self._random_seed(step, 0, self.machine.rank))
+        torch.manual_seed(self._random_seed(step, 0, self.machine.group.rank))
         combined = combine.fill(self.model, self.combiner, batches, self.machine, self._random_seed(step, 1))
         if moves:
             penalty = strategy.penalty(backbone)
@@ -248,7 +248,7 @@ class StageLoop:
     def _size(self, batches: list[Batch]) -> tuple[int, int]:
         """Examples of all tasks in a step, and the real tokens that went through the trunk, in all processes."""
         mine = {"rows": sum(batch.examples for batch in batches), "tokens": sum(batch.tokens for batch in batches)}
-        size = self.machine.totals(mine)
+        size = self.machine.group.all_reduce_counts(mine)
         return size["rows"], size["tokens"]
 
     def batches(self, parts: list[Part], max_units: int | None) -> list[Batch]:
@@ -265,8 +265,8 @@ class StageLoop:
             apart=exact and not self.model.one_pass,
             share=not exact and not self.model.strategy.routes_rows,
         )
-        batches = made(of_process(parts, self.machine.rank, self.machine.world))
-        if self.machine.sharded and len(batches) < (most := self.machine.largest(len(batches))):
+        batches = made(of_process(parts, self.machine.group.rank, self.machine.group.world_size))
+        if self.machine.sharded and len(batches) < (most := self.machine.group.all_reduce_max(len(batches))):
             (any_batch, *_) = batches or made(parts)
             batches += [idle(any_batch)] * (most - len(batches))
         return [self.model.with_stored(batch).to(self.machine.device) for batch in batches]
@@ -280,7 +280,7 @@ class StageLoop:
         norm = clip_gradients(parameters, limit, self.machine)
         skipped = ""
         finite = math.isfinite(norm) and bool(torch.isfinite(combined.losses).all())
-        if not self.machine.largest(int(not finite)):  # agreed on before anything moves
+        if not self.machine.group.any(not finite):  # agreed on before anything moves
             self.optimizer.step()
             self._moved(combined, batches, progress.step)
             progress.skipped_in_a_row = 0
@@ -305,7 +305,7 @@ class StageLoop:
             return
         losses = combined.losses
         if self.combiner.losses_after_step:
-            torch.manual_seed(self._random_seed(step, 0, self.machine.rank))
+            torch.manual_seed(self._random_seed(step, 0, self.machine.group.rank))
             losses = combine.losses_again(self.model, self.combiner, batches, self.machine)
         present = [self.combiner.tasks.index(task) for task in combined.tasks]
         self.combiner.step_finished(losses, torch.tensor(present, dtype=torch.long, device=self.machine.device))
@@ -349,7 +349,7 @@ class StageLoop:
         self.observers.emit(
             "evaluation_started", events.EvaluationStarted(stage=self.stage.name, split="dev", tasks=tasks)
         )
-        random_state.seed(self._random_seed(progress.step, 2, self.machine.rank))
+        random_state.seed(self._random_seed(progress.step, 2, self.machine.group.rank))
         with self.machine.clock.part(EVALUATION):
             scores = score(self.model, tasks, self.dev, self.machine, seed=self.seed)
         value = self.selection(scores)
@@ -381,8 +381,8 @@ class StageLoop:
 
     def _save(self, progress: Progress, value: float) -> None:
         with self.machine.clock.part(SAVING):
-            state = dtensor.gathered(self.state(), keep=self.machine.leads)
-            if self.machine.leads:
+            state = dtensor.full_tensors(self.state(), keep=self.machine.group.is_main)
+            if self.machine.group.is_main:
                 weights.save(self.best_file, state)
         self.observers.emit(
             "checkpoint_saved",

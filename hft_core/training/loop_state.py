@@ -34,7 +34,7 @@ def snapshot(loop: StageLoop, progress: Progress) -> tuple[dict[str, Any], dict[
         "optimizer": weights.optimizer_state(loop.optimizer),
         "strategy": loop.model.strategy.state(),
     }
-    tensors = {kind: dtensor.gathered(found, keep=loop.machine.leads) for kind, found in tensors.items()}
+    tensors = {kind: dtensor.full_tensors(found, keep=loop.machine.group.is_main) for kind, found in tensors.items()}
     return state, tensors
 
 
@@ -55,7 +55,7 @@ def restore(loop: StageLoop, at: Checkpoint) -> Progress:
         loop.plan.change(step, factors)
     loop.following.load_state(state["following"])
     best = at.tensors("best")
-    if best and loop.machine.leads:
+    if best and loop.machine.group.is_main:
         weights.save(loop.best_file, best)
     random_state.restore(at.state["random"], at.tensors("random"))
     return Progress.from_json(state["progress"])
@@ -63,7 +63,7 @@ def restore(loop: StageLoop, at: Checkpoint) -> Progress:
 
 def load_best(loop: StageLoop) -> None:
     """Take up the best weights so far, of which only the first process has the file."""
-    found = load_file(loop.best_file) if loop.machine.leads else {}
+    found = load_file(loop.best_file) if loop.machine.group.is_main else {}
     for name, tensor in loop.state().items():
-        given = found[name] if loop.machine.leads else torch.empty(tensor.shape, dtype=tensor.dtype)
-        weights.put({name: loop.machine.same(given.to(tensor.device))}, {name: tensor})
+        given = found[name] if loop.machine.group.is_main else torch.empty(tensor.shape, dtype=tensor.dtype)
+        weights.put({name: loop.machine.group.broadcast(given.to(tensor.device))}, {name: tensor})

@@ -90,7 +90,7 @@ def _by_decay(parameters: Sequence[nn.Parameter], decay: float) -> list[tuple[li
     return [
         (list(group), rate)
         for kind, rate in ((matrices, decay), (vectors, 0.0))
-        for _, group in groupby(kind, key=dtensor.is_divided)
+        for _, group in groupby(kind, key=dtensor.is_sharded)
     ]
 
 
@@ -101,10 +101,10 @@ def clip_gradients(parameters: Sequence[nn.Parameter], limit: float, machine: Ma
     if not machine.sharded:
         return float(clip_grad_norm_(parameters, limit))
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    whole = [grad for grad in grads if not dtensor.is_divided(grad)]
-    of_this_process = [dtensor.of_this_process(grad) for grad in grads if dtensor.is_divided(grad)]
-    square = machine.total(_norm(of_this_process, machine).square()) + _norm(whole, machine).square()
-    norm = float(machine.same(square.sqrt()))
+    whole = [grad for grad in grads if not dtensor.is_sharded(grad)]
+    of_this_process = [dtensor.local_shard(grad) for grad in grads if dtensor.is_sharded(grad)]
+    square = machine.group.all_reduce(_norm(of_this_process, machine).square()) + _norm(whole, machine).square()
+    norm = float(machine.group.broadcast(square.sqrt()))
     if math.isfinite(norm):
         torch._foreach_mul_([*whole, *of_this_process], min(1.0, limit / (norm + 1e-6)))  # as torch's clip_grad_norm_
     return norm

@@ -48,7 +48,7 @@ def put(found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         for name, tensor in state.items():
             if tensor.shape != found[name].shape and not isinstance(tensor, nn.Parameter):
                 tensor.resize_(found[name].shape)
-            tensor.copy_(dtensor.like(tensor, found[name]))
+            tensor.copy_(dtensor.shard_like(tensor, found[name]))
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
@@ -77,4 +77,4 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Tensor]) -> None
         number, _, key = name.partition(".")
         parameter = parameters[int(number)]
         moment = value.shape == parameter.shape  # not the count of steps
-        optimizer.state[parameter][key] = dtensor.like(parameter, value) if moment else value.to(parameter.device)
+        optimizer.state[parameter][key] = dtensor.shard_like(parameter, value) if moment else value.to(parameter.device)

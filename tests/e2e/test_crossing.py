@@ -34,8 +34,8 @@ TOLERANCE = 1e-4
 def cross(resolved: Resolved, data: dict[str, Any], folder: Path) -> None:
     """Run the recipe, save it, open it, and compare what the two models say about the dev rows."""
     torch.manual_seed(resolved.recipe.seed)
-    where, told = here(), Observers([], pytest.fail)
-    stages = Stages(assembly.assemble(resolved, host_data=data, trust_remote_code=False), where, told, folder)
+    machine, told = here(), Observers([], pytest.fail)
+    stages = Stages(assembly.assemble(resolved, host_data=data, trust_remote_code=False), machine, told, folder)
     for index, stage in enumerate(resolved.stages):
         result = stages.run(index, stage, fold=resolved.folds_after(index))
         assert result.steps == CROSSING.STEPS
@@ -46,7 +46,7 @@ def cross(resolved: Resolved, data: dict[str, Any], folder: Path) -> None:
     results.write_json(folder / results.RESULTS_FILE, {"plugins": resolved.providers()})
     opened = saved_run.open_run(folder, CROSSING.catalogue()).model
     for task, part in examples.items():
-        before, after = judged(trained, task, part, where), judged(opened, task, part, where)
+        before, after = judged(trained, task, part, machine), judged(opened, task, part, machine)
         assert math.isfinite(before.loss), task
         assert after.loss == pytest.approx(before.loss, abs=TOLERANCE), task
         assert after.predictions == close_to(before.predictions), task
@@ -58,11 +58,11 @@ def here() -> distributed.Machine:
     return distributed.find("fp32")
 
 
-def judged(model: HybridModel, task: str, examples: Examples, where: distributed.Machine) -> Judged:
-    found = judge(model, task, examples, where, seed=0)
+def judged(model: HybridModel, task: str, examples: Examples, machine: distributed.Machine) -> Judged:
+    found = judge(model, task, examples, machine, seed=0)
     if model.head(task).predicts_when_scored:
         return found
-    return replace(found, predictions=judge(model, task, examples, where, seed=0, with_loss=False).predictions)
+    return replace(found, predictions=judge(model, task, examples, machine, seed=0, with_loss=False).predictions)
 
 
 def close_to(value: Any) -> Any:

@@ -227,7 +227,7 @@ from hft_core.model.hybrid import HybridModel
 from hft_plugins.backbones.encoder import build
 from hft_plugins.backbones.options import EncoderOptions
 
-where = distributed.find("fp32")
+machine = distributed.find("fp32")
 model = HybridModel(build(EncoderOptions(model=sys.argv[1])), {})
 trunk = model.trunk
 ids = torch.arange(8).view(2, 4)
@@ -236,7 +236,7 @@ kinds = [type(module) for module in trunk.modules()]
 hidden = trunk(input_ids=ids).last_hidden_state.detach()
 size = sum(p.numel() for p in trunk.parameters())
 for _ in range(2):
-    division = fsdp.divide(model, frozenset(id(p) for p in trunk.parameters()), where)
+    division = fsdp.divide(model, frozenset(id(p) for p in trunk.parameters()), machine)
     shares = [p.to_local().numel() for p in trunk.parameters()]
     held = sum(p.numel() for p, _ in before.values())
     assert torch.equal(trunk(input_ids=ids).last_hidden_state, hidden)
@@ -306,12 +306,12 @@ def test_other_ways_to_divide_a_model_are_refused(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=reason):
-        fsdp_settings.asked(None)
+        fsdp_settings.requested(None)
 
 
 def test_all_processes_read_the_weights_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     """With Accelerate's default, transformers would leave those of all but the first process as they happen to be."""
     for name, value in {fsdp_settings.USE: "true", fsdp_settings.VERSION: "2", fsdp_settings.LOADING: "true"}.items():
         monkeypatch.setenv(name, value)
-    assert fsdp_settings.asked(None)
+    assert fsdp_settings.requested(None)
     assert os.environ[fsdp_settings.LOADING] == "false"

@@ -79,10 +79,10 @@ def test_a_run_is_opened_again_and_by_plain_libraries(
     made = run(models[name], tasks, toys, tmp_path / "run", strategies, max_steps=2)
     opened = saved_run.open_run(tmp_path / "run", Catalogue.discover())
     fresh = loading.from_python(rows(toys, 5, 3), task="write")
-    where, tokenizer = distributed.find("fp32"), opened.model.backbone.tokenizer
+    machine, tokenizer = distributed.find("fp32"), opened.model.backbone.tokenizer
     for task in tasks:
         examples = encode(loading.from_python(rows(toys, 10, 2), task=task), opened.model.head(task), tokenizer, 64)
-        again = evaluation.score_task(opened.model, task, examples, where, seed=0)
+        again = evaluation.score_task(opened.model, task, examples, machine, seed=0)
         assert again == pytest.approx(made.final["test"][task], abs=1e-5)
     said = [answer["text"] for answer in prediction.predict(opened, "write", fresh)]
 

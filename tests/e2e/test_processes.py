@@ -372,15 +372,15 @@ from hft_core.recipe.resolve import resolve
 evaluation.EVALUATION_ROWS = 3
 given = json.load(open(sys.argv[1]))
 torch.manual_seed(0)
-where = distributed.find("fp32")
+machine = distributed.find("fp32")
 resolved = resolve(recipe_file.from_dict(given["recipe"]), Catalogue.discover())
 material = assembly.assemble(resolved, host_data=given["data"], trust_remote_code=False)
 found = {}
 for task, examples in material.examples["dev"].items():
-    said = evaluation.judge(material.model, task, examples, where, seed=0)
-    scores = evaluation.score_task(material.model, task, examples, where, seed=0)
+    said = evaluation.judge(material.model, task, examples, machine, seed=0)
+    scores = evaluation.score_task(material.model, task, examples, machine, seed=0)
     found[task] = [len(examples), [str(each) for each in said.predictions], said.loss, scores]
-if where.leads:
+if machine.group.is_main:
     print(json.dumps(found))
 """
 

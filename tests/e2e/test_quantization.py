@@ -204,8 +204,7 @@ def test_a_processor_without_an_engine_is_refused(opened: Opener, monkeypatch: p
 
 
 def test_another_device_than_the_cpu_is_refused(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    elsewhere: Any = SimpleNamespace(device=torch.device("cuda"))
-    found = replace(distributed.find("fp32"), accelerator=elsewhere)
+    found = replace(distributed.find("fp32"), device=torch.device("cuda"))
     monkeypatch.setattr(distributed, "find", lambda *_: found)
     with pytest.raises(UsageError, match="on CPUs alone, and this process on cuda"):
         opened("bert", "full", int8=True)

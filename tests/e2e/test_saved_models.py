@@ -194,11 +194,11 @@ def test_a_run_opened_again_scores_as_it_did(
     parts = loading(toys)
     made = hft_core.run(recipe(models[name], language_of(name), *strategies), output=tmp_path / "run", data=parts)
     opened = saved_run.open_run(tmp_path / "run", Catalogue.discover())
-    where = distributed.find("fp32")
+    machine = distributed.find("fp32")
     for task in parts:
         head = opened.model.head(task)
         examples = examples_of(parts[task]["test"], task, opened)
-        assert evaluation.score_task(opened.model, task, examples, where, seed=0) == pytest.approx(
+        assert evaluation.score_task(opened.model, task, examples, machine, seed=0) == pytest.approx(
             made.final["test"][task], abs=1e-5, rel=1e-5
         )
         assert head.facts == json.loads((tmp_path / "run/model" / task / "task.json").read_text())["facts"]

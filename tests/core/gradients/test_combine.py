@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,6 +17,7 @@ from hft_core.batching.collate import Batch, Segment
 from hft_core.combiner import Combiner
 from hft_core.device.distributed import Machine
 from hft_core.device.precision import Precision
+from hft_core.device.process_group import SingleProcess
 from hft_core.gradients import combine, one_pass
 from hft_core.gradients.hidden import Comparison, HiddenGradient
 from hft_core.gradients.jacobian import Jacobian, of_tokens_alone
@@ -122,7 +122,7 @@ class Recorded(Combiner):
         return 1.0 + present.to(gradients.dtype)
 
 
-MACHINE = Machine(Accelerator(cpu=True), Precision("fp32", "for a test", 1.0))
+MACHINE = Machine(torch.device("cpu"), Precision("fp32", "for a test", 1.0), SingleProcess())
 
 
 def model_of(*tasks: str, dropout: float = 0.0, still: Sequence[str] = ()) -> HybridModel:
@@ -555,7 +555,7 @@ def test_a_divided_joint_loss_sees_the_same_dropout_in_both_of_its_passes() -> N
 # --- on all shared parameters
 
 ABC = ("a", "b", "c")
-HALF = Machine(MACHINE.accelerator, Precision("bf16", "for a test", 1.0))
+HALF = Machine(MACHINE.device, Precision("bf16", "for a test", 1.0), SingleProcess())
 
 
 class Exact(ByProducts):
@@ -593,7 +593,7 @@ def test_gradients_of_the_steps_tokens_are_all_that_embeddings_have(absent: int 
     for tied in (None, words):
         rows, parameters = jacobian_of(model, tied)
         found = Jacobian(parameters, len(ABC))
-        with of_tokens_alone(model.trunk, MACHINE):
+        with of_tokens_alone(model.trunk, MACHINE.group):
             losses = mean_losses(model, divided(STEP, 5, 7), ABC)
             if tied is not None:
                 losses = losses + torch.tensor([1.0, 0.0, 2.0]) * tied.square().sum()
@@ -645,10 +645,10 @@ def test_a_weight_is_cast_once_a_step_and_its_gradient_is_the_same_bit_for_bit(
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("where", [MACHINE, HALF], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("machine", [MACHINE, HALF], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("bounds", [(), (5, 7), (2, 6)])
 def test_one_pass_over_the_rows_of_all_tasks_has_the_gradients_of_a_pass_for_each(
-    bounds: tuple[int, ...], where: Machine
+    bounds: tuple[int, ...], machine: Machine
 ) -> None:
     found: list[Tensor] = []
     for at_once in (True, False):
@@ -656,13 +656,13 @@ def test_one_pass_over_the_rows_of_all_tasks_has_the_gradients_of_a_pass_for_eac
         model.one_pass = at_once
         batches = divided(STEP, *bounds) if at_once else divided(STEP, 5, 7)
         with Casts(model.trunk.layer.weight.shape) as casts:
-            combined = combine.fill(model, combiner, batches, where, draw_seed=5)
-        assert casts.number == (where is HALF)
+            combined = combine.fill(model, combiner, batches, machine, draw_seed=5)
+        assert casts.number == (machine is HALF)
         assert combiner.seen is not None
         grads = [p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]
         found.append(torch.cat([combiner.seen.reshape(-1), combined.losses, *grads]))
     ours, theirs = found
-    assert float((ours - theirs).norm() / theirs.norm()) < (2**-7 if where is HALF else 1e-6)
+    assert float((ours - theirs).norm() / theirs.norm()) < (2**-7 if machine is HALF else 1e-6)
     assert not any("forward" in vars(module) for module in model.modules())
 
 

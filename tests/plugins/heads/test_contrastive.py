@@ -193,13 +193,13 @@ def test_a_step_divided_into_batches_has_the_gradient_of_the_whole(options: dict
     model = HybridModel(backbone, {"t": head})
     examples = encode(loading.from_python(pairs(8), task="t"), head, backbone.tokenizer, 64)
     part = Part("t", 0, np.arange(8))
-    where, found = distributed.find("fp32"), []
+    machine, found = distributed.find("fp32"), []
     for max_units in (8, 3):
         batches = batches_of(
             [part], {"t": examples}, {"t": head}, seed=0, pad=0, max_units=max_units, max_tokens=None, apart=True
         )
         model.zero_grad()
-        losses = combine.fill(model, Combiner(("t",)), batches, where, 0).losses
+        losses = combine.fill(model, Combiner(("t",)), batches, machine, 0).losses
         found.append(
             (len(batches), losses, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
         )
