@@ -58,7 +58,7 @@ def of_stage(loop: StageLoop, work: FrozenWork, at: Checkpoint | None) -> Compil
         if found:
             raise UsageError(f"stage '{stage.name}': torch_compile is 'yes', and {found}, or set torch_compile: no")
         return Compiled(loop, record(True, "as the recipe says"))
-    before = at.state.get("compilation") if at is not None else None
+    before = at.state.stage.compilation if at is not None else None
     if found and before and before["chosen"]:
         return Compiled(loop, record(False, f"the run began with compiled layers, but {found}"))
     if found:

@@ -59,7 +59,7 @@ class Mixture:
 
 
 @dataclass
-class Following:
+class AdaptiveMixture:
     """What the dev scores of a stage say about its mixture: tasks that stop, and adaptive shares.
 
     With `sampling.adapt` a task's share is multiplied by (r_t / mean r)^adapt, where r_t is its lowest dev loss so far

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -18,7 +17,6 @@ from hft_core import events, results
 from hft_core.device import distributed, failures
 from hft_core.device.distributed import Machine
 from hft_core.device.launcher import requested_rank
-from hft_core.device.precision import Precision
 from hft_core.errors import DataError, UsageError
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.observers import Observers
@@ -36,8 +34,9 @@ from hft_core.runtime import run_lock
 from hft_core.runtime.locks import locked
 from hft_core.runtime.run_lock import Turn
 from hft_core.runtime.signals import Interrupted
-from hft_core.training.checkpoint import Checkpoint
-from hft_core.training.checkpointing import Keeper, clear_leftovers, rewind_log
+from hft_core.training.checkpoint import Checkpoint, Checkpoints
+from hft_core.training.checkpointing import CheckpointScheduler, clear_leftovers, rewind_log
+from hft_core.training.training_state import RunState
 
 
 class Settings(TypedDict, total=False):
@@ -143,8 +142,10 @@ def opened(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings
             held.enter_context(locked(folder))
         try:
             with turn, failures.propagate_failure():
-                keeper, at = _kept(folder, resolved, problems.append, resume=resume, leads=leads)
-                measured = None if at is None else Precision(**at.state["precision"])
+                checkpoints, resume_from = _open_checkpoints(
+                    folder, resolved, problems.append, resume=resume, leads=leads
+                )
+                measured = None if resume_from is None else resume_from.state.run.precision
                 where = distributed.find(resolved.recipe.precision, accelerator, chosen=measured)
                 if where.sharded:
                     assembly.check_divisible(resolved)
@@ -153,19 +154,20 @@ def opened(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings
                     host_data=settings.get("data") or {},
                     trust_remote_code=settings.get("trust_remote_code", False),
                 )
-                check_same_start(where.group, material, at, folder)
-                stages = Stages(material, where, told, working_folder, keeper=keeper if leads else None)
-                if keeper is not None and folder is not None and leads:
+                check_same_start(where.group, material, resume_from, folder)
+                stages = Stages(material, where, told, working_folder)
+                if checkpoints is not None and folder is not None and leads:
                     results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
-                    problems[:] = notes = [*_noted(at, where), *problems]
-                    keeper.run = {
-                        "precision": asdict(where.precision),
-                        "place": where.name,
-                        "data": _same_data(material, at),
-                        "notes": notes,
-                    }
+                    problems[:] = notes = [*_noted(resume_from, where), *problems]
+                    state = RunState(
+                        precision=where.precision,
+                        processes=where.name,
+                        fingerprints=_same_data(material, resume_from),
+                        notes=notes,
+                    )
+                    stages.scheduler = CheckpointScheduler(folder, resolved.recipe.output, checkpoints, state)
                 _announce(resolved, folder, where, told)
-                stages.begin(at)
+                stages.begin(resume_from)
         except BaseException as error:
             if isinstance(error, Interrupted) and folder is not None and leads:  # `hft resume` asks for it
                 results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
@@ -174,44 +176,46 @@ def opened(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings
         return Session(stages, turn, folder, started=started, problems=problems, held=held.pop_all())
 
 
-def _kept(
+def _open_checkpoints(
     folder: Path | None, resolved: Resolved, report: Callable[[str], None], *, resume: bool, leads: bool
-) -> tuple[Keeper | None, Checkpoint | None]:
-    """What saves the run's state in `folder`, and the state to go on from, if there is one."""
+) -> tuple[Checkpoints | None, Checkpoint | None]:
+    """Open the run's checkpoints in `folder`, and find the one to resume from, if there is any."""
     if folder is None:
         return None, None
     recipe = hashlib.sha256(recipe_file.dump(resolved.recipe).encode()).hexdigest()
-    keeper = Keeper(folder, resolved.recipe.output, recipe=recipe)
-    at = keeper.checkpoints.newest(report) if resume else None
+    limit = resolved.recipe.output.save_total_limit
+    checkpoints = Checkpoints(folder / results.CHECKPOINT_FOLDER, recipe=recipe, limit=limit)
+    resume_from = checkpoints.newest(report) if resume else None
     if leads:
-        keeper.checkpoints.clear_leftovers()
+        checkpoints.clear_leftovers()
         clear_leftovers(folder)
     if leads and resume:
-        rewind_log(folder, at)
-    return keeper, at
+        rewind_log(folder, resume_from)
+    return checkpoints, resume_from
 
 
-def _noted(at: Checkpoint | None, where: Machine) -> list[str]:
+def _noted(resume_from: Checkpoint | None, where: Machine) -> list[str]:
     """What the results have to say of the places that the run was computed in: up to the checkpoint, and from there."""
-    if at is None:
+    if resume_from is None:
         return []
-    notes: list[str] = list(at.state["notes"])
-    if at.state["place"] != where.name:
+    before = resume_from.state.run
+    notes = list(before.notes)
+    if before.processes != where.name:
         notes.append(
-            f"the run was computed by {at.state['place']} and goes on, after step {at.step} of its stage, with "
+            f"the run was computed by {before.processes} and goes on, after step {resume_from.step} of its stage, with "
             f"{where.name}: its results are those of a run never stopped up to rounding, not bit for bit, and dropout "
             "is drawn anew"
         )
     return notes
 
 
-def _same_data(material: Material, at: Checkpoint | None) -> dict[str, Any]:
+def _same_data(material: Material, resume_from: Checkpoint | None) -> dict[str, dict[str, int]]:
     """Numbers that stand for the tokenised rows. Raises `DataError` when they are not those of the checkpoint."""
     found = {
         split: {task: examples.fingerprint() for task, examples in tasks.items()}
         for split, tasks in material.examples.items()
     }
-    for split, tasks in (at.state["data"] if at is not None else {}).items():
+    for split, tasks in (resume_from.state.run.fingerprints if resume_from is not None else {}).items():
         for task, number in tasks.items():
             if found[split].get(task) != number:
                 raise DataError(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from hft_core import events
 from hft_core.acceleration import activation_cache, compile, shared_layers
-from hft_core.batching.mixture import Following, Mixture, epoch_rows
+from hft_core.batching.mixture import AdaptiveMixture, Mixture, epoch_rows
 from hft_core.batching.plan import Plan
 from hft_core.batching.shared_inputs import families
 from hft_core.combiner import Combiner
@@ -26,7 +27,7 @@ from hft_core.model.hybrid import HybridModel
 from hft_core.plugins.observers import Observers
 from hft_core.recipe.resolve import ResolvedStage
 from hft_core.recipe.stage import DEFAULT_EPOCHS, Stage
-from hft_core.results import CHECKPOINT_FOLDER, COMBINER_FOLDER, Scores, StageResult, stage_result
+from hft_core.results import CHECKPOINT_FOLDER, COMBINER_FOLDER, Scores, StageResult
 from hft_core.runs import assembly, stage_report
 from hft_core.runs.assembly import Material
 from hft_core.runs.stage_report import Counts, plugin_name
@@ -34,9 +35,10 @@ from hft_core.runtime import random_state
 from hft_core.strategy import Strategy
 from hft_core.training import optimizer, weights
 from hft_core.training.checkpoint import Checkpoint
-from hft_core.training.checkpointing import Keeper
+from hft_core.training.checkpointing import CheckpointScheduler, StageCheckpoints
 from hft_core.training.evaluation import Selection, score
 from hft_core.training.loop import StageLoop
+from hft_core.training.training_state import StageState
 
 HEAD_WARMUP_SHARE = 0.1
 """Share of a stage's steps in which fresh heads train on a trunk that stands still."""
@@ -146,55 +148,57 @@ class Stages:
     """The trunk's own weights are not those that the backbone was opened with."""
     scores: Scores = field(default_factory=dict)
     """Dev scores of the tasks that know something, with the weights as they are now."""
-    keeper: Keeper | None = None
-    """Saves the run's state as it goes on; None where nothing is kept."""
+    scheduler: CheckpointScheduler | None = None
+    """Saves checkpoints; None in other processes than the first and for a run without a folder."""
     done: list[StageResult] = field(default_factory=list)
     """The results of the stages before."""
     _own: frozenset[int] = frozenset()
     """The ids of the parameters that the trunk was opened with."""
-    _at: Checkpoint | None = None
-    """Where the next stage goes on, if it was begun before."""
+    _resume_from: Checkpoint | None = None
+    """The checkpoint from which the next stage is resumed."""
 
-    def begin(self, at: Checkpoint | None = None) -> None:
+    def begin(self, resume_from: Checkpoint | None = None) -> None:
         """Make the model ready for the first stage, or for the one that the checkpoint is of."""
         self.material.model.to(self.machine.device)
         self._own = frozenset(id(parameter) for parameter in self.material.model.trunk.parameters())
         for each in self.material.resolved.stages:  # a later stage's mistake is not to be found after hours
             selection_of(each.stage, self.material, self.machine)
-        if at is not None:
-            self._take_up(at)
-        self._at = at
+        if resume_from is not None:
+            self._restore(resume_from)
+        self._resume_from = resume_from
 
     def next(self) -> StageResult:
         """Run the stage after those that are done."""
-        index, at, self._at = len(self.done), self._at, None
+        index, resume_from, self._resume_from = len(self.done), self._resume_from, None
         resolved = self.material.resolved
-        result = self.run(index, resolved.stages[index], fold=resolved.folds_after(index), at=at)
+        result = self.run(index, resolved.stages[index], fold=resolved.folds_after(index), resume_from=resume_from)
         self.done.append(result)
         return result
 
-    def _take_up(self, at: Checkpoint) -> None:
+    def _restore(self, resume_from: Checkpoint) -> None:
         """Bring the model to where the checkpoint's stage began."""
-        state, model, resolved = at.state, self.material.model, self.material.resolved
-        self.done = [stage_result(value) for value in state["done"]]
-        self.trunk_changed, self.scores = state["trunk_changed"], state["before"]
+        state, model, resolved = resume_from.state.stage, self.material.model, self.material.resolved
+        self.done = list(state.finished)
+        self.trunk_changed, self.scores = state.trunk_changed, state.scores_before
         for result in self.done:
             for task in result.tasks:
                 model.head(task).pretrained = True
-        for stage in resolved.strategies_before(state["stage"]):  # parts that the stage found in the trunk
+        for stage in resolved.strategies_before(state.index):  # parts that the stage found in the trunk
             model.strategy = assembly.strategy_of(stage)
             model.strategy.apply(model.backbone, stage.stage.tasks)
-        base = at.tensors("base")
+        base = resume_from.tensors("base")
         if base:
             weights.put(base, weights.whole_state(model))
 
-    def run(self, index: int, resolved: ResolvedStage, *, fold: bool, at: Checkpoint | None = None) -> StageResult:
+    def run(
+        self, index: int, resolved: ResolvedStage, *, fold: bool, resume_from: Checkpoint | None = None
+    ) -> StageResult:
         """Run stage `index`, from its beginning or from a checkpoint of it; with `fold`, what its strategy added is
         folded into the trunk afterwards."""
         self.machine.clock.restart()
         stage, model = resolved.stage, self.material.model
         self.name = stage.name
-        base = self._keep_base(index, at)
+        base = self._keep_base(index)
         # A stage's fresh weights depend on the seed and the stage, and not on what came before it.
         random_state.seed(random_state.random_seed(self.material.resolved.recipe.seed, index))
         strategy, combiner, counts = begin(resolved, model)
@@ -202,29 +206,21 @@ class Stages:
         combiner.to(self.machine.device)
         division = fsdp.divide(model, self._own, self.machine)
         moves = counts.trainable > 0
-        if at is None:
+        if resume_from is None:
             self.measure([task for task in model.heads if model.head(task).pretrained])
         before = dict(self.scores)
         loop = self._loop(index, resolved, strategy, combiner)
         work = activation_cache.of_stage(loop)
-        compiled = compile.of_stage(loop, work, at)
+        compiled = compile.of_stage(loop, work, resume_from)
         shared_layers.settle(model, {task: loop.train[task] for task in stage.tasks}, self.machine, seed=loop.seed)
         one_pass.settle(loop, compiled=compiled.record["chosen"])
-        step = 0 if at is None else at.state["loop"]["progress"]["step"]
+        step = 0 if resume_from is None else resume_from.step
         stages = len(self.material.resolved.stages)
         told = stage_report.announcement(index, stages, resolved, loop, counts, before, step, work, compiled)
         self.observers.emit("stage_started", told)
-        if self.keeper is not None:
-            self.keeper.run |= {
-                "stage": index,
-                "done": [asdict(result) for result in self.done],
-                "trunk_changed": self.trunk_changed,
-                "before": before,
-                "compilation": compiled.record,
-            }
-            self.keeper.links = base
+        checkpoints = self._checkpoints(index, before, compiled.record, base)
         with work, compiled:
-            progress = loop.run(work, at)
+            progress = loop.run(work, checkpoints=checkpoints, resume_from=resume_from)
         if combiner.state_dict() and self.machine.group.is_main:
             place = self.folder / COMBINER_FOLDER / f"{index + 1}-{stage.name}.safetensors"
             weights.save(place, combiner.state_dict())
@@ -242,9 +238,24 @@ class Stages:
         self.observers.emit("stage_finished", events.StageFinished(result=result))
         return result
 
-    def _keep_base(self, index: int, at: Checkpoint | None) -> dict[str, Path]:
-        """The file of what earlier stages made of the model, which all checkpoints of the stage hold."""
-        if index == 0 or self.keeper is None:
+    def _checkpoints(
+        self, index: int, before: Scores, compilation: dict[str, Any], links: Mapping[str, Path]
+    ) -> StageCheckpoints | None:
+        """Prepare the checkpoints of stage `index`."""
+        if self.scheduler is None:
+            return None
+        state = StageState(
+            index=index,
+            finished=list(self.done),
+            trunk_changed=self.trunk_changed,
+            scores_before=before,
+            compilation=compilation,
+        )
+        return StageCheckpoints(scheduler=self.scheduler, stage=state, links=links)
+
+    def _keep_base(self, index: int) -> dict[str, Path]:
+        """Save the model as earlier stages left it, a file that all checkpoints of the stage contain."""
+        if index == 0 or self.scheduler is None:
             return {}
         path = self.folder / CHECKPOINT_FOLDER / f"{index + 1}-{self.name}.base.safetensors"
         with self.machine.clock.part(SAVING):
@@ -295,10 +306,9 @@ class Stages:
             dev=material.examples["dev"],
             machine=self.machine,
             selection=selection_of(stage, material, self.machine),
-            following=Following(stage.sampling, stage.tasks),
+            adaptive_mixture=AdaptiveMixture(stage.sampling, stage.tasks),
             observers=self.observers,
             best_file=self.folder / CHECKPOINT_FOLDER / f"{index + 1}-{stage.name}.safetensors",
-            keeper=self.keeper,
         )
 
 

@@ -24,8 +24,9 @@ from torch import Tensor
 from hft_core.errors import RunError, UsageError
 from hft_core.results import read_json, write_text
 from hft_core.runtime.file_hash import sha256
+from hft_core.training.training_state import TrainingState
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "LATEST"
 _BEFORE = "~"
 """Ends the name of a checkpoint while another is put into its place."""
@@ -37,9 +38,12 @@ class Checkpoint:
     """One that was found to be whole."""
 
     path: Path
-    state: dict[str, Any]
-    step: int
-    """Of its stage."""
+    state: TrainingState
+
+    @property
+    def step(self) -> int:
+        """The last finished step of its stage."""
+        return self.state.loop.progress.step
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors that were saved under `name`; none where there were none."""
@@ -57,25 +61,25 @@ class Checkpoints:
 
     def publish(
         self,
-        stage: int,
-        step: int,
-        world: int,
-        state: Mapping[str, Any],
+        world_size: int,
+        state: TrainingState,
         tensors: Mapping[str, Mapping[str, Tensor]],
         links: Mapping[str, Path],
     ) -> float:
-        """Write a checkpoint of step `step` of stage `stage`, computed by `world` processes, with the files `links` as
-        they are; the seconds it took.
+        """Write a checkpoint that `world_size` processes computed, and return the seconds it took.
+
+        `links`: tensor files to include unchanged, as hard links where possible.
 
         Raises `RunError` when it cannot be written; the ones before are left as they are.
         """
         started = time.perf_counter()
+        stage, step = state.stage.index, state.loop.progress.step
         name = f"{stage:04d}-{step:08d}"
-        place = {"stage": stage, "step": step, "world_size": world}
+        position = {"stage": stage, "step": step, "world_size": world_size}
         beside = self.folder / f".{name}.{uuid.uuid4().hex[:8]}"
         try:
             beside.mkdir(parents=True)
-            self._fill(beside, place, state, tensors, links)
+            self._fill(beside, position, state.to_json(), tensors, links)
             self._put(beside, self.folder / name)
             write_text(self.folder / LATEST, name + "\n")
         except (OSError, SafetensorError) as error:
@@ -93,7 +97,7 @@ class Checkpoints:
     def _fill(
         self,
         beside: Path,
-        place: Mapping[str, int],
+        position: Mapping[str, int],
         state: Mapping[str, Any],
         tensors: Mapping[str, Mapping[str, Tensor]],
         links: Mapping[str, Path],
@@ -119,7 +123,7 @@ class Checkpoints:
         manifest = {
             "format": FORMAT,
             "recipe": self.recipe,
-            **place,
+            **position,
             "files": {name: {"size": path.stat().st_size, "sha256": self._hash(path)} for name, path in files.items()},
         }
         (beside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -193,7 +197,7 @@ class Checkpoints:
         manifest = _manifest_of(path)
         try:
             files = {str(name): (facts["size"], facts["sha256"]) for name, facts in manifest["files"].items()}
-            recipe, step = manifest["recipe"], int(manifest["step"])
+            recipe = manifest["recipe"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _DamagedError(f"its manifest cannot be read ({type(error).__name__})") from error
         for name, (size, digest) in files.items():
@@ -206,7 +210,8 @@ class Checkpoints:
             raise UsageError(
                 f"{path} belongs to another recipe than the one given: resume it with its own, or start anew"
             )
-        return Checkpoint(path, json.loads((path / STATE).read_text(encoding="utf-8")), step)
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        return Checkpoint(path, TrainingState.from_json(state))
 
 
 class _DamagedError(Exception):

@@ -1,84 +1,97 @@
-"""When a run's state is saved, and into what, so that it can go on as if it had never stopped."""
+"""When checkpoints of a run are saved, and what they hold."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from hft_core.recipe.schema import Output
-from hft_core.results import CARD_FILE, CHECKPOINT_FOLDER, COMBINER_FOLDER, LOG_FILE, RECIPE_FILE, RESULTS_FILE
+from hft_core.results import CARD_FILE, COMBINER_FOLDER, LOG_FILE, RECIPE_FILE, RESULTS_FILE
 from hft_core.runtime import random_state
 from hft_core.training.checkpoint import Checkpoint, Checkpoints
+from hft_core.training.training_state import LoopState, RunState, StageState, TrainingState
 
 AUTO_SECONDS = 120.0
-"""`save_strategy: auto` saves after so many seconds, so that no more are ever lost, …"""
+"""`save_strategy: auto` saves after so many seconds, which bounds the work that a crash loses, …"""
 AUTO_SHARE = 0.05
-"""… but does not spend more than this share of the time on it."""
+"""… but does not spend more than this share of the time on saving."""
 
 
-class Keeper:
-    """Saves checkpoints of one run in its folder."""
+class CheckpointScheduler:
+    """Decides when a run is saved in its folder, and saves it."""
 
-    def __init__(self, folder: Path, output: Output, *, recipe: str) -> None:
-        """`recipe`: the hash of the run's recipe."""
-        self.folder, self.output = folder, output
-        self.checkpoints = Checkpoints(folder / CHECKPOINT_FOLDER, recipe=recipe, limit=output.save_total_limit)
-        self.run: dict[str, Any] = {}
-        """What is the same for all checkpoints of a stage: its number, the results of those before it."""
-        self.links: dict[str, Path] = {}
-        """Files that all checkpoints of a stage hold."""
-        self._since, self._cost = time.monotonic(), 0.0
+    def __init__(self, folder: Path, output: Output, checkpoints: Checkpoints, run: RunState) -> None:
+        """`folder`: the run's, with its log; `checkpoints`: where to publish."""
+        self.folder, self.output, self.checkpoints, self.run = folder, output, checkpoints, run
+        self._last_save, self._cost = time.monotonic(), 0.0
 
-    def due(self, step: int, *, epoch_ended: bool) -> bool:
-        """Whether to save after step `step`."""
+    def is_due(self, step: int, *, epoch_ended: bool) -> bool:
+        """Decide whether to save after step `step`."""
         if self.output.save_strategy == "steps":
             return step % (self.output.save_steps or 1) == 0
         if self.output.save_strategy == "epoch":
             return epoch_ended
         if self.output.save_strategy == "auto":
-            return time.monotonic() - self._since > max(AUTO_SECONDS, self._cost / AUTO_SHARE)
+            return time.monotonic() - self._last_save > max(AUTO_SECONDS, self._cost / AUTO_SHARE)
         return False
 
     def save(
         self,
-        stage: int,
-        step: int,
-        world: int,
-        state: Mapping[str, Any],
+        world_size: int,
+        stage: StageState,
+        loop: LoopState,
         tensors: Mapping[str, Mapping[str, Tensor]],
         links: Mapping[str, Path],
     ) -> None:
-        """Publish a checkpoint, unless the recipe wants none. Raises `RunError` when it cannot be written."""
+        """Publish a checkpoint, unless the recipe disables them. Raises `RunError` when it cannot be written."""
         if self.output.save_strategy == "no":
             return
-        facts, random = random_state.snapshot()
+        random, random_tensors = random_state.snapshot()
         log = self.folder / LOG_FILE
-        whole = {
-            **self.run,
-            "loop": dict(state),
-            "random": facts,
-            "log_size": log.stat().st_size if log.exists() else 0,
-        }
-        self._cost = self.checkpoints.publish(
-            stage, step, world, whole, {**tensors, "random": random}, {**self.links, **links}
-        )
-        self._since = time.monotonic()
+        log_size = log.stat().st_size if log.exists() else 0
+        state = TrainingState(run=self.run, stage=stage, loop=loop, random=random, log_size=log_size)
+        self._cost = self.checkpoints.publish(world_size, state, {**tensors, "random": random_tensors}, links)
+        self._last_save = time.monotonic()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCheckpoints:
+    """Saves the checkpoints of one stage."""
+
+    scheduler: CheckpointScheduler
+    stage: StageState
+    links: Mapping[str, Path] = field(default_factory=dict)
+    """Tensor files that all checkpoints of the stage contain, by name."""
+
+    def is_due(self, step: int, *, epoch_ended: bool) -> bool:
+        """Decide whether to save after step `step`."""
+        return self.scheduler.is_due(step, epoch_ended=epoch_ended)
+
+    def save(
+        self,
+        world_size: int,
+        loop: LoopState,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        links: Mapping[str, Path],
+    ) -> None:
+        """Publish a checkpoint with `tensors` and the files `links`. Raises `RunError` when it cannot be written."""
+        self.scheduler.save(world_size, self.stage, loop, tensors, {**self.links, **links})
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove files of a run that were being written, beside their places, when it was killed."""
-    beside = [path for name in (RECIPE_FILE, RESULTS_FILE, CARD_FILE) for path in folder.glob(f".{name}.*")]
-    for path in (*beside, *(folder / COMBINER_FOLDER).glob(".*")):
+    """Remove the temporary files of a run that was killed while it wrote them."""
+    temporary = [path for name in (RECIPE_FILE, RESULTS_FILE, CARD_FILE) for path in folder.glob(f".{name}.*")]
+    for path in (*temporary, *(folder / COMBINER_FOLDER).glob(".*")):
         path.unlink(missing_ok=True)
 
 
-def rewind_log(folder: Path, at: Checkpoint | None) -> None:
-    """Cut from the log what was written after the checkpoint, or after the beginning: it will be written again."""
-    log, size = folder / LOG_FILE, 0 if at is None else at.state["log_size"]
+def rewind_log(folder: Path, resume_from: Checkpoint | None) -> None:
+    """Truncate the log to its size at the checkpoint, or to nothing without one: the rest will be written again."""
+    log, size = folder / LOG_FILE, 0 if resume_from is None else resume_from.state.log_size
     if log.exists() and log.stat().st_size > size:
         with open(log, "r+b") as file:
             file.truncate(size)

@@ -30,7 +30,7 @@ from hft_core import events
 from hft_core.acceleration import quick_ways
 from hft_core.acceleration.activation_cache import FrozenWork
 from hft_core.batching.collate import Batch, batches_of, idle, of_process
-from hft_core.batching.mixture import Following
+from hft_core.batching.mixture import AdaptiveMixture
 from hft_core.batching.plan import Part, Plan
 from hft_core.combiner import Combiner
 from hft_core.data.examples import Examples
@@ -47,7 +47,7 @@ from hft_core.results import Evaluation
 from hft_core.runtime import random_state, signals
 from hft_core.training import loop_state, weights
 from hft_core.training.checkpoint import Checkpoint
-from hft_core.training.checkpointing import Keeper
+from hft_core.training.checkpointing import StageCheckpoints
 from hft_core.training.evaluation import Selection, evaluation_steps, judge, main_scores, score
 from hft_core.training.optimizer import Rates, clip_gradients
 from hft_core.training.progress import Progress
@@ -81,31 +81,35 @@ class StageLoop:
     dev: Mapping[str, Examples]
     machine: Machine
     selection: Selection
-    following: Following
+    adaptive_mixture: AdaptiveMixture
     observers: Observers
     best_file: Path
     """Where the best weights so far are kept."""
-    keeper: Keeper | None
-    """Saves the loop's state; None where nothing is kept."""
 
-    def run(self, frozen_work: FrozenWork, at: Checkpoint | None = None) -> Progress:
-        """Train, from the beginning or from `at`; the model ends with the best weights.
+    def run(
+        self,
+        frozen_work: FrozenWork,
+        *,
+        checkpoints: StageCheckpoints | None = None,
+        resume_from: Checkpoint | None = None,
+    ) -> Progress:
+        """Train, from the beginning or from `resume_from`; the model ends with the best weights.
 
-        Raises `RunError` when the losses stay non-finite or the disk is full, and `Interrupted`, with the state saved,
-        when the process was told to end.
+        `checkpoints`: saves the state, in the first process only. Raises `RunError` when the losses stay non-finite or
+        the disk is full, and `Interrupted`, after saving the state, when the process was asked to end.
         """
         trunk = self.model.trunk_parameters()
         self.model.strategy.begin(self.model.backbone, self.plan.steps - self.head_steps)
         due, planned = self.evaluations, self.plan.steps
-        progress = Progress() if at is None else loop_state.restore(self, at)
+        progress = Progress() if resume_from is None else loop_state.restore(self, resume_from)
         self.machine.clock.add(progress.seconds)
         self._hold(trunk, still=progress.step < self.head_steps)
         try:
             frozen_work.begin(progress)
             with quick_ways.held(self.model, self.stage, self.machine):
-                self._train(progress, trunk, due, planned)
+                self._train(progress, checkpoints, trunk, due, planned)
         except signals.Interrupted:
-            self.keep(progress)
+            self._checkpoint(progress, checkpoints)
             raise
         self._hold(trunk, still=False)
         if self.stage.load_best_model_at_end and 0 < progress.best_step < progress.step:
@@ -115,7 +119,14 @@ class StageLoop:
             self._save(progress, math.nan)
         return progress
 
-    def _train(self, progress: Progress, trunk: list[torch.nn.Parameter], due: frozenset[int], planned: int) -> None:
+    def _train(
+        self,
+        progress: Progress,
+        checkpoints: StageCheckpoints | None,
+        trunk: list[torch.nn.Parameter],
+        due: frozenset[int],
+        planned: int,
+    ) -> None:
         """All steps that are left; `due`: after which of them is evaluated; `planned`: how many there are at most."""
         while True:
             if progress.step in due and not progress.is_evaluated():
@@ -131,20 +142,20 @@ class StageLoop:
                 self.machine.group.check_equal(list(self.state().values()), "the weights")
                 self.machine.group.check_equal(list(self.model.strategy.state().values()), "the strategy's state")
             ended = int(self._epoch(progress.step)) > int(self._epoch(progress.step - 1))
-            due_now = self.keeper is not None and self.keeper.due(progress.step, epoch_ended=ended)
+            due_now = checkpoints is not None and checkpoints.is_due(progress.step, epoch_ended=ended)
             if self.machine.agree(due_now):
-                self.keep(progress)
+                self._checkpoint(progress, checkpoints)
 
-    def keep(self, progress: Progress) -> None:
-        """Save everything from which the stage can go on."""
-        if not self.machine.agree(self.keeper is not None):
+    def _checkpoint(self, progress: Progress, checkpoints: StageCheckpoints | None) -> None:
+        """Save everything from which the stage can be resumed."""
+        if not self.machine.agree(checkpoints is not None):
             return
         with self.machine.clock.part(SAVING):
             progress.seconds = self.machine.clock.seconds()
-            found = loop_state.snapshot(self, progress)
+            state, tensors = loop_state.snapshot(self, progress)
             best = {"best": self.best_file} if self.best_file.exists() else {}
-            if self.keeper is not None:
-                self.keeper.save(self.index, progress.step, self.machine.group.world_size, *found, best)
+            if checkpoints is not None:
+                checkpoints.save(self.machine.group.world_size, state, tensors, best)
 
     def _hold(self, trunk: list[torch.nn.Parameter], *, still: bool) -> None:
         """Let the trunk stand still while fresh heads warm up, or move again."""
@@ -365,7 +376,7 @@ class StageLoop:
         if value is not None:
             self._keep_best(progress, value)
         losses = {task: values["loss"] for task, values in scores.items() if "loss" in values}
-        factors = self.following.factors(losses, main_scores(scores, self.selection.heads))
+        factors = self.adaptive_mixture.factors(losses, main_scores(scores, self.selection.heads))
         if factors is not None and progress.step < self.plan.steps:
             self.plan.change(progress.step, factors)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from copy import deepcopy
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
@@ -14,21 +15,22 @@ from hft_core.runtime import random_state
 from hft_core.training import weights
 from hft_core.training.checkpoint import Checkpoint
 from hft_core.training.progress import Progress
+from hft_core.training.training_state import LoopState
 
 if TYPE_CHECKING:
     from hft_core.training.loop import StageLoop
 
 
-def snapshot(loop: StageLoop, progress: Progress) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+def snapshot(loop: StageLoop, progress: Progress) -> tuple[LoopState, dict[str, dict[str, Tensor]]]:
     """Everything from which the stage can go on after `progress`. Where the trunk is divided, all processes must call
     it, and the first one gets everything."""
-    state = {
-        "progress": progress.to_json(),
-        "schedule": loop.schedule.state_dict(),
-        "rates": [group["lr"] for group in loop.optimizer.param_groups],
-        "changes": loop.plan.changes,
-        "following": loop.following.state(),
-    }
+    state = LoopState(
+        progress=progress,
+        schedule=loop.schedule.state_dict(),
+        learning_rates=[group["lr"] for group in loop.optimizer.param_groups],
+        proportion_changes=loop.plan.changes,
+        adaptive_mixture=loop.adaptive_mixture.state(),
+    )
     tensors = {
         "weights": loop.state(),
         "optimizer": weights.optimizer_state(loop.optimizer),
@@ -38,27 +40,27 @@ def snapshot(loop: StageLoop, progress: Progress) -> tuple[dict[str, Any], dict[
     return state, tensors
 
 
-def restore(loop: StageLoop, at: Checkpoint) -> Progress:
+def restore(loop: StageLoop, resume_from: Checkpoint) -> Progress:
     """Bring a loop that has just been made to where the checkpoint was saved. Raises `UsageError` where the optimizer
     was made for a trunk that was divided, or was not, and cannot be for this one."""
-    state = at.state["loop"]
-    if len(state["rates"]) != len(loop.optimizer.param_groups):  # heads share weights with the trunk
+    state = resume_from.state.loop
+    if len(state.learning_rates) != len(loop.optimizer.param_groups):  # heads share weights with the trunk
         with_or_not = "without" if loop.machine.sharded else "with"
         raise UsageError(f"the run began {with_or_not} FSDP, and its optimizer's state fits no other: resume it so")
-    weights.put(at.tensors("weights"), loop.state())
-    weights.load_optimizer_state(loop.optimizer, at.tensors("optimizer"))
-    loop.schedule.load_state_dict(state["schedule"])
-    for group, rate in zip(loop.optimizer.param_groups, state["rates"], strict=True):
+    weights.put(resume_from.tensors("weights"), loop.state())
+    weights.load_optimizer_state(loop.optimizer, resume_from.tensors("optimizer"))
+    loop.schedule.load_state_dict(state.schedule)
+    for group, rate in zip(loop.optimizer.param_groups, state.learning_rates, strict=True):
         group["lr"] = rate
-    loop.model.strategy.load_state(at.tensors("strategy"))
-    for step, factors in state["changes"]:
+    loop.model.strategy.load_state(resume_from.tensors("strategy"))
+    for step, factors in state.proportion_changes:
         loop.plan.change(step, factors)
-    loop.following.load_state(state["following"])
-    best = at.tensors("best")
+    loop.adaptive_mixture.load_state(state.adaptive_mixture)
+    best = resume_from.tensors("best")
     if best and loop.machine.group.is_main:
         weights.save(loop.best_file, best)
-    random_state.restore(at.state["random"], at.tensors("random"))
-    return Progress.from_json(state["progress"])
+    random_state.restore(resume_from.state.random, resume_from.tensors("random"))
+    return deepcopy(state.progress)
 
 
 def load_best(loop: StageLoop) -> None:

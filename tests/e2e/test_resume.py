@@ -18,6 +18,7 @@ import torch
 import hft_core
 from hft_core import RunError, UsageError
 from hft_core.runtime.signals import Interrupted
+from hft_core.training import checkpoint
 
 TASKS = {
     "topic": {"head": "classification"},
@@ -141,7 +142,7 @@ def lose(folder: Path) -> None:
 
 def age(folder: Path) -> None:
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    path.write_text(path.read_text().replace(f'"format": {checkpoint.FORMAT}', '"format": 1'))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def age(folder: Path) -> None:
         (flip, "weights.safetensors is not as it was written"),
         (forget, "its manifest cannot be read"),
         (lose, "random.safetensors is missing"),
-        (age, "it has format 1, and this hft reads format 2"),
+        (age, f"it has format 1, and this hft reads format {checkpoint.FORMAT}"),
     ],
 )
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(
@@ -314,7 +315,7 @@ def test_a_damaged_checkpoint_is_not_counted_among_those_that_are_kept(
     before = few.newest(lambda told: None)
     assert before is not None
     assert (before.path.name, before.step) == ("0000-00000004", 4)
-    few.publish(0, 4, 1, before.state, {}, {})
+    few.publish(1, before.state, {}, {})
     assert [path.name for path in (folder / "few").glob("0*")] == ["0000-00000004"]
 
 
@@ -372,7 +373,7 @@ def test_too_many_steps_without_finite_losses_leave_the_last_good_checkpoint_int
     recipe_hash = hashlib.sha256((folder / "recipe.yaml").read_bytes()).hexdigest()
     at = Checkpoints(folder / "checkpoints", recipe=recipe_hash, limit=2).newest(pytest.fail)
     assert at is not None
-    assert (at.step, at.state["loop"]["progress"]["skipped"]) == (10, 3)
+    assert (at.step, at.state.loop.progress.skipped) == (10, 3)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in at.tensors("weights").values())
     assert all(bool(torch.isfinite(tensor).all()) for tensor in at.tensors("optimizer").values())
     assert hft_core.run(chosen, output=folder, data=data, resume=True).stages[0].skipped_steps == 3

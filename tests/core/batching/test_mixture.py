@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hft_core.batching.mixture import Following, Mixture, epoch_rows
+from hft_core.batching.mixture import AdaptiveMixture, Mixture, epoch_rows
 from hft_core.batching.plan import Plan
 from hft_core.recipe.schema import Recipe
 from hft_core.recipe.stage import Sampling
@@ -150,37 +150,37 @@ def test_a_change_divides_the_rows_that_follow_by_the_new_shares() -> None:
     assert later["b"] == pytest.approx(later["c"], abs=2)
 
 
-# --- following the dev scores
+# --- adapting to the dev scores
 
 
 def test_nothing_follows_the_scores_unless_asked_for() -> None:
-    assert Following(Sampling(), ("a", "b")).factors({"a": 1.0}, {"a": 0.5}) is None
+    assert AdaptiveMixture(Sampling(), ("a", "b")).factors({"a": 1.0}, {"a": 0.5}) is None
 
 
 def test_the_task_whose_loss_has_fallen_least_gets_more() -> None:
-    following = Following(Sampling(adapt=1.0), ("a", "b", "c"))
-    assert following.factors({"a": 2.0, "b": 4.0}, {}) == {"a": 1.0, "b": 1.0, "c": 1.0}
-    found = following.factors({"a": 1.0, "b": 3.0}, {})
+    mixture = AdaptiveMixture(Sampling(adapt=1.0), ("a", "b", "c"))
+    assert mixture.factors({"a": 2.0, "b": 4.0}, {}) == {"a": 1.0, "b": 1.0, "c": 1.0}
+    found = mixture.factors({"a": 1.0, "b": 3.0}, {})
     assert found == pytest.approx({"a": 0.5 / 0.625, "b": 0.75 / 0.625, "c": 1.0})
 
 
 def test_a_loss_that_rises_again_draws_no_rows() -> None:
-    following = Following(Sampling(adapt=1.0), ("a", "b"))
-    following.factors({"a": 2.0, "b": 2.0}, {})
-    low = following.factors({"a": 0.5, "b": 1.0}, {})
-    assert following.factors({"a": 9.0, "b": 1.0}, {}) == low
+    mixture = AdaptiveMixture(Sampling(adapt=1.0), ("a", "b"))
+    mixture.factors({"a": 2.0, "b": 2.0}, {})
+    low = mixture.factors({"a": 0.5, "b": 1.0}, {})
+    assert mixture.factors({"a": 9.0, "b": 1.0}, {}) == low
 
 
 def test_adaptive_factors_have_limits() -> None:
-    following = Following(Sampling(adapt=10.0), ("a", "b"))
-    following.factors({"a": 1.0, "b": 1.0}, {})
-    assert following.factors({"a": 1e-6, "b": 1.0}, {}) == {"a": 0.25, "b": 4.0}
+    mixture = AdaptiveMixture(Sampling(adapt=10.0), ("a", "b"))
+    mixture.factors({"a": 1.0, "b": 1.0}, {})
+    assert mixture.factors({"a": 1e-6, "b": 1.0}, {}) == {"a": 0.25, "b": 4.0}
 
 
 def test_a_task_stops_after_its_patience_and_stays_stopped() -> None:
-    following = Following(Sampling(patience={"a": 2}), ("a", "b"))
+    mixture = AdaptiveMixture(Sampling(patience={"a": 2}), ("a", "b"))
     for score, wanted in ((0.5, 1.0), (0.6, 1.0), (0.6, 1.0), (0.55, 0.0)):
-        factors = following.factors({}, {"a": score, "b": 0.1})
+        factors = mixture.factors({}, {"a": score, "b": 0.1})
         assert factors == {"a": wanted, "b": 1.0}
 
 
