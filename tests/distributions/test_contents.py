@@ -77,6 +77,9 @@ def test_a_wheel_can_be_made_from_the_source_distribution(
         "README.md",
         "CHANGELOG.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
+        "CODE_OF_CONDUCT.md",
+        "CITATION.cff",
         "LICENSE",
         "constraints.txt",
         "lowest-constraints.txt",
@@ -84,5 +87,5 @@ def test_a_wheel_can_be_made_from_the_source_distribution(
         "docs",
         ".ci",
     } <= files
-    assert not {"contrib", "shared", ".venv", ".git"} & files
+    assert not {"contrib", "shared", ".venv", ".git", ".github"} & files
     assert sorted(names(build("wheel", unpacked))) == sorted(names(wheel))
