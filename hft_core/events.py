@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hft_core.recipe.schema import Recipe
     from hft_core.results import RunResult, StageResult
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -20,7 +19,8 @@ Scores = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted:
-    recipe: Recipe
+    recipe: Any
+    """The `hft_core.Recipe`, with all defaults written out."""
     folder: Path | None
     device: str
     precision: str

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hft_core.backbone import Backbone, FamilyModule, Features
-    from hft_core.plugins.catalogue import Catalogue
-    from hft_core.recipe.resolve import Chosen
-
 
 OWN_LENGTH = "decoder_"
 """Inputs of the trunk whose names begin so are not as long as their sequence."""
@@ -81,6 +78,14 @@ class Targets:
     tensors: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class HeadContext:
+    """Describe the run that a head is built for. A head's factory receives one when it has a keyword `context`."""
+
+    catalogue: Any
+    """The run's plugins (`hft_core.Catalogue`), for a head that opens another run with `hft_core.open_run`."""
+
+
 class Head(nn.Module, ABC):
     """One task's head.
 
@@ -109,10 +114,6 @@ class Head(nn.Module, ABC):
     """What was learned from the training rows; JSON-able."""
     pretrained = False
     """The head's weights mean something: they came with the trunk, or were trained by an earlier stage."""
-    catalogue: Catalogue | None = None
-    """The plugins of the run, for a head that opens another one."""
-    chosen: Chosen | None = None
-    """The plugin and the options that a recipe named for this head; None for one that was built by hand."""
     keeps_encoding = True
     """What `encode` gave in one run may be used in the next: it depends on nothing but its arguments, the head's
     options and the files they name, `facts`, the backbone and the code."""

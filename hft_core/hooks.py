@@ -42,7 +42,8 @@ class SeamHooks:
 
     @hookspec
     def hft_heads(self) -> list[HeadSpec]:  # type: ignore[empty-body]
-        """Task heads. Factory: `(options, *, task: str) -> hft_core.head.Head`.
+        """Task heads. Factory: `(options, *, task: str, context: hft_core.head.HeadContext) -> hft_core.head.Head`; one
+        that needs no `context` leaves it out.
 
         Example::
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -36,9 +36,10 @@ def tokenised(make: Make) -> list[pa.Table]:
 class TokenStore:
     """The tokenised rows of a model's tasks, those of earlier runs included."""
 
-    def __init__(self, backbone: Backbone, chosen: Chosen) -> None:
-        """`chosen`: the backbone's plugin and options."""
-        self._backbone, self._chosen = backbone, chosen
+    def __init__(self, backbone: Backbone, chosen: Chosen, heads: Mapping[str, Chosen]) -> None:
+        """`chosen`: the backbone's plugin and options; `heads`: those of the heads by task. Rows of a head that is not
+        among them are not kept."""
+        self._backbone, self._chosen, self._heads = backbone, chosen, heads
         self._cache = Cache("tokens")
 
     def tokenised(self, rows: Rows, names: Sequence[str], head: Head, max_length: int, make: Make) -> list[pa.Table]:
@@ -75,7 +76,8 @@ class TokenStore:
             return None
 
     def _key(self, rows: Rows, names: Sequence[str], head: Head, max_length: int) -> str | None:
-        parts = (self._of_model, token_cache_key.of_head(head, max_length))
+        chosen = self._heads.get(head.task)
+        parts = (self._of_model, chosen and token_cache_key.of_head(head, chosen, max_length))
         if None in parts:
             return None
         return token_cache_key.of_all(*parts, names, token_cache_key.of_rows(rows, names))

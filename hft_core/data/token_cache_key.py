@@ -76,12 +76,12 @@ def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     return digest.hexdigest()
 
 
-def of_head(head: Head, max_length: int) -> str | None:
-    """A hash of what the head encodes by; None where that is not known (a head that no recipe named, code without a
-    file), or where the head says that it depends on more."""
-    if head.chosen is None or not head.keeps_encoding:
+def of_head(head: Head, chosen: Chosen, max_length: int) -> str | None:
+    """A hash of what the head of the plugin and options `chosen` encodes by; None where that is not known (code without
+    a file), or where the head says that it depends on more."""
+    if not head.keeps_encoding:
         return None
-    made, code = _of_chosen(head.chosen), of_code(type(head))
+    made, code = _of_chosen(chosen), of_code(type(head))
     if made is None or code is None:
         return None
     return _hash([made, code, head.facts, [repr(column) for column in head.columns()], head.group_column, max_length])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from hft_core.specs import SEAMS, load
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["Catalogue", "Entry", "Provider", "State"]
+__all__ = ["Catalogue", "Entry", "Provider", "State", "accepted"]
 
 Key = tuple[str, str]
 """Seam and name."""
@@ -151,6 +152,17 @@ class Catalogue:
         if entry.state not in _RIVALS or len(rivals) == 1:
             return entry
         return replace(entry, state=State.CONFLICT, reason=_ambiguous(entry.seam, entry.name, rivals), needs=())
+
+
+def accepted(factory: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Select the keyword arguments that `factory` names in its signature: a plugin that was written before an argument
+    was added does not receive it."""
+    try:
+        named = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # a callable written in C may have no signature
+        return {}
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: value for name, value in arguments.items() if name in named and named[name].kind in kinds}
 
 
 _RIVALS = (State.OK, State.NEEDS)

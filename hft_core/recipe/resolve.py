@@ -17,7 +17,7 @@ from hft_core import specs
 from hft_core.errors import HftError, PluginError, RecipeError, did_you_mean
 from hft_core.plugins import provenance
 from hft_core.plugins.allowlist import OWN
-from hft_core.plugins.catalogue import Catalogue, Entry, State
+from hft_core.plugins.catalogue import Catalogue, Entry, State, accepted
 from hft_core.plugins.entries import one_line
 from hft_core.recipe.fields import PluginChoice
 from hft_core.recipe.messages import KeyPath, in_one_line, model_at, problems
@@ -37,22 +37,23 @@ class Chosen:
     options: BaseModel
     catalogue: Catalogue = field(repr=False, compare=False)
 
-    def build(self, **arguments: Any) -> Any:
-        """The plugin itself; `arguments` are its seam's own (see `hft_core.hooks`).
+    def build(self, *, optional: Mapping[str, Any] | None = None, **arguments: Any) -> Any:
+        """The plugin itself; `arguments` are its seam's own (see `hft_core.hooks`), and those of `optional` reach only
+        a factory that names them.
 
         Raises `PluginError` when its module cannot be imported or its factory fails, and the factory's own `HftError`.
         """
         factory = self.catalogue.load_factory(self.entry)
         try:
-            return factory(self.options, **arguments)
+            return factory(self.options, **arguments, **accepted(factory, optional or {}))
         except HftError:
             raise
         except (Exception, SystemExit) as error:
             raise PluginError(f"{self.title} could not be made: {one_line(error)}") from error
 
-    def build_a(self, kind: type[Made], **arguments: Any) -> Made:
+    def build_a(self, kind: type[Made], *, optional: Mapping[str, Any] | None = None, **arguments: Any) -> Made:
         """As `build`. Raises `PluginError` for what is no `kind`, the class of the seam's contract."""
-        made = self.build(**arguments)
+        made = self.build(optional=optional, **arguments)
         if not isinstance(made, kind):
             raise PluginError(f"{self.title}: its factory returned a {type(made).__name__}, expected a {kind.__name__}")
         return made

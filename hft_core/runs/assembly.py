@@ -13,7 +13,7 @@ from hft_core.data.examples import Examples, encode
 from hft_core.data.rows import Rows, check, check_each
 from hft_core.data.token_cache import TokenStore
 from hft_core.errors import DataError, PluginError, RecipeError, UsageError
-from hft_core.head import Column, Head
+from hft_core.head import Column, Head, HeadContext
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.resolve import Resolved, ResolvedStage
 from hft_core.strategy import Strategy
@@ -55,11 +55,10 @@ def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool
 
 def build_heads(resolved: Resolved) -> dict[str, Head]:
     """The heads of all tasks, not yet attached to a trunk."""
-    heads: dict[str, Head] = {}
-    for task, chosen in resolved.heads.items():
-        heads[task] = chosen.build_a(Head, task=task)  # type: ignore[type-abstract]
-        heads[task].catalogue, heads[task].chosen = chosen.catalogue, chosen
-    return heads
+    return {
+        task: chosen.build_a(Head, optional={"context": HeadContext(chosen.catalogue)}, task=task)  # type: ignore[type-abstract]
+        for task, chosen in resolved.heads.items()
+    }
 
 
 def load_rows(resolved: Resolved, heads: Mapping[str, Head], host_data: HostData) -> dict[str, Splits]:
@@ -161,7 +160,7 @@ def attach(backbone: Backbone, heads: Mapping[str, Head]) -> HybridModel:
 def tokenise(resolved: Resolved, rows: Mapping[str, Splits], model: HybridModel) -> dict[str, dict[str, Examples]]:
     """All rows as token ids, by split and task."""
     made: dict[str, dict[str, Examples]] = {"train": {}, "dev": {}, "test": {}}
-    store = TokenStore(model.backbone, resolved.backbone)
+    store = TokenStore(model.backbone, resolved.backbone, resolved.heads)
     for name, splits in rows.items():
         limit = max_length(resolved, name, model)
         for split, part in splits.items():

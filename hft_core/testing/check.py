@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from hft_core.plugins.catalogue import Catalogue, Entry
+from hft_core.plugins.catalogue import Catalogue, Entry, accepted
 
 
 class Failed(AssertionError):
@@ -44,7 +44,12 @@ class Subject:
 
     def build(self, **arguments: Any) -> Any:
         """A new plugin; `arguments` are those of its seam (see `hft_core.hooks`)."""
-        return self.catalogue.load_factory(self.entry)(self.options(), **arguments)
+        factory = self.catalogue.load_factory(self.entry)
+        if self.entry.seam == "head":
+            from hft_core.head import HeadContext  # imports torch
+
+            arguments = accepted(factory, {"context": HeadContext(self.catalogue)}) | arguments
+        return factory(self.options(), **arguments)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from hft_core.backbone import Features
 from hft_core.data.rows import as_label, as_list, as_number
 from hft_core.errors import ModelError, did_you_mean
-from hft_core.head import Column, Draw, Encoded, Targets
+from hft_core.head import Column, Draw, Encoded, HeadContext, Targets
 from hft_plugins.heads import classification
 from hft_plugins.heads.classification import Classification
 from hft_plugins.heads.parts.sequence import SequenceOptions
@@ -79,7 +79,7 @@ class Distillation(Classification):
     It is predicted from and saved as a classification.
     """
 
-    def __init__(self, task: str, options: Options) -> None:
+    def __init__(self, task: str, options: Options, context: HeadContext | None = None) -> None:
         super().__init__(task, classification.Options(text=options.text, label=options.label, labels=options.labels))
         self.options = options
         self.labelled = bool(options.label)
@@ -89,7 +89,9 @@ class Distillation(Classification):
         listed = isinstance(given, str)
         names = (given,) if isinstance(given, str) else given
         self.soft_columns = [Column(n, "number", target=True, many=listed, separator=options.separator) for n in names]
-        self.teacher = None if options.teacher is None else Teacher(options.teacher, options.teacher_task, self)
+        self.teacher = None
+        if options.teacher is not None:
+            self.teacher = Teacher(Path(options.teacher), options.teacher_task or task, student=task, context=context)
 
     def columns(self) -> Sequence[Column]:
         hard = [Column(self.options.label, "label", target=True)] if self.labelled else []
@@ -150,7 +152,7 @@ class Distillation(Classification):
         can still predict."""
         if self.teacher is not None:
             texts = [rows[name] for name in self.columns_read.texts]
-            return self.teacher.probabilities(texts) if self.teacher.is_there() else None
+            return self.teacher.probabilities(texts) if self.teacher.exists() else None
         names = [column.name for column in self.soft_columns]
         if not all(name in rows for name in names):
             return None
@@ -200,5 +202,5 @@ class Distillation(Classification):
         return scores | super().metrics(predictions, [label for _, label in references], loss)
 
 
-def build(options: Options, *, task: str) -> Distillation:
-    return Distillation(task, options)
+def build(options: Options, *, task: str, context: HeadContext | None = None) -> Distillation:
+    return Distillation(task, options, context)

@@ -49,7 +49,7 @@ class Opened:
         return self.model.backbone.tokenizer
 
     def encode(self, max_length: int = 32, *, kept: bool = True, **more: Any) -> Examples:
-        store = TokenStore(self.model.backbone, self.resolved.backbone) if kept else None
+        store = TokenStore(self.model.backbone, self.resolved.backbone, self.resolved.heads) if kept else None
         return examples.encode(self.rows, self.model.head(TASK), self.tokenizer, max_length, store=store, **more)
 
 
@@ -194,11 +194,11 @@ def test_a_file_that_an_option_names_counts_by_its_content(tmp_path: Path, opene
     words = tmp_path / "words.txt"
     words.write_text("one")
     run = opened(count=6, labels=["animals", "money", "sport", str(words)])
-    head = run.model.head(TASK)
-    first = token_cache_key.of_head(head, 32)
-    assert token_cache_key.of_head(head, 32) == first
+    head, chosen = run.model.head(TASK), run.resolved.heads[TASK]
+    first = token_cache_key.of_head(head, chosen, 32)
+    assert token_cache_key.of_head(head, chosen, 32) == first
     words.write_text("two")
-    assert token_cache_key.of_head(head, 32) != first
+    assert token_cache_key.of_head(head, chosen, 32) != first
 
 
 def test_a_head_that_depends_on_more_is_not_kept(place: Path, calls: list[int], opened: Open) -> None:
@@ -271,7 +271,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_token_store import Opened
+from test_token_cache import Opened
 from hft_core.data import examples, mapped, token_cache
 token_cache.LEAST_ROWS, examples.ENCODE_ROWS, mapped.PART_BYTES = 1, 7, 2000
 run = Opened(Path({model!r}), {rows!r})

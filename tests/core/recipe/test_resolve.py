@@ -171,6 +171,20 @@ def test_build_calls_the_factory_with_options_and_arguments() -> None:
     assert arguments == {"task": "topic"}
 
 
+def test_an_optional_argument_reaches_only_a_factory_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = resolved().heads["topic"]
+    assert chosen.build(optional={"context": 1}, task="topic")[1] == {"task": "topic"}, "`**arguments` names none"
+
+    def named(options: BaseModel, *, task: str, context: int = 0) -> tuple[str, int]:
+        return task, context
+
+    monkeypatch.setattr(sys.modules[HERE], "build", named)
+    assert chosen.build(optional={"context": 1}, task="topic") == ("topic", 1)
+    assert chosen.build(task="topic") == ("topic", 0)
+    monkeypatch.setattr(sys.modules[HERE], "build", lambda options, *, task: task)
+    assert chosen.build(optional={"context": 1}, task="topic") == "topic"
+
+
 def test_the_resolved_recipe_pins_the_type_all_options_and_the_budget() -> None:
     recipe = resolved().recipe
     assert recipe.backbone.type == "tiny"

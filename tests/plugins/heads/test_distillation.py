@@ -285,6 +285,21 @@ def test_a_teacher_that_does_not_fit_is_refused(
         run({"train": [{"text": "the cat", "label": "animal"}]}, models["bert"], {"teacher": str(teacher), **task})
 
 
+def test_a_teacher_is_opened_with_the_plugins_of_the_run(
+    teacher: Path, models: Any, toys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = Catalogue.discover()
+
+    def refuse() -> Catalogue:
+        raise AssertionError("the run has a catalogue")
+
+    monkeypatch.setattr(Catalogue, "discover", refuse)
+    rows = [{"text": row["text"]} for row in toys.rows(4)]
+    task = {"teacher": str(teacher), "teacher_task": "big"}
+    result = run({"train": rows}, models["bert"], task, steps=1, catalogue=catalogue)
+    assert result.stages[0].steps == 1
+
+
 def test_the_recipe_of_a_run_names_its_teacher_from_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     options = Options(teacher="runs/big")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hft_core.data import loading
+import hft_core
+from hft_core import SavedRun
 from hft_core.errors import HftError, ModelError, did_you_mean
-from hft_core.head import Head
-from hft_core.plugins.catalogue import Catalogue
-from hft_core.predict import prediction, saved_run
+from hft_core.head import HeadContext
+from hft_core.predict import predict
 from hft_plugins.heads.classification import Classification
 
 
@@ -21,18 +21,19 @@ class Teacher:
     It reads the student's texts with its own tokenizer, by their order: its columns may have other names.
     """
 
-    def __init__(self, folder: str, task: str | None, student: Head) -> None:
-        self.folder = Path(folder)
-        self.task = task or student.task
-        self._student = student
-        self._run: saved_run.SavedRun | None = None
+    def __init__(self, folder: Path, task: str, *, student: str, context: HeadContext | None) -> None:
+        """`task`: the run's task that teaches; `student`: the task that learns, for messages. Without a `context` the
+        run is opened with all installed plugins."""
+        self.folder, self.task = folder, task
+        self._student, self._context = student, context
+        self._run: SavedRun | None = None
 
-    def is_there(self) -> bool:
-        """Whether the run still exists."""
+    def exists(self) -> bool:
+        """Tell whether the run still exists."""
         return self._run is not None or self.folder.exists()
 
     def labels(self, texts: int) -> list[str]:
-        """Its classes. Raises `ValueError` when it cannot teach a student that reads `texts` texts a row."""
+        """Return its classes. Raises `ValueError` when it cannot teach a student that reads `texts` texts a row."""
         head = self._head()
         names = self._columns(head)
         if len(names) != texts:
@@ -43,20 +44,21 @@ class Teacher:
         return head.labels
 
     def probabilities(self, texts: Sequence[Sequence[str]]) -> np.ndarray:
-        """`[rows, classes]` for the rows' texts by column."""
+        """Predict the class probabilities `[rows, classes]` of rows, given their texts by column."""
         head, run = self._head(), self._opened()
         names = self._columns(head)
-        records = [dict(zip(names, cells, strict=True)) for cells in zip(*texts, strict=True)]
-        answers = prediction.predict(run, self.task, loading.from_python(records, task=self.task))
+        rows = [dict(zip(names, cells, strict=True)) for cells in zip(*texts, strict=True)]
+        answers = predict(run, self.task, rows)
         run.model.to("cpu")  # the device's memory is the student's
         return np.array([[answer["probabilities"][label] for label in head.labels] for answer in answers])
 
-    def _opened(self) -> saved_run.SavedRun:
+    def _opened(self) -> SavedRun:
         if self._run is None:
             try:
-                self._run = saved_run.open_run(self.folder, self._student.catalogue or Catalogue.discover())
+                catalogue = hft_core.Catalogue.discover() if self._context is None else self._context.catalogue
+                self._run = hft_core.open_run(self.folder, catalogue)
             except HftError as error:
-                raise ModelError(f"task '{self._student.task}': the teacher cannot be opened: {error}") from error
+                raise ModelError(f"task '{self._student}': the teacher cannot be opened: {error}") from error
         return self._run
 
     def _head(self) -> Classification:
