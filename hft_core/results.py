@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from hft_core.errors import ModelError, RunError, UsageError
-from hft_core.sanitize import json_text
+from hft_core.sanitize import finite
 
 Scores = dict[str, dict[str, float]]
 """Metric values by task, then by metric name."""
@@ -112,88 +107,3 @@ class RunResult:
         value: dict[str, Any] = finite(asdict(self))
         del value["folder"]
         return value
-
-
-RECIPE_FILE, RESULTS_FILE, LOG_FILE, CARD_FILE = "recipe.yaml", "results.json", "log.jsonl", "README.md"
-MODEL_FOLDER, CHECKPOINT_FOLDER, COMBINER_FOLDER = "model", "checkpoints", "combiners"
-PROFILE_FOLDER = "profile"
-FOLDERS = (MODEL_FOLDER, CHECKPOINT_FOLDER, COMBINER_FOLDER, PROFILE_FOLDER)
-OUTPUTS = (RECIPE_FILE, RESULTS_FILE, LOG_FILE, CARD_FILE, *FOLDERS)
-"""What a run writes into its folder."""
-
-
-ORIGIN = ("seam", "name", "distribution", "version", "sha256")
-"""What is kept of each plugin that a run used; the last one of a single file only."""
-
-
-def plugins_of(folder: Path) -> list[dict[str, str]]:
-    """Where the plugins of the finished run in `folder` came from. Raises `ModelError` when its results are damaged."""
-    file = folder / RESULTS_FILE
-    try:
-        record = read_json(file)["plugins"]
-        return [{key: str(used.get(key, "") if key == "sha256" else used[key]) for key in ORIGIN} for used in record]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{file} does not say which plugins the run used: {type(error).__name__}: {error}") from error
-
-
-def check_unused(folder: Path) -> None:
-    """Raise `UsageError` when the folder holds anything that a run would write: nothing computed is lost."""
-    taken = [name for name in OUTPUTS if (folder / name).exists() or (folder / name).is_symlink()]
-    if taken:
-        raise UsageError(
-            f"output folder '{folder}' holds {', '.join(taken)} already: name another (a run overwrites nothing)"
-        )
-
-
-def refuse_links(folder: Path) -> None:
-    """Raise `UsageError` when the run in `folder` holds a symbolic link: what is written to it lands elsewhere."""
-    for path, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            if (Path(path) / name).is_symlink():
-                raise UsageError(
-                    f"'{Path(path) / name}' is a symbolic link: a run that goes on has only files of its own"
-                )
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file of a run holds: plain data. Raises `OSError` or `ValueError`, whatever is in the file."""
-    if not path.is_file():  # a folder, or something that never ends
-        raise FileNotFoundError(f"{path} is missing, or no file")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def _refused(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write `value` whole or not at all."""
-    write_text(path, json_text(finite(value), indent=2, allow_nan=False) + "\n")
-
-
-def finite(value: Any) -> Any:
-    """`value` with null for numbers that are not finite, for which JSON has no name."""
-    if isinstance(value, Mapping):
-        return {name: finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` whole or not at all. Raises `RunError` where the system refuses (a full disk)."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise RunError(f"{path} cannot be written: {error.strerror}") from error

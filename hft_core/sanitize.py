@@ -1,9 +1,11 @@
-"""Text that came from elsewhere, made harmless before it is shown or kept; light (standard library only)."""
+"""Make text and values from elsewhere safe to print or to store; light (standard library only)."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 _PASSWORD = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
@@ -12,25 +14,34 @@ _NOT_ASCII = re.compile(r"[^\n\x20-\x7e]")
 
 
 def plain(text: object) -> str:
-    """`text` on one line: control and direction characters written as escapes, passwords in URLs left out."""
+    """Return `text` on one line, with control and direction characters escaped and passwords in URLs removed."""
     line = without_passwords(" ".join(str(text).splitlines()))
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def json_text(value: Any, *, indent: int | None = None, ascii_only: bool = False, **more: Any) -> str:
-    """`value` as JSON in which control and direction characters are escapes; `more`: as in `json.dumps`.
+    """Return `value` as JSON with control and direction characters escaped; `more`: as in `json.dumps`.
 
-    The json module leaves those beyond ASCII as they are, and a terminal obeys some of them (U+009B).
+    The json module leaves those beyond ASCII unescaped, and terminals obey some of them (U+009B).
     """
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only, **more)
-    return _NOT_ASCII.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
+    return _NOT_ASCII.sub(lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)
+
+
+def finite(value: Any) -> Any:
+    """Return `value` with null for numbers that are not finite, which JSON cannot express."""
+    if isinstance(value, Mapping):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def without_passwords(text: str) -> str:
-    """`text` with `***` where a URL in it has a user's name and password."""
+    """Return `text` with `***` in place of user names and passwords in URLs."""
     return _PASSWORD.sub("***", text) if "://" in text else text
 
 
 def holds_password(text: str) -> bool:
-    """Whether a URL in `text` has a user's name and password."""
+    """Return whether a URL in `text` holds a user name and password."""
     return without_passwords(text) != text

@@ -71,7 +71,7 @@ class Job:
 
 
 class Jobs:
-    """All jobs, run one after another; a question waits for a step of the one that runs, and not for its end."""
+    """All jobs, run one after another; a prediction waits for the end of the job that runs."""
 
     def __init__(self, models: Mapping[str, str], folder: Path) -> None:
         self.models, self.folder = models, folder

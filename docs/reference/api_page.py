@@ -28,7 +28,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "hft_core.predict": (),
     "hft_core.events": (),
     "hft_core.cli.progress": ("Lines", "Bars"),
-    "hft_core.runtime.run_lock": ("Turn",),
+    "hft_core.runtime.run_lock": ("RunLock",),
     "hft_core.hooks": ("SeamHooks", "LifecycleHooks"),
     "hft_core.options": (),
     "hft_core.backbone": (),

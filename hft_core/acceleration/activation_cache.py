@@ -31,7 +31,7 @@ from hft_core.device.flops import FlopCounter
 from hft_core.model.activation_store import Row, Store, inputs_of, rows_of
 from hft_core.model.frozen_layers import NOTHING
 from hft_core.model.hybrid import HybridModel
-from hft_core.runtime import cache, run_lock, signals
+from hft_core.runtime import cache, signals
 
 if TYPE_CHECKING:
     from hft_core.training.loop import StageLoop
@@ -166,7 +166,6 @@ def _each_once(model: HybridModel, found: Sequence[Source], *, seed: int) -> lis
             max_tokens=EVALUATION_TOKENS,
         ):
             signals.check()
-            run_lock.offer()
             rows |= {row.key: row for row in rows_of(batch.inputs)}
     return [row for _, row in sorted(rows.items(), key=lambda item: (len(item[1].ids), item[0]))]
 
@@ -231,7 +230,6 @@ class FrozenWork:
             _write(file, torch.zeros_like(sample[:1]))
             for rows in self._batches():
                 signals.check()
-                run_lock.offer()
                 inputs = inputs_of(rows, self.model.backbone.tokenizer.pad_token_id)
                 moved = {name: tensor.to(device) for name, tensor in inputs.items()}
                 with self.machine.autocast():

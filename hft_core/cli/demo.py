@@ -28,14 +28,14 @@ def demo(
     from hft_core.recipe.recipe_file import override
     from hft_core.recipe.resolve import choose
     from hft_core.recipe.yaml_source import Source
-    from hft_core.results import check_unused
+    from hft_core.runtime.run_folder import RunFolder
 
     catalogue = ctx.obj.catalogue
     choice = PluginChoice.model_validate(plugin_from_flag(recipe, "demo"))
     chosen = choose(catalogue, "recipe", choice, "command line")
     name, spec = chosen.entry.name, chosen.entry.spec
     folder = out or new_run_folder(name)
-    check_unused(folder)
+    RunFolder(folder).check_unused()
     source = Source.of(chosen.build(folder=folder.resolve() / "data"), f"{name} recipe", folder)
     result = run_source(override(source, set_ or ()), catalogue, folder)
     if as_json:

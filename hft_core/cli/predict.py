@@ -43,7 +43,7 @@ def predict(
         _check_output(output)
     from hft_core.predict import prediction as prediction
     from hft_core.predict.saved_run import open_run
-    from hft_core.results import write_text
+    from hft_core.runtime.files import write_text
 
     saved = open_run(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code, int8=int8)
     for warning in saved.warnings:

@@ -10,7 +10,7 @@ import typer
 from hft_core.cli import launch
 from hft_core.cli.run import FsdpOption, JsonOption, ProcessesOption, TrustOption, report, run_source
 from hft_core.errors import UsageError
-from hft_core.results import RECIPE_FILE
+from hft_core.runtime.run_folder import RECIPE_FILE
 
 
 def resume(

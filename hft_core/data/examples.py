@@ -14,7 +14,7 @@ import pyarrow as pa
 from hft_core.data import token_cache
 from hft_core.data.columns import Column, digest, numbers
 from hft_core.head import OWN_LENGTH, Draw, Encoded, Head, Targets
-from hft_core.runtime import run_lock, signals
+from hft_core.runtime import signals
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -135,7 +135,6 @@ def encode(
     def made() -> Iterator[pa.Table]:
         for indices, columns in _groups_whole(rows, group, read) if group else rows.batches(ENCODE_ROWS, read):
             signals.check()
-            run_lock.offer()
             yield _table(head.encode(columns, tokenizer, max_length), indices)
 
     if store is None:

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 
 from hft_core.plugins import provenance
 from hft_core.runtime import signals
-from hft_core.runtime.file_hash import sha256
+from hft_core.runtime.files import file_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,7 +72,7 @@ def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
                 # How the last call cut and padded its texts; each call says so anew.
                 _add(digest, [path.name, settings | {"truncation": None, "padding": None}])
             elif path.is_file():
-                _add(digest, [path.name, sha256(path)])
+                _add(digest, [path.name, file_hash(path)])
     return digest.hexdigest()
 
 
@@ -128,7 +128,7 @@ def _root(file: Path) -> Path:
 @cache
 def _of_package(root: Path) -> str:
     paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.suffix in CODE)
-    return _hash([(str(path.relative_to(root)), sha256(path)) for path in paths])
+    return _hash([(str(path.relative_to(root)), file_hash(path)) for path in paths])
 
 
 def _of_chosen(chosen: Chosen) -> str | None:
@@ -161,7 +161,7 @@ def _exists(text: str) -> bool:
 def _of_path(path: Path) -> str | None:
     """A hash of a file's content, or of the names, sizes and times of all files of a folder; None for a huge one."""
     if path.is_file():
-        return sha256(path)
+        return file_hash(path)
     found = []
     for one in path.rglob("*"):
         status = one.stat()

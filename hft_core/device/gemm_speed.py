@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from hft_core.errors import RunError
-from hft_core.results import write_text
 from hft_core.runtime import cache
+from hft_core.runtime.files import write_text
 
 FILE = "precision.json"
 """In the folder of caches (`hft_core.runtime.cache.folder`)."""

@@ -17,7 +17,7 @@ from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.resolve import Resolved
 from hft_core.results import Scores
 from hft_core.runs import assembly
-from hft_core.runtime.run_lock import in_turn
+from hft_core.runtime.run_lock import exclusive
 from hft_core.training.evaluation import judge_tasks, score, score_task
 
 
@@ -84,14 +84,14 @@ def rows_from_file(path: Path, task: str) -> Rows:
     return loading.read([str(path)], None, "line", task=task)
 
 
-@in_turn
+@exclusive
 def predict(saved: Trained, task: str, rows: Any) -> list[dict[str, Any]]:
     """An answer for each row, in their order; `rows`: a `datasets.Dataset`, a pandas DataFrame or a list of dicts, or
     what the functions above give. Raises `DataError` for rows that lack what the task reads."""
     return _answers(saved, [task], rows)[task]
 
 
-@in_turn
+@exclusive
 def predict_tasks(saved: Trained, rows: Any, tasks: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     """By task, an answer for each row as in `predict`, with one encoding of a text for all tasks that read it; of all
     tasks that answer, when `tasks` is left out. Raises `DataError` for rows that lack what one of them reads."""
@@ -130,7 +130,7 @@ def _by_row(task: str, head: Head, rows: Rows, examples: Examples, predictions: 
     return [head.answer(said, dict(zip(read, row, strict=True))) for said, row in zip(by_row, cells, strict=True)]
 
 
-@in_turn
+@exclusive
 def evaluate(saved: Trained, task: str, rows: Any) -> dict[str, float]:
     """The task's metrics on labelled rows (as in `predict`). Raises `DataError` for rows that do not fit the task."""
     head, rows = _head(saved, task), loading.from_python(rows, task=task)
@@ -138,7 +138,7 @@ def evaluate(saved: Trained, task: str, rows: Any) -> dict[str, float]:
     return score_task(saved.model, task, _encoded(saved, task, rows), _machine(saved), seed=saved.resolved.recipe.seed)
 
 
-@in_turn
+@exclusive
 def evaluate_recipe_data(saved: Trained, tasks: Sequence[str]) -> dict[str, Scores]:
     """Scores on the dev and test splits of the run's own recipe. Raises `DataError` when its files have gone."""
     heads = {task: _head(saved, task) for task in tasks}

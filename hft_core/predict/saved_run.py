@@ -8,7 +8,6 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from hft_core import results
 from hft_core.device.distributed import Machine
 from hft_core.errors import HftError, ModelError, UsageError
 from hft_core.model.hybrid import HybridModel
@@ -19,10 +18,11 @@ from hft_core.predict import quantization
 from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import Resolved, resolve
 from hft_core.recipe.schema import TRUNK_FOLDER
-from hft_core.results import MODEL_FOLDER, RECIPE_FILE, RESULTS_FILE
 from hft_core.runs import assembly
 from hft_core.runs.export import OWN_HEAD_FILE, TASK_FILE, own_state
-from hft_core.runtime.run_lock import in_turn
+from hft_core.runtime.files import read_json
+from hft_core.runtime.run_folder import RunFolder
+from hft_core.runtime.run_lock import exclusive
 
 
 class SavedRun:
@@ -38,7 +38,7 @@ class SavedRun:
         """Where it computes; found at the first prediction, so that the next ones have the same number format."""
 
 
-@in_turn
+@exclusive
 def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = False, int8: bool = False) -> SavedRun:
     """Open the run in `folder`; with `int8`, linear layers of its trunk compute in int8 on the CPU, and what it says is
     near what it says without.
@@ -49,32 +49,32 @@ def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = Fa
     of it is not here. Raises `UsageError` where int8 was asked for and cannot be.
     """
     where = quantization.find_machine() if int8 else None
-    recipe_path, model_folder = folder / RECIPE_FILE, folder / MODEL_FOLDER
+    run = RunFolder(folder)
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such run folder")
-    for path, what in ((recipe_path, "recipe"), (folder / RESULTS_FILE, "results"), (model_folder, "model")):
+    for path, what in ((run.recipe, "recipe"), (run.results, "results"), (run.model, "model")):
         if not path.exists():
             raise ModelError(f"{folder} is not a finished run: it has no {what} ({path.name})")
-    record = results.plugins_of(folder)
+    record = run.plugins()
     catalogue = catalogue.preferring(provenance.owners(record))
     changed = tuple(f"{folder}: {text}" for text in provenance.differences(record, catalogue))
     try:
-        resolved = resolve(recipe_file.load(recipe_path), catalogue)
+        resolved = resolve(recipe_file.load(run.recipe), catalogue)
     except UsageError as error:
         raise type(error)("; ".join([str(error), *changed])) from error
-    resolved = _on_saved_trunk(resolved, model_folder / TRUNK_FOLDER, catalogue)
+    resolved = _on_saved_trunk(resolved, run.model / TRUNK_FOLDER, catalogue)
     heads = assembly.build_heads(resolved)
     for task, head in heads.items():
-        head.facts = _facts(model_folder / task)
+        head.facts = _facts(run.model / task)
     backbone = assembly.open_backbone(resolved, trust_remote_code=trust_remote_code)
     try:
         model = assembly.attach(backbone, heads)
     except HftError:
         raise
     except Exception as error:  # the facts of a task may be of any shape
-        told = f"{model_folder}: the facts of its tasks ({TASK_FILE}) cannot be used: {one_line(error)}"
+        told = f"{run.model}: the facts of its tasks ({TASK_FILE}) cannot be used: {one_line(error)}"
         raise ModelError(told) from error
-    _load_weights(model_folder, resolved, model, changed)
+    _load_weights(run.model, resolved, model, changed)
     model.eval()
     opened = SavedRun(folder, resolved, model, changed)
     if where is not None:
@@ -110,7 +110,7 @@ def _on_saved_trunk(resolved: Resolved, trunk: Path, catalogue: Catalogue) -> Re
 
 def _facts(folder: Path) -> dict[str, Any]:
     try:
-        facts: dict[str, Any] = results.read_json(folder / TASK_FILE)["facts"]
+        facts: dict[str, Any] = read_json(folder / TASK_FILE)["facts"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / TASK_FILE} cannot be read: {error}") from error
     return facts

@@ -9,8 +9,8 @@ from typing import Any
 
 from hft_core import events
 from hft_core.hooks import hookimpl
-from hft_core.results import LOG_FILE, finite
-from hft_core.sanitize import json_text, without_passwords
+from hft_core.runtime.run_folder import LOG_FILE
+from hft_core.sanitize import finite, json_text, without_passwords
 
 
 class RunLog:

@@ -15,7 +15,7 @@ from torch import Tensor
 from hft_core.head import Head
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.schema import TRUNK_FOLDER
-from hft_core.results import write_json
+from hft_core.runtime.files import write_json
 
 TASK_FILE, OWN_HEAD_FILE = "task.json", "head.safetensors"
 

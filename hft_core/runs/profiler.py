@@ -16,7 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 from hft_core import events
 from hft_core.device.clock import PARTS, RANGE
 from hft_core.hooks import hookimpl
-from hft_core.results import PROFILE_FOLDER, write_text
+from hft_core.runtime.files import write_text
+from hft_core.runtime.run_folder import PROFILE_FOLDER
 
 TRACE_FILE, TABLE_FILE = "trace.json", "table.md"
 WARM_STEPS, STEPS = 3, 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +12,11 @@ from typing import Any, TypedDict, Unpack
 
 from accelerate import Accelerator
 
-from hft_core import events, results
+from hft_core import events
 from hft_core.device import distributed, failures
 from hft_core.device.distributed import Machine
 from hft_core.device.launcher import requested_rank
-from hft_core.errors import DataError, UsageError
+from hft_core.errors import DataError
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.observers import Observers
 from hft_core.recipe import recipe_file
@@ -31,11 +30,11 @@ from hft_core.runs.event_log import RunLog
 from hft_core.runs.session import Session
 from hft_core.runs.stages import Stages
 from hft_core.runtime import run_lock
-from hft_core.runtime.locks import locked
-from hft_core.runtime.run_lock import Turn
+from hft_core.runtime.run_folder import RunFolder
+from hft_core.runtime.run_lock import RunLock
 from hft_core.runtime.signals import Interrupted
 from hft_core.training.checkpoint import Checkpoint, Checkpoints
-from hft_core.training.checkpointing import CheckpointScheduler, clear_leftovers, rewind_log
+from hft_core.training.checkpointing import CheckpointScheduler
 from hft_core.training.training_state import RunState
 
 
@@ -131,15 +130,15 @@ def opened(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings
     leads = requested_rank() == 0  # of several processes, one writes and reports
     folder = None if output is None else Path(output)
     if folder is not None and leads:
-        _check_folder(folder, resolved, resume=resume)
+        RunFolder(folder).open_for(recipe_file.dump(resolved.recipe), resume=resume)
     problems: list[str] = []
     listeners = _listeners(catalogue, settings.get("observers", ()), folder, resolved) if leads else []
-    told = Observers(listeners, problems.append, aside=run_lock.aside)
-    turn, started = Turn(resolved.recipe.seed), time.perf_counter()
+    told = Observers(listeners, problems.append, aside=run_lock.host_random_state)
+    turn, started = RunLock(resolved.recipe.seed), time.perf_counter()
     with ExitStack() as held:
         working_folder = folder or Path(held.enter_context(tempfile.TemporaryDirectory()))
         if folder is not None and leads:
-            held.enter_context(locked(folder))
+            held.enter_context(RunFolder(folder).locked())
         try:
             with turn, failures.propagate_failure():
                 checkpoints, resume_from = _open_checkpoints(
@@ -157,7 +156,7 @@ def opened(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings
                 check_same_start(where.group, material, resume_from, folder)
                 stages = Stages(material, where, told, working_folder)
                 if checkpoints is not None and folder is not None and leads:
-                    results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
+                    RunFolder(folder).write_recipe(recipe_file.dump(resolved.recipe))
                     problems[:] = notes = [*_noted(resume_from, where), *problems]
                     state = RunState(
                         precision=where.precision,
@@ -165,12 +164,14 @@ def opened(resolved: Resolved, catalogue: Catalogue, **settings: Unpack[Settings
                         fingerprints=_same_data(material, resume_from),
                         notes=notes,
                     )
-                    stages.scheduler = CheckpointScheduler(folder, resolved.recipe.output, checkpoints, state)
+                    stages.scheduler = CheckpointScheduler(
+                        RunFolder(folder), resolved.recipe.output, checkpoints, state
+                    )
                 _announce(resolved, folder, where, told)
                 stages.begin(resume_from)
         except BaseException as error:
             if isinstance(error, Interrupted) and folder is not None and leads:  # `hft resume` asks for it
-                results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
+                RunFolder(folder).write_recipe(recipe_file.dump(resolved.recipe))
             told.emit("run_failed", events.RunFailed(stage="", error=error))
             raise
         return Session(stages, turn, folder, started=started, problems=problems, held=held.pop_all())
@@ -184,13 +185,13 @@ def _open_checkpoints(
         return None, None
     recipe = hashlib.sha256(recipe_file.dump(resolved.recipe).encode()).hexdigest()
     limit = resolved.recipe.output.save_total_limit
-    checkpoints = Checkpoints(folder / results.CHECKPOINT_FOLDER, recipe=recipe, limit=limit)
+    checkpoints = Checkpoints(RunFolder(folder).checkpoints, recipe=recipe, limit=limit)
     resume_from = checkpoints.newest(report) if resume else None
     if leads:
         checkpoints.clear_leftovers()
-        clear_leftovers(folder)
+        RunFolder(folder).remove_temporary_files()
     if leads and resume:
-        rewind_log(folder, resume_from)
+        RunFolder(folder).truncate_log(0 if resume_from is None else resume_from.state.log_size)
     return checkpoints, resume_from
 
 
@@ -241,28 +242,6 @@ def _as_recipe(recipe: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
     if isinstance(recipe, Mapping):
         return recipe_file.from_dict(recipe)
     return recipe_file.load(recipe)
-
-
-def _check_folder(folder: Path, resolved: Resolved, *, resume: bool) -> None:
-    """Make the folder to write. Raises `UsageError` when it cannot be made or holds a run; with `resume`, when that run
-    is finished, or another one."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"output folder '{folder}' cannot be made: {error.strerror}") from error
-    recipe = folder / results.RECIPE_FILE
-    if not resume or not recipe.exists():
-        results.check_unused(folder)
-        return
-    if (folder / results.RESULTS_FILE).exists():
-        shutil.rmtree(folder / results.CHECKPOINT_FOLDER, ignore_errors=True)  # where it was killed before it did so
-        raise UsageError(f"the run in '{folder}' is finished: there is nothing to resume")
-    results.refuse_links(folder)
-    if recipe.read_text(encoding="utf-8") != recipe_file.dump(resolved.recipe):
-        raise UsageError(
-            f"the run in '{folder}' has another recipe than the one given: resume it with 'hft resume {folder}', or "
-            "give a new output folder"
-        )
 
 
 def _announce(resolved: Resolved, folder: Path | None, where: Machine, told: Observers) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from hft_core import events, results
+from hft_core import events
 from hft_core.device import failures
 from hft_core.device.distributed import Machine
 from hft_core.errors import RunError, UsageError
@@ -19,7 +18,8 @@ from hft_core.results import RunResult, Scores, StageResult
 from hft_core.runs import export
 from hft_core.runs.model_card import card
 from hft_core.runs.stages import Stages
-from hft_core.runtime.run_lock import Turn
+from hft_core.runtime.run_folder import RunFolder
+from hft_core.runtime.run_lock import RunLock
 
 VERSIONS_OF = ("hft-core", "torch", "transformers", "peft", "accelerate", "torchjd", "datasets", "safetensors")
 
@@ -33,7 +33,7 @@ class Session:
     def __init__(
         self,
         stages: Stages,
-        turn: Turn,
+        turn: RunLock,
         folder: Path | None,
         *,
         started: float,
@@ -87,7 +87,7 @@ class Session:
             seconds = time.perf_counter() - self._started
             result = _result(self._stages, self.done, self._folder, seconds, self._problems)
             if self._folder is not None and self._stages.machine.group.is_main:
-                _write(result, self._stages, self._folder)
+                _write(result, self._stages, RunFolder(self._folder))
             self.result = result
             self._stages.observers.emit("run_finished", events.RunFinished(result=result))
         self.close()
@@ -162,14 +162,11 @@ def _first_known(done: Sequence[StageResult]) -> Scores:
     return {task: scores for stage in reversed(done) for task, scores in stage.before.items()}
 
 
-def _write(result: RunResult, stages: Stages, folder: Path) -> None:
-    """Everything that a finished run leaves behind; `results.json` comes last, and says that the rest is whole."""
-    model_folder, model = folder / results.MODEL_FOLDER, stages.material.model
-    shutil.rmtree(model_folder, ignore_errors=True)  # half of one, where the run was killed in the middle of this
-    base = export.save_model(model_folder, model, trunk_changed=stages.trunk_changed)
-    results.write_text(folder / results.CARD_FILE, card(result, stages.material, adapter_base=base))
-    results.write_json(folder / results.RESULTS_FILE, result.to_json())
-    shutil.rmtree(folder / results.CHECKPOINT_FOLDER, ignore_errors=True)
+def _write(result: RunResult, stages: Stages, folder: RunFolder) -> None:
+    """Write everything that a finished run leaves behind; `results.json` comes last and marks the rest as complete."""
+    folder.remove_partial_model()
+    base = export.save_model(folder.model, stages.material.model, trunk_changed=stages.trunk_changed)
+    folder.write_results(card(result, stages.material, adapter_base=base), result.to_json())
 
 
 def _installed(distribution: str) -> bool:

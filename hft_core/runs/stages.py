@@ -27,11 +27,12 @@ from hft_core.model.hybrid import HybridModel
 from hft_core.plugins.observers import Observers
 from hft_core.recipe.resolve import ResolvedStage
 from hft_core.recipe.stage import DEFAULT_EPOCHS, Stage
-from hft_core.results import CHECKPOINT_FOLDER, COMBINER_FOLDER, Scores, StageResult
+from hft_core.results import Scores, StageResult
 from hft_core.runs import assembly, stage_report
 from hft_core.runs.assembly import Material
 from hft_core.runs.stage_report import Counts, plugin_name
 from hft_core.runtime import random_state
+from hft_core.runtime.run_folder import CHECKPOINT_FOLDER, COMBINER_FOLDER
 from hft_core.strategy import Strategy
 from hft_core.training import optimizer, weights
 from hft_core.training.checkpoint import Checkpoint

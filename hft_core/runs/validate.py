@@ -15,7 +15,7 @@ from hft_core.runs import assembly
 from hft_core.runs.assembly import HostData, Material
 from hft_core.runs.stage_report import plugin_name
 from hft_core.runs.stages import begin, fold_into, plan_of, selection_of
-from hft_core.runtime.run_lock import in_turn
+from hft_core.runtime.run_lock import exclusive
 
 BYTES = 4
 """Of a float32 value."""
@@ -54,7 +54,7 @@ class Outlook:
     stages: tuple[StageOutlook, ...]
 
 
-@in_turn
+@exclusive
 def inspect(resolved: Resolved, *, host_data: HostData | None = None, trust_remote_code: bool = False) -> Outlook:
     """Load and check everything that the recipe names, and apply its strategies in turn.
 

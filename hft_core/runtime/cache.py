@@ -13,11 +13,11 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from hft_core.runtime import locks, run_lock, signals
-from hft_core.runtime.file_hash import sha256
+from hft_core.runtime.files import file_hash
+from hft_core.runtime.locks import locked
 
 PLACE = "HFT_CACHE"
 """The environment variable that names the folder."""
@@ -26,8 +26,6 @@ LIMIT = 10 << 30
 ABANDONED = 86_400.0
 """Seconds after which what a killed process left half filled is removed."""
 MANIFEST = "manifest.json"
-POLL = 0.05
-"""Seconds between two looks at whether another process has filled an entry."""
 
 
 def folder() -> Path:
@@ -63,24 +61,23 @@ class Cache:
         One process fills an entry at a time, the others wait here: look with `find` once more inside. None where the
         cache cannot be written to.
         """
-        held = self.folder / f".{key}.lock"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle = _waited_for(held)
-        except OSError:
-            yield None
-            return
-        beside = self.folder / f".{key}.{uuid.uuid4().hex[:8]}"
-        try:
-            beside.mkdir()
-            yield beside
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-            locks.release(held, handle)
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                stack.enter_context(locked(self.folder / f".{key}.lock", wait=True))
+            except OSError:
+                yield None
+                return
+            partial = self.folder / f".{key}.{uuid.uuid4().hex[:8]}"
+            try:
+                partial.mkdir()
+                yield partial
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
 
     def publish(self, beside: Path, key: str) -> Path:
         """Give what `beside` was filled with its place; the entry's folder. Raises `OSError`."""
-        files = {path.name: {"size": path.stat().st_size, "sha256": sha256(path)} for path in beside.iterdir()}
+        files = {path.name: {"size": path.stat().st_size, "sha256": file_hash(path)} for path in beside.iterdir()}
         (beside / MANIFEST).write_text(json.dumps(files), encoding="utf-8")
         place = self.folder / key
         try:
@@ -118,22 +115,12 @@ class Cache:
             shutil.rmtree(away, ignore_errors=True)
 
 
-def _waited_for(path: Path) -> int:
-    """The lock file, held. While another process has it, this one can be stopped, and hands on its turn: the other one
-    may be a thread of the same process. Raises `OSError` where there are no locks."""
-    while (handle := locks.taken(path)) is None:
-        signals.check()
-        run_lock.offer()
-        time.sleep(POLL)
-    return handle
-
-
 def _is_sound(place: Path) -> bool:
     """Whether the entry has all of its files as they were written."""
     try:
         files = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
         return all(
-            (place / name).stat().st_size == facts["size"] and sha256(place / name) == facts["sha256"]
+            (place / name).stat().st_size == facts["size"] and file_hash(place / name) == facts["sha256"]
             for name, facts in files.items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # whatever a damaged manifest may hold

@@ -1,69 +1,40 @@
-"""One run at a time in a folder; light."""
+"""Lock files that exclude other processes; light."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hft_core.errors import UsageError
+from filelock import FileLock, Timeout
 
-LOCK_FILE = ".lock"
+from hft_core.runtime import signals
 
-try:
-    import fcntl
-except ImportError:  # where there are no such locks, two runs in one folder are not told apart
-    fcntl = None  # type: ignore[assignment]
+POLL_SECONDS = 0.05
+"""Time between two attempts to get a lock that another process holds."""
+
+
+class LockedError(Exception):
+    """Another process, or another lock of this one, holds the file."""
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder; the system gives it back when the process ends, however it ends.
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock on the file at `path`, which exists while it is held.
 
-    Raises `UsageError` when another run holds it, or when the folder cannot be written to.
+    The system releases the lock when the process ends, however it ends. With `wait`, block until the lock is free or
+    the process is asked to stop (`Interrupted`). Raises `LockedError` when the lock is held and `wait` is false, and
+    `OSError` where the file cannot be opened or locked.
     """
-    path = folder / LOCK_FILE
+    lock = FileLock(path, mode=0o644, thread_local=False)  # a session may be closed by another thread than opened it
+    timeout = -1 if wait else 0
     try:
-        handle = taken(path)
-    except OSError as error:
-        raise UsageError(f"run folder '{folder}' cannot be written to: {error.strerror}") from error
-    if handle is None:
-        raise UsageError(f"run folder '{folder}' is in use by another run")
+        lock.acquire(timeout, poll_interval=POLL_SECONDS, cancel_check=lambda: bool(signals.requested()))
+    except Timeout:
+        signals.check()
+        raise LockedError(str(path)) from None
     try:
         yield
     finally:
-        release(path, handle)
-
-
-def taken(path: Path) -> int | None:
-    """The lock file, open and locked, for `release`; None while another has it. Raises `OSError`."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
-        if fcntl is None:
-            return handle
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            return None
-        except OSError:
-            os.close(handle)
-            raise
-        if _is_at(path, handle):
-            return handle
-        os.close(handle)
-
-
-def release(path: Path, handle: int) -> None:
-    """Give the lock back."""
-    path.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile finds that it has gone
-    os.close(handle)
-
-
-def _is_at(path: Path, handle: int) -> bool:
-    """Whether the open file is still the one of that name."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False
+        path.unlink(missing_ok=True)  # while it is held: a process that has opened it finds it deleted, and retries
+        lock.release()

@@ -1,20 +1,18 @@
-"""Runs that share a process take turns: one computes, the others wait, and each finds its own random numbers again.
+"""Let one run of a process compute at a time, with a random state of its own.
 
-Two runs in two threads cannot compute at once and stay what they are alone. Dropout draws from torch's one generator of
-the process, which takes no other; transformers and PEFT make modules under patches of `torch.nn.Module` that a second
-thread sees too (its weights end up on the `meta` device); autocast's cache, the warning filters and transformers'
-verbosity belong to the process as well. So whatever computes holds the turn, and hands it on wherever a run has told
-its observers something, that is at least once a step, in the order of asking.
+Two runs cannot compute in two threads at once and give what they give alone. Dropout draws from torch's one generator
+of the process; transformers and PEFT build modules under patches of `torch.nn.Module` that other threads see (weights
+end up on the `meta` device); autocast's cache, warning filters and transformers' verbosity belong to the process too.
+So code that computes holds one re-entrant lock, and other threads wait for it.
 
-A turn is also the boundary to the host: outside one, and while observers are told, the generators of Python, numpy,
-torch and the devices are in the state in which the host left them. What a host draws in another thread *during* a turn
-is beyond reach.
+The lock is also the boundary to the host's random state: outside of it, and while observers are called, the generators
+of Python, numpy, torch and the devices are as the host left them. Numbers that a host draws in another thread *while*
+the lock is held are beyond control.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -26,143 +24,82 @@ from hft_core.runtime.random_state import Snapshot
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-_changed = threading.Condition()
-_queue: deque[int] = deque()
-"""The threads that want the turn, by ident; the first has it."""
+_lock = threading.RLock()
 
 
-class _Held(threading.local):
-    """The turns that this thread is in, the innermost last."""
+class _Entered(threading.local):
+    """The run locks that this thread has entered, the innermost last."""
 
     def __init__(self) -> None:
-        self.turns: list[Turn] = []
+        self.locks: list[RunLock] = []
 
 
-_held = _Held()
+_entered = _Entered()
 
 
-class Turn:
-    """The right to compute, as a context; entered again, it goes on with the random numbers of the last time.
+class RunLock:
+    """Hold the process's one lock for computing, with a random state of its own, as a context.
 
-    A thread that is in a turn may enter another (a head that opens the run of its teacher); the outer one then waits.
+    Entered again, it continues with the random state of the last time. A thread may enter several, one inside another.
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        """`seed`: of the generators at the first time; without one they start from where they are."""
+        """`seed`: of the generators when first entered; None: they continue from the state found there."""
         self._seed = seed
         self._own: Snapshot | None = None
-        self._outside: Snapshot | None = None
+        self._outer: Snapshot | None = None
 
-    def __enter__(self) -> Turn:
-        if not _held.turns:
-            _wait()
-        _held.turns.append(self)
-        self._take_up()
+    def __enter__(self) -> RunLock:
+        _lock.acquire()
+        try:
+            self._swap_in()
+            _entered.locks.append(self)
+        except BaseException:  # an interrupt
+            self._swap_out()
+            _lock.release()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
         try:
-            self._put_away()
+            _entered.locks.pop()
+            self._swap_out()
         finally:
-            if self in _held.turns:
-                _held.turns.remove(self)
-            if not _held.turns:
-                _leave()
+            _lock.release()
 
-    @property
-    def _active(self) -> bool:
-        """Whether the generators are in this turn's state."""
-        return self._outside is not None
-
-    def _take_up(self) -> None:
-        self._outside = random_state.snapshot()
+    def _swap_in(self) -> None:
+        self._outer = random_state.snapshot()
         if self._own is not None:
             random_state.restore(*self._own)
         elif self._seed is not None:
             random_state.seed(self._seed)
 
-    def _put_away(self) -> None:
-        if self._outside is not None:
+    def _swap_out(self) -> None:
+        if self._outer is not None:
             self._own = random_state.snapshot()
-            outside, self._outside = self._outside, None
-            random_state.restore(*outside)
+            outer, self._outer = self._outer, None
+            random_state.restore(*outer)
 
 
 @contextmanager
-def aside() -> Iterator[None]:
-    """Inside, the random state is the host's; at the end, those who wait have the turn before this thread goes on."""
-    active = [turn for turn in _held.turns if turn._active]
-    for turn in reversed(active):
-        turn._put_away()
+def host_random_state() -> Iterator[None]:
+    """Give the generators the host's state inside, for calling the host's code; does nothing without a lock."""
+    inside = [lock for lock in _entered.locks if lock._outer is not None]
+    for lock in reversed(inside):
+        lock._swap_out()
     try:
         yield
     finally:
-        try:
-            _hand_on()
-        finally:
-            for turn in active:
-                turn._take_up()
+        for lock in inside:
+            lock._swap_in()
 
 
-def offer() -> None:
-    """Let those compute who wait by now. Cheap where nobody does: for every long loop."""
-    if len(_queue) > 1:
-        with aside():
-            pass
-
-
-def in_turn(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """`function`, computing in a turn of its own."""
+def exclusive(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Wrap `function` so that it computes under a `RunLock` of its own."""
 
     @wraps(function)
-    def waiting(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with Turn():
+    def locked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with RunLock():
             return function(*args, **kwargs)
 
-    return waiting
-
-
-def _hand_on() -> None:
-    """Give the turn to those who wait, and wait for it again."""
-    turns = _held.turns
-    if not turns or len(_queue) < 2:
-        return
-    try:
-        _held.turns = []
-        _leave()
-    finally:
-        _take_back(turns)
-
-
-def _take_back(turns: list[Turn]) -> None:
-    """Wait for the turn. What surrounds expects it, so that an interrupt meanwhile is raised only then."""
-    interrupt: BaseException | None = None
-    while not _held.turns:
-        try:
-            _wait()
-            _held.turns = turns
-        except BaseException as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
-
-
-def _wait() -> None:
-    me = threading.get_ident()
-    with _changed:
-        if me not in _queue:  # it is where an interrupt kept this thread from leaving
-            _queue.append(me)
-        try:
-            _changed.wait_for(lambda: _queue[0] == me)
-        except BaseException:
-            _queue.remove(me)
-            _changed.notify_all()
-            raise
-
-
-def _leave() -> None:
-    me = threading.get_ident()
-    with _changed:
-        if me in _queue:
-            _queue.remove(me)
-        _changed.notify_all()
+    return locked

@@ -22,8 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hft_core.errors import RunError, UsageError
-from hft_core.results import read_json, write_text
-from hft_core.runtime.file_hash import sha256
+from hft_core.runtime.files import file_hash, read_json, write_text
 from hft_core.training.training_state import TrainingState
 
 FORMAT = 3
@@ -135,7 +134,7 @@ class Checkpoints:
         status = path.stat()
         key = (status.st_ino, status.st_mtime_ns)
         if status.st_nlink == 1 or key not in self._known:
-            self._known[key] = sha256(path)
+            self._known[key] = file_hash(path)
         return self._known[key]
 
     def _put(self, beside: Path, place: Path) -> None:
@@ -204,7 +203,7 @@ class Checkpoints:
             file = path / name
             if Path(name).name != name or not file.is_file():
                 raise _DamagedError(f"its file {name} is missing")
-            if file.stat().st_size != size or sha256(file) != digest:
+            if file.stat().st_size != size or file_hash(file) != digest:
                 raise _DamagedError(f"its file {name} is not as it was written")
         if recipe != self.recipe:
             raise UsageError(

@@ -10,9 +10,11 @@ from pathlib import Path
 from torch import Tensor
 
 from hft_core.recipe.schema import Output
-from hft_core.results import CARD_FILE, COMBINER_FOLDER, LOG_FILE, RECIPE_FILE, RESULTS_FILE
 from hft_core.runtime import random_state
-from hft_core.training.checkpoint import Checkpoint, Checkpoints
+from hft_core.runtime.run_folder import (
+    RunFolder,
+)
+from hft_core.training.checkpoint import Checkpoints
 from hft_core.training.training_state import LoopState, RunState, StageState, TrainingState
 
 AUTO_SECONDS = 120.0
@@ -24,7 +26,7 @@ AUTO_SHARE = 0.05
 class CheckpointScheduler:
     """Decides when a run is saved in its folder, and saves it."""
 
-    def __init__(self, folder: Path, output: Output, checkpoints: Checkpoints, run: RunState) -> None:
+    def __init__(self, folder: RunFolder, output: Output, checkpoints: Checkpoints, run: RunState) -> None:
         """`folder`: the run's, with its log; `checkpoints`: where to publish."""
         self.folder, self.output, self.checkpoints, self.run = folder, output, checkpoints, run
         self._last_save, self._cost = time.monotonic(), 0.0
@@ -51,9 +53,7 @@ class CheckpointScheduler:
         if self.output.save_strategy == "no":
             return
         random, random_tensors = random_state.snapshot()
-        log = self.folder / LOG_FILE
-        log_size = log.stat().st_size if log.exists() else 0
-        state = TrainingState(run=self.run, stage=stage, loop=loop, random=random, log_size=log_size)
+        state = TrainingState(run=self.run, stage=stage, loop=loop, random=random, log_size=self.folder.log_size())
         self._cost = self.checkpoints.publish(world_size, state, {**tensors, "random": random_tensors}, links)
         self._last_save = time.monotonic()
 
@@ -80,18 +80,3 @@ class StageCheckpoints:
     ) -> None:
         """Publish a checkpoint with `tensors` and the files `links`. Raises `RunError` when it cannot be written."""
         self.scheduler.save(world_size, self.stage, loop, tensors, {**self.links, **links})
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Remove the temporary files of a run that was killed while it wrote them."""
-    temporary = [path for name in (RECIPE_FILE, RESULTS_FILE, CARD_FILE) for path in folder.glob(f".{name}.*")]
-    for path in (*temporary, *(folder / COMBINER_FOLDER).glob(".*")):
-        path.unlink(missing_ok=True)
-
-
-def rewind_log(folder: Path, resume_from: Checkpoint | None) -> None:
-    """Truncate the log to its size at the checkpoint, or to nothing without one: the rest will be written again."""
-    log, size = folder / LOG_FILE, 0 if resume_from is None else resume_from.state.log_size
-    if log.exists() and log.stat().st_size > size:
-        with open(log, "r+b") as file:
-            file.truncate(size)

@@ -22,7 +22,7 @@ from hft_core.model import fsdp
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage
 from hft_core.results import Scores
-from hft_core.runtime import run_lock, signals
+from hft_core.runtime import signals
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,6 @@ def _hear(
     ):
         if machine.group.world_size == 1:
             signals.check()
-            run_lock.offer()
         moved = model.with_stored(batch).to(machine.device)
         with machine.autocast():
             for segment, features in model.segments(moved, model.hidden(moved)):

@@ -21,7 +21,6 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from hft_core import results
 from hft_core.backbone import Backbone
 from hft_core.data import cells, loading
 from hft_core.data.cells import as_list
@@ -34,6 +33,7 @@ from hft_core.recipe.flags import recipe_from_flags
 from hft_core.recipe.recipe_file import Source, from_dict, override, parse, validate
 from hft_core.recipe.resolve import resolve
 from hft_core.runs import assembly
+from hft_core.runtime.run_folder import RunFolder
 from hft_core.testing import toys as conformance_toys
 from hft_core.training.checkpoint import Checkpoints
 from hft_plugins.heads.parts import tag_schemes
@@ -431,9 +431,9 @@ RESULTS = {"plugins": [{"seam": "head", "name": "mlm", "distribution": "hft-core
 @given(content=garbled(json.dumps(RESULTS).encode()) | st.binary(max_size=40) | (mutated(RESULTS) | values).map(_json))
 @fuzz(300)
 def test_any_results_say_which_plugins_a_run_used_or_are_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / results.RESULTS_FILE).write_bytes(content)
+    (tmp_path / "results.json").write_bytes(content)
     try:
-        found = results.plugins_of(tmp_path)
+        found = RunFolder(tmp_path).plugins()
     except ModelError as error:
         assert len(str(error).splitlines()) == 1
     else:

@@ -17,7 +17,7 @@ from hft_core import DataError, RecipeError
 from hft_core.data import gzip_stream, loading
 from hft_core.errors import UsageError
 from hft_core.recipe import recipe_file
-from hft_core.results import read_json
+from hft_core.runtime.files import read_json
 from hft_core.training.checkpoint import Checkpoints, sha256
 
 BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghi"))

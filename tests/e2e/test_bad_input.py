@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hft_core.cli import main
-from hft_core.results import LOG_FILE
+from hft_core.runtime.run_folder import LOG_FILE
 
 if TYPE_CHECKING:
     from tests.e2e.bad_inputs import Case, Surroundings

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-from hft_core import results
 from hft_core.data.examples import Examples
 from hft_core.device import distributed
 from hft_core.model.hybrid import HybridModel
@@ -25,6 +24,8 @@ from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import Resolved
 from hft_core.runs import assembly, export
 from hft_core.runs.stages import Stages
+from hft_core.runtime.files import write_json
+from hft_core.runtime.run_folder import RunFolder
 from hft_core.training.evaluation import Judged, judge
 
 COMBINERS = ("sum", "uncertainty", "pcgrad")
@@ -40,10 +41,10 @@ def cross(resolved: Resolved, data: dict[str, Any], folder: Path) -> None:
         result = stages.run(index, stage, fold=resolved.folds_after(index))
         assert result.steps == CROSSING.STEPS
         assert result.skipped_steps == 0
-    trained, examples = stages.material.model, stages.material.examples["dev"]
-    export.save_model(folder / results.MODEL_FOLDER, trained, trunk_changed=stages.trunk_changed)
-    results.write_text(folder / results.RECIPE_FILE, recipe_file.dump(resolved.recipe))
-    results.write_json(folder / results.RESULTS_FILE, {"plugins": resolved.providers()})
+    run, trained, examples = RunFolder(folder), stages.material.model, stages.material.examples["dev"]
+    export.save_model(run.model, trained, trunk_changed=stages.trunk_changed)
+    run.write_recipe(recipe_file.dump(resolved.recipe))
+    write_json(run.results, {"plugins": resolved.providers()})
     opened = saved_run.open_run(folder, CROSSING.catalogue()).model
     for task, part in examples.items():
         before, after = judged(trained, task, part, machine), judged(opened, task, part, machine)

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 import hft_core
-from hft_core import Catalogue, CombinerSpec, ModelError, PluginError, hookimpl, results
+from hft_core import Catalogue, CombinerSpec, ModelError, PluginError, hookimpl
 from hft_core.predict import saved_run
+from hft_core.runtime.run_folder import RunFolder
 
 SUMMED = """
 from hft_core import CombinerSpec, hookimpl
@@ -61,7 +62,7 @@ def place(models: Any, toys: Any, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_the_record_has_the_distribution_of_each_plugin_and_the_digest_of_a_file(place: Path) -> None:
-    record = {used["name"]: used for used in results.plugins_of(place / "run")}
+    record = {used["name"]: used for used in RunFolder(place / "run").plugins()}
     assert set(record) == {"hf-encoder", "classification", "lora", "mine"}
     assert {record[name]["distribution"] for name in ("hf-encoder", "classification", "lora")} == {"hft-core"}
     assert record["mine"]["distribution"] == str(place / "mine.py")

@@ -17,6 +17,7 @@ import torch
 
 import hft_core
 from hft_core import RunError, UsageError
+from hft_core.runtime.run_folder import RunFolder
 from hft_core.runtime.signals import Interrupted
 from hft_core.training import checkpoint
 
@@ -207,10 +208,8 @@ def test_a_finished_run_has_nothing_to_resume(stopped: tuple[dict[str, Any], dic
 
 
 def test_a_folder_in_use_is_not_touched(stopped: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
-    from hft_core.runtime.locks import locked
-
     chosen, data, folder = stopped
-    with locked(folder), pytest.raises(UsageError, match="in use by another run"):
+    with RunFolder(folder).locked(), pytest.raises(UsageError, match="in use by another run"):
         hft_core.run(chosen, output=folder, data=data, resume=True)
 
 
@@ -245,7 +244,7 @@ def test_a_folder_that_has_become_read_only_ends_the_run_and_leaves_the_last_goo
         with pytest.raises(RunError, match=r"Read-only file system; the last good one is 0000-00000005"):
             hft_core.run(chosen, output=folder, data=data, resume=True)
     with monkeypatch.context() as patch:
-        patch.setattr("hft_core.runtime.locks.os.open", refused)
+        patch.setattr("os.open", refused)
         with pytest.raises(UsageError, match=rf"run folder '{folder}' cannot be written to: Read-only file system"):
             hft_core.run(chosen, output=folder, data=data, resume=True)
     (tmp_path / "file").write_text("")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hft_core import ModelError, PluginError, results
+from hft_core import ModelError, PluginError
 from hft_core.plugins import provenance
 from hft_core.plugins.catalogue import Catalogue
+from hft_core.runtime import run_folder
 
 if TYPE_CHECKING:
     from tests.core.conftest import Site
@@ -37,7 +38,7 @@ def test_the_same_plugins_make_no_difference(site: Site, tmp_path: Path) -> None
     file.write_text(site.combiner("mine", "mine"))
     catalogue = here(inline=[file])
     record = [provenance.origin(catalogue.get("combiner", name)) for name in ("a", "mine")]
-    assert record[0].keys() == set(results.ORIGIN) - {"sha256"}
+    assert record[0].keys() == set(run_folder.PROVENANCE) - {"sha256"}
     assert len(record[1]["sha256"]) == 64
     assert provenance.differences(record, catalogue) == []
     moved = tmp_path / "moved.py"
@@ -107,4 +108,4 @@ def test_the_run_means_the_distribution_that_it_used_whatever_else_has_the_name(
 def test_a_record_that_cannot_be_read_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(content)
     with pytest.raises(ModelError, match=r"results\.json does not say which plugins the run used: "):
-        results.plugins_of(tmp_path)
+        run_folder.RunFolder(tmp_path).plugins()

@@ -1,10 +1,11 @@
-"""Turns: one thread computes at a time, in the order of asking, and each finds its own random numbers again."""
+"""One thread computes at a time, each run with its own random state."""
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from hft_core.runtime import random_state, run_lock
-from hft_core.runtime.run_lock import Turn
+from hft_core.runtime.run_lock import RunLock
 
 Draws = tuple[float, float, float]
 PATIENCE = 20.0
@@ -25,15 +26,15 @@ def draws() -> Draws:
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
+def _restored() -> Iterator[None]:
     before = random_state.snapshot()
     yield
     random_state.restore(*before)
-    assert not run_lock._queue, "a turn was not given back"
+    together(compute_once)
 
 
 def together(*functions: Callable[[], object]) -> None:
-    """Each function in a thread of its own."""
+    """Call each function in a thread of its own."""
     errors: list[BaseException] = []
 
     def guarded(function: Callable[[], object]) -> None:
@@ -47,87 +48,86 @@ def together(*functions: Callable[[], object]) -> None:
         thread.start()
     for thread in threads:
         thread.join(PATIENCE)
-        assert not thread.is_alive(), "a thread waits for a turn that does not come"
+        assert not thread.is_alive(), "a thread waits for a lock that is never released"
     if errors:
         raise errors[0]
 
 
-def take_one() -> None:
-    with Turn(9):
+def compute_once() -> None:
+    with RunLock(9):
         draws()
 
 
-def test_a_seeded_turn_draws_the_same_whatever_the_host_drew_and_leaves_the_hosts_numbers_alone() -> None:
-    with Turn(3):
+def test_a_seeded_lock_draws_the_same_whatever_the_host_drew_and_restores_the_hosts_state() -> None:
+    with RunLock(3):
         expected = [draws(), draws()]
     random_state.seed(7)
     before = draws()
     random_state.seed(7)
-    with Turn(3):
+    with RunLock(3):
         assert [draws(), draws()] == expected
     assert draws() == before
 
 
-def test_a_turn_without_a_seed_starts_where_the_host_is_and_is_put_back() -> None:
+def test_a_lock_without_a_seed_starts_from_the_hosts_state_and_restores_it() -> None:
     random_state.seed(7)
     before = draws()
     random_state.seed(7)
-    with Turn():
+    with RunLock():
         assert draws() == before
     assert draws() == before
 
 
-def test_a_turn_that_is_entered_again_goes_on_where_it_was() -> None:
-    with Turn(3):
+def test_a_lock_that_is_entered_again_continues_with_its_random_state() -> None:
+    with RunLock(3):
         expected = [draws() for _ in range(3)]
-    turn = Turn(3)
+    lock = RunLock(3)
     found = []
     for _ in range(3):
-        with turn:
+        with lock:
             found.append(draws())
         draws()
     assert found == expected
 
 
-def test_aside_of_a_turn_the_numbers_are_the_hosts() -> None:
+def test_the_hosts_code_is_called_with_the_hosts_state() -> None:
     random_state.seed(5)
     expected = [draws(), draws()]
     random_state.seed(5)
-    with Turn(3):
+    with RunLock(3):
         first = draws()
-        with run_lock.aside():
+        with run_lock.host_random_state():
             assert draws() == expected[0]
         second = draws()
     assert draws() == expected[1]
-    with Turn(3):
+    with RunLock(3):
         assert [draws(), draws()] == [first, second]
 
 
-def test_without_a_turn_aside_and_offer_do_nothing() -> None:
+def test_without_a_lock_the_state_is_the_hosts_already() -> None:
     random_state.seed(5)
     expected = draws()
     random_state.seed(5)
-    with run_lock.aside():
-        run_lock.offer()
+    with run_lock.host_random_state():
         assert draws() == expected
 
 
-def test_a_turn_inside_a_turn_does_not_wait_and_keeps_everybodys_numbers() -> None:
-    with Turn(1):
+def test_a_lock_inside_a_lock_does_not_wait_and_keeps_all_states_apart() -> None:
+    with RunLock(1):
         expected = [draws() for _ in range(3)]
     random_state.seed(5)
     of_the_host = [draws() for _ in range(3)]
     random_state.seed(5)
-    with Turn(1):
+    with RunLock(1):
         found = [draws()]
-        with Turn(2):
+        with RunLock(2):
             draws()
-            with run_lock.aside():
+            with run_lock.host_random_state():
                 assert draws() == of_the_host[0]
         found.append(draws())
-        with run_lock.aside():  # an observer that runs hft, whose observers are told
-            with Turn(2):
-                with run_lock.aside():
+        with run_lock.host_random_state():  # an observer that runs hft, whose observers are called
+            with RunLock(2):
+                with run_lock.host_random_state():
                     assert draws() == of_the_host[1]
                 draws()
             assert draws() == of_the_host[2]
@@ -135,26 +135,28 @@ def test_a_turn_inside_a_turn_does_not_wait_and_keeps_everybodys_numbers() -> No
     assert found == expected
 
 
-def test_threads_never_compute_together_and_each_has_its_own_numbers() -> None:
+def test_threads_never_compute_at_once_and_each_draws_what_it_draws_alone() -> None:
     alone = {}
     for seed in range(3):
-        with Turn(seed):
+        with RunLock(seed):
             alone[seed] = [draws() for _ in range(30)]
     inside: list[int] = []
     found: dict[int, list[Draws]] = {seed: [] for seed in alone}
 
-    def computing(seed: int) -> None:
-        with Turn(seed):
-            for _ in range(30):
+    def compute(seed: int) -> None:
+        lock = RunLock(seed)
+        for _ in range(3):  # as a session does, stage by stage
+            with lock:
                 inside.append(seed)
-                found[seed].append(draws())
-                with run_lock.aside():
-                    draws()
+                for _ in range(10):
+                    found[seed].append(draws())
+                    with run_lock.host_random_state():
+                        draws()
                     assert inside == [seed]
-                    inside.remove(seed)
+                inside.remove(seed)
 
     random_state.seed(5)
-    together(*(lambda seed=seed: computing(seed) for seed in alone))
+    together(*(lambda seed=seed: compute(seed) for seed in alone))
     assert found == alone
     after = draws()
     random_state.seed(5)
@@ -163,88 +165,58 @@ def test_threads_never_compute_together_and_each_has_its_own_numbers() -> None:
     assert draws() == after
 
 
-def test_whoever_waits_has_the_next_turn() -> None:
-    told: list[str] = []
-    begun = threading.Event()
-
-    def long() -> None:
-        with Turn(0):
-            begun.set()
-            while len(run_lock._queue) < 2:
-                time.sleep(0.001)
-            for _ in range(3):
-                told.append("long")
-                run_lock.offer()
-
-    def short() -> None:
-        assert begun.wait(PATIENCE)
-        with Turn(1):
-            told.append("short")
-
-    together(long, short)
-    assert told == ["long", "short", "long", "long"]
-
-
-def test_an_error_inside_gives_the_turn_back() -> None:
-    with pytest.raises(RuntimeError, match="inside"), Turn(0):
+def test_an_error_inside_releases_the_lock() -> None:
+    random_state.seed(5)
+    expected = draws()
+    random_state.seed(5)
+    with pytest.raises(RuntimeError, match="inside"), RunLock(0):
         raise RuntimeError("inside")
-    with pytest.raises(RuntimeError, match="aside"), Turn(0), run_lock.aside():
-        raise RuntimeError("aside")
-    together(take_one)
+    with pytest.raises(RuntimeError, match="observer"), RunLock(0), run_lock.host_random_state():
+        raise RuntimeError("observer")
+    together(compute_once)
+    assert draws() == expected
 
 
-def test_an_interrupt_while_waiting_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(predicate: object) -> None:
+def test_an_interrupt_ends_the_wait_for_the_lock() -> None:
+    """Ctrl-C while another thread computes."""
+    computing, done = threading.Event(), threading.Event()
+
+    def compute() -> None:
+        with RunLock(0):
+            computing.set()
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            assert done.wait(PATIENCE)
+
+    random_state.seed(5)
+    other = threading.Thread(target=compute, daemon=True)
+    other.start()
+    assert computing.wait(PATIENCE)
+    with pytest.raises(KeyboardInterrupt), RunLock(1):
+        pytest.fail("the lock was free")
+    done.set()
+    other.join(PATIENCE)
+    assert not other.is_alive()
+
+
+def test_an_interrupt_while_the_state_is_swapped_releases_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(value: int) -> None:
         raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_lock._changed, "wait_for", interrupted)
-        with pytest.raises(KeyboardInterrupt), Turn(0):
-            pytest.fail("the turn was not waited for")
-    assert not run_lock._queue
-    together(take_one)
-
-
-def test_an_interrupt_while_others_have_the_turn_is_raised_when_it_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    wait = run_lock._wait
-    interrupts = iter([True, False])
-    begun = threading.Event()
-
-    def once_interrupted() -> None:
-        if threading.current_thread() is threading.main_thread() and next(interrupts):
-            raise KeyboardInterrupt
-        wait()
-
-    def other() -> None:
-        assert begun.wait(PATIENCE)
-        take_one()
-
-    def offering() -> None:
-        with Turn(0):
-            begun.set()
-            while len(run_lock._queue) < 2:
-                time.sleep(0.001)
-            monkeypatch.setattr(run_lock, "_wait", once_interrupted)
-            run_lock.offer()
 
     random_state.seed(5)
     expected = draws()
     random_state.seed(5)
-    waiting = threading.Thread(target=other, daemon=True)
-    waiting.start()
-    with pytest.raises(KeyboardInterrupt):
-        offering()
+    with monkeypatch.context() as patch:
+        patch.setattr(random_state, "seed", interrupted)
+        with pytest.raises(KeyboardInterrupt), RunLock(1):
+            pytest.fail("the lock was entered")
+    together(compute_once)
     assert draws() == expected
-    waiting.join(PATIENCE)
-    assert not waiting.is_alive()
-    assert list(interrupts) == []
 
 
-def test_a_function_in_turn_keeps_its_name_and_its_result() -> None:
-    @run_lock.in_turn
+def test_an_exclusive_function_keeps_its_name_and_its_result() -> None:
+    @run_lock.exclusive
     def doubled(value: int, *, by: int = 2) -> int:
         """Twice."""
-        assert len(run_lock._queue) == 1
         return value * by
 
     assert (doubled(3), doubled(3, by=3), doubled.__name__, doubled.__doc__) == (6, 9, "doubled", "Twice.")

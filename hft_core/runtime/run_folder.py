@@ -1,0 +1,155 @@
+"""Own the paths, the lock and the files of a run's folder; light."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from hft_core.errors import ModelError, UsageError
+from hft_core.runtime import locks
+from hft_core.runtime.files import read_json, write_json, write_text
+
+RECIPE_FILE, RESULTS_FILE, LOG_FILE, CARD_FILE = "recipe.yaml", "results.json", "log.jsonl", "README.md"
+MODEL_FOLDER, CHECKPOINT_FOLDER, COMBINER_FOLDER, PROFILE_FOLDER = "model", "checkpoints", "combiners", "profile"
+OUTPUTS = (
+    RECIPE_FILE,
+    RESULTS_FILE,
+    LOG_FILE,
+    CARD_FILE,
+    MODEL_FOLDER,
+    CHECKPOINT_FOLDER,
+    COMBINER_FOLDER,
+    PROFILE_FOLDER,
+)
+"""Everything that a run writes into its folder."""
+LOCK_FILE = ".lock"
+PROVENANCE = ("seam", "name", "distribution", "version", "sha256")
+"""What is recorded of each plugin that a run used; the last only for a plugin that is a single file."""
+
+
+class RunFolder:
+    """The folder of one run: where each file is, and how it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe, self.results = path / RECIPE_FILE, path / RESULTS_FILE
+        self.log, self.card = path / LOG_FILE, path / CARD_FILE
+        self.model, self.checkpoints = path / MODEL_FOLDER, path / CHECKPOINT_FOLDER
+        self.combiners, self.profile = path / COMBINER_FOLDER, path / PROFILE_FOLDER
+
+    def best_weights(self, index: int, stage: str) -> Path:
+        """The file of the best weights so far of the stage with this index and name."""
+        return self.checkpoints / f"{index + 1}-{stage}.safetensors"
+
+    def base_weights(self, index: int, stage: str) -> Path:
+        """The file of the weights that the stage began with, where earlier stages changed them."""
+        return self.checkpoints / f"{index + 1}-{stage}.base.safetensors"
+
+    def combiner_state(self, index: int, stage: str) -> Path:
+        """The file of what the stage's combiner learned."""
+        return self.combiners / f"{index + 1}-{stage}.safetensors"
+
+    def open_for(self, recipe: str, *, resume: bool) -> None:
+        """Create the folder of a run with the recipe text `recipe`, or check that its run can be resumed.
+
+        Raises `UsageError` when the folder cannot be created or holds a run; with `resume`, when that run is finished
+        or has another recipe.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"output folder '{self.path}' cannot be made: {error.strerror}") from error
+        if not resume or not self.recipe.exists():
+            self.check_unused()
+            return
+        if self.results.exists():
+            self.remove_checkpoints()  # the process may have been killed before it did so
+            raise UsageError(f"the run in '{self.path}' is finished: there is nothing to resume")
+        self._refuse_links()
+        if self.recipe.read_text(encoding="utf-8") != recipe:
+            raise UsageError(
+                f"the run in '{self.path}' has another recipe than the one given: resume it with "
+                f"'hft resume {self.path}', or give a new output folder"
+            )
+
+    def check_unused(self) -> None:
+        """Raise `UsageError` when the folder holds anything that a run would write."""
+        existing = [name for name in OUTPUTS if (self.path / name).exists() or (self.path / name).is_symlink()]
+        if existing:
+            raise UsageError(
+                f"output folder '{self.path}' holds {', '.join(existing)} already: name another (a run overwrites "
+                "nothing)"
+            )
+
+    def _refuse_links(self) -> None:
+        """Raise `UsageError` for a symbolic link in the folder: writes to it would land elsewhere."""
+        for parent, folders, files in os.walk(self.path):
+            for name in (*folders, *files):
+                if (Path(parent) / name).is_symlink():
+                    raise UsageError(
+                        f"'{Path(parent) / name}' is a symbolic link: a run can be resumed only from files of its own"
+                    )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of the folder; the system ends this when the process ends, however it ends.
+
+        Raises `UsageError` when another run is in it, or when the folder cannot be written to.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locks.locked(self.path / LOCK_FILE))
+            except locks.LockedError:
+                raise UsageError(f"run folder '{self.path}' is in use by another run") from None
+            except OSError as error:
+                raise UsageError(f"run folder '{self.path}' cannot be written to: {error.strerror}") from error
+            yield
+
+    def write_recipe(self, text: str) -> None:
+        """Write the recipe in full, which also marks the run as begun. Raises `RunError`."""
+        write_text(self.recipe, text)
+
+    def write_results(self, card: str, results: Mapping[str, Any]) -> None:
+        """Write the model card and the results, which mark the run as finished, and remove its checkpoints."""
+        write_text(self.card, card)
+        write_json(self.results, results)
+        self.remove_checkpoints()
+
+    def remove_checkpoints(self) -> None:
+        """Remove the checkpoints and all other weights that only training needs."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def remove_partial_model(self) -> None:
+        """Remove what is left of a model whose writing was interrupted."""
+        shutil.rmtree(self.model, ignore_errors=True)
+
+    def remove_temporary_files(self) -> None:
+        """Remove temporary files that a killed process left."""
+        temporary = [path for name in (RECIPE_FILE, RESULTS_FILE, CARD_FILE) for path in self.path.glob(f".{name}.*")]
+        for path in (*temporary, *self.combiners.glob(".*")):
+            path.unlink(missing_ok=True)
+
+    def log_size(self) -> int:
+        """The log's size in bytes; 0 where there is none."""
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def truncate_log(self, size: int) -> None:
+        """Cut the log to `size` bytes: a resumed run writes the rest again."""
+        if self.log_size() > size:
+            with open(self.log, "r+b") as file:
+                file.truncate(size)
+
+    def plugins(self) -> list[dict[str, str]]:
+        """Return where the plugins of the finished run came from. Raises `ModelError` when its results are damaged."""
+        try:
+            record = read_json(self.results)["plugins"]
+            return [
+                {key: str(used.get(key, "") if key == "sha256" else used[key]) for key in PROVENANCE} for used in record
+            ]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            raise ModelError(f"{self.results} does not say which plugins the run used: {problem}") from error
