@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core.backbone import Backbone
 from hft_core.head import Draw, Encoded, Targets
-from hft_plugins.heads.parts.language import LanguageHead, LanguageOptions, targets_at
+from hft_plugins.heads.parts.language_model_head import LanguageHead, LanguageOptions, targets_at
 
 
 class Options(LanguageOptions):

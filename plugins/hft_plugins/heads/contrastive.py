@@ -17,9 +17,9 @@ from hft_core import options
 from hft_core.backbone import Backbone, Features, Pooler
 from hft_core.data.rows import as_list
 from hft_core.head import Column, Draw, Encoded, Head, Targets
+from hft_plugins.heads.parts.example_groups import group_of, identity
 from hft_plugins.heads.parts.pooling import Pooling, pooler_of
-from hft_plugins.heads.parts.sequence import tokenised
-from hft_plugins.heads.parts.units import identity, unit_of
+from hft_plugins.heads.parts.sequence_head import tokenize_texts
 
 METRIC_ANCHORS = 1024
 """Anchors whose similarities to all candidates of a split are looked at together; bounds the memory that takes."""
@@ -88,7 +88,7 @@ class Contrastive(Head):
                 for unit, cell in zip(units, rows.get(column.name, ()), strict=False):
                     unit += as_list(cell, column) if column.many else [cell]
         row_of = [i for i, unit in enumerate(units) for _ in unit]
-        sequences, extra = tokenised([[text for unit in units for text in unit]], tokenizer, max_length)
+        sequences, extra = tokenize_texts([[text for unit in units for text in unit]], tokenizer, max_length)
         targets = {
             "position": [place for unit in units for place in range(len(unit))],
             "text": [identity(np.asarray(sequence).tobytes()) for sequence in sequences],
@@ -163,7 +163,7 @@ class _Pairs:
 
     def __init__(self, position: Tensor, text: Tensor) -> None:
         """`position`, `text`: `[examples]`."""
-        unit = unit_of(position)
+        unit = group_of(position)
         self.anchors = (position == 0).nonzero().squeeze(1)
         """`[anchors]` example numbers."""
         self.candidates = (position > 0).nonzero().squeeze(1)

@@ -19,7 +19,7 @@ from hft_core.errors import ModelError, did_you_mean
 from hft_core.head import Column, Draw, Encoded, HeadContext, Targets
 from hft_plugins.heads import classification
 from hft_plugins.heads.classification import Classification
-from hft_plugins.heads.parts.sequence import SequenceOptions
+from hft_plugins.heads.parts.sequence_head import SequenceOptions
 from hft_plugins.heads.parts.teacher import Teacher
 
 TOLERANCE = 1e-3

@@ -13,8 +13,8 @@ from hft_core.backbone import Backbone
 from hft_core.data.cells import as_list, shown
 from hft_core.errors import DataError
 from hft_core.head import Column, Encoded
-from hft_plugins.heads.parts import conversation
-from hft_plugins.heads.parts.generation import NO_LABEL, GenerationHead, GenerationOptions
+from hft_plugins.heads.parts import chat_template
+from hft_plugins.heads.parts.generation_head import NO_LABEL, GenerationHead, GenerationOptions
 
 
 class Options(GenerationOptions):
@@ -90,7 +90,7 @@ class Instruction(GenerationHead):
     def attach(self, backbone: Backbone) -> None:
         super().attach(backbone)
         if self.read.chat or self.read.messages is not None:
-            conversation.need_template(backbone.tokenizer)
+            chat_template.need_template(backbone.tokenizer)
 
     # --- from rows to tokens
 
@@ -111,7 +111,7 @@ class Instruction(GenerationHead):
         """The rows as conversations; None where they are to be joined as they are."""
         if self.read.messages is not None:
             cells = rows[self.read.messages]
-            return [conversation.without_empty(as_list(cell, self._conversation)) for cell in cells]
+            return [chat_template.without_empty(as_list(cell, self._conversation)) for cell in cells]
         if not self.read.chat:
             return None
         talks = [[{"role": "user", "content": prompt}] for prompt in rows[self.read.prompt]]
@@ -133,8 +133,8 @@ class Instruction(GenerationHead):
     def _talk(self, messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Written:
         try:
             if messages[-1]["role"] != "assistant":
-                return Written(conversation.prompt_ids(messages, tokenizer), [], [])
-            ids, turns = conversation.assistant_turns(messages, tokenizer)
+                return Written(chat_template.prompt_ids(messages, tokenizer), [], [])
+            ids, turns = chat_template.assistant_turns(messages, tokenizer)
         except Exception as error:  # a template is a program and raises what it likes
             raise self._fault(messages[0]["content"], " ".join(str(error).split())[:300]) from error
         return Written(ids, turns, [m["content"] for m in messages if m["role"] == "assistant"])
@@ -146,7 +146,7 @@ class Instruction(GenerationHead):
         written = [talk[-1]["role"] == "assistant" for talk in talks]
         befores = [talk[:-1] if done else talk for talk, done in zip(talks, written, strict=True)]
         try:
-            prompts = [conversation.prompt_text(before, tokenizer) for before in befores]
+            prompts = [chat_template.prompt_text(before, tokenizer) for before in befores]
         except Exception as error:  # a template is a program and raises what it likes
             raise self._fault(befores[0][0]["content"], " ".join(str(error).split())[:300]) from error
         return prompts, [talk[-1]["content"] for talk in talks] if all(written) else None

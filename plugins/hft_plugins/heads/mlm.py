@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core.backbone import Backbone
 from hft_core.head import Draw, Encoded, Targets
-from hft_plugins.heads.parts.language import LanguageHead, LanguageOptions, targets_at
+from hft_plugins.heads.parts.language_model_head import LanguageHead, LanguageOptions, targets_at
 from hft_plugins.heads.parts.masking import Kind, Masking
-from hft_plugins.heads.parts.words import Segmenter, need_segmenter, words_of
+from hft_plugins.heads.parts.word_ids import Segmenter, need_segmenter, words_of
 
 
 class Options(LanguageOptions):

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from hft_core.backbone import Backbone, Features
 from hft_core.data.rows import as_label, as_list
 from hft_core.head import Column, Draw, Encoded, Targets
-from hft_plugins.heads.parts.labels import config_of, in_order, unknown
-from hft_plugins.heads.parts.sequence import ScoringHead, SequenceOptions, tokenised
+from hft_plugins.heads.parts.label_names import config_of, in_order, unknown
+from hft_plugins.heads.parts.sequence_head import ScoringHead, SequenceOptions, tokenize_texts
 
 
 class Options(SequenceOptions):
@@ -70,7 +70,7 @@ class Multilabel(ScoringHead):
         return [as_label(value) for value in as_list(cell, self.label_column)]
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-        sequences, extra = tokenised([rows[name] for name in self.options.texts], tokenizer, max_length)
+        sequences, extra = tokenize_texts([rows[name] for name in self.options.texts], tokenizer, max_length)
         ids = {label: i for i, label in enumerate(self.labels)}
         targets: dict[str, list[Any]] = {}
         if self.options.label in rows:

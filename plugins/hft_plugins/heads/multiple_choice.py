@@ -17,8 +17,8 @@ from hft_core import options
 from hft_core.backbone import Backbone, Features
 from hft_core.data.rows import as_label, as_list, nearest
 from hft_core.head import Column, Draw, Encoded, Targets
-from hft_plugins.heads.parts.sequence import ScoringHead, tokenised
-from hft_plugins.heads.parts.units import table
+from hft_plugins.heads.parts.example_groups import table
+from hft_plugins.heads.parts.sequence_head import ScoringHead, tokenize_texts
 
 PLAIN_CLASS = "AutoModelForMultipleChoice"
 
@@ -101,7 +101,7 @@ class MultipleChoice(ScoringHead):
         if self.options.text is not None:
             questions = rows[self.options.text]
             texts.insert(0, [questions[i] for i in row_of])
-        sequences, extra = tokenised(texts, tokenizer, max_length)
+        sequences, extra = tokenize_texts(texts, tokenizer, max_length)
         targets = {"position": [j for choices in listed for j in range(len(choices))]}
         if (labels := rows.get(self.options.label)) is not None:
             right = [self.right_of(choices, cell) for choices, cell in zip(listed, labels, strict=True)]

@@ -18,9 +18,9 @@ from hft_core import options
 from hft_core.backbone import Backbone, Features
 from hft_core.data.rows import as_label, as_number
 from hft_core.head import Column, Draw, Encoded, Targets
+from hft_plugins.heads.parts.example_groups import identity, table
 from hft_plugins.heads.parts.ranking_losses import LOSSES, RankingLoss
-from hft_plugins.heads.parts.sequence import SequenceHead, SequenceOptions
-from hft_plugins.heads.parts.units import identity, table
+from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
 
 
 class Options(options.Options):

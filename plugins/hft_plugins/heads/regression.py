@@ -13,7 +13,7 @@ from torch.nn import functional
 from hft_core.backbone import Backbone, Features
 from hft_core.data.rows import as_number
 from hft_core.head import Column, Targets
-from hft_plugins.heads.parts.sequence import SequenceHead, SequenceOptions
+from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
 
 
 class Options(SequenceOptions):

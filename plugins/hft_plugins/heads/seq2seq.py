@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core.backbone import Backbone
 from hft_core.head import Column, Encoded
-from hft_plugins.heads.parts.generation import GenerationHead, GenerationOptions
+from hft_plugins.heads.parts.generation_head import GenerationHead, GenerationOptions
 
 
 class Options(GenerationOptions):

@@ -19,8 +19,9 @@ from hft_core.data.cells import shown
 from hft_core.data.rows import as_list, as_number
 from hft_core.errors import PluginError
 from hft_core.head import Column, Draw, Encoded, Targets
-from hft_plugins.heads.parts import squad
-from hft_plugins.heads.parts.positions import PositionHead
+from hft_plugins.heads.parts.squad_metrics import best, exact_match
+from hft_plugins.heads.parts.squad_metrics import f1 as word_f1
+from hft_plugins.heads.parts.token_head import PositionHead
 
 START, END = 0, 1
 """The two outputs of each token."""
@@ -192,7 +193,7 @@ class Span(PositionHead):
         for begin, stop in zip(begins, [*begins[1:], len(references)], strict=True):
             reference, chosen = references[begin], self._chosen(predictions[begin:stop])
             said = reference["context"][chosen[0] : chosen[1]] if chosen is not None else ""
-            measured.append([squad.best(m, said, reference["answers"]) for m in (squad.exact_match, squad.f1)])
+            measured.append([best(m, said, reference["answers"]) for m in (exact_match, word_f1)])
         exact, f1 = np.mean(measured, axis=0).tolist()
         return {"loss": loss, "exact_match": exact, "f1": f1}
 

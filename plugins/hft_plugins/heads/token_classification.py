@@ -16,8 +16,8 @@ from hft_core.backbone import Backbone, Features
 from hft_core.data.rows import as_label, as_list
 from hft_core.head import Column, Draw, Encoded, Targets
 from hft_plugins.heads.parts import tag_schemes
-from hft_plugins.heads.parts.labels import config_of, in_order, unknown
-from hft_plugins.heads.parts.positions import PositionHead
+from hft_plugins.heads.parts.label_names import config_of, in_order, unknown
+from hft_plugins.heads.parts.token_head import PositionHead
 
 PLAIN = "plain"
 

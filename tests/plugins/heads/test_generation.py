@@ -21,7 +21,7 @@ from hft_core.runs import assembly
 from hft_plugins.backbones import decoder, encoder, seq2seq
 from hft_plugins.backbones.options import DecoderOptions, EncoderOptions, Seq2SeqOptions
 from hft_plugins.heads import instruction
-from hft_plugins.heads.parts.text_scores import text_scores
+from hft_plugins.heads.parts.text_metrics import text_scores
 
 DECODERS, SEQ2SEQ = ["llama", "gpt2"], ["t5", "t5-untied", "bart"]
 

@@ -18,7 +18,7 @@ from hft_core.head import Draw
 from hft_core.predict import prediction, saved_run
 from hft_plugins.backbones import decoder, encoder
 from hft_plugins.backbones.options import DecoderOptions, EncoderOptions
-from hft_plugins.heads.parts import squad
+from hft_plugins.heads.parts import squad_metrics
 from hft_plugins.heads.parts.example_rows import span as example_rows
 from hft_plugins.heads.span import Options, Span, build
 
@@ -214,14 +214,14 @@ def test_the_answer_is_the_best_pair_of_all_within_the_context(limit: int, model
     ],
 )
 def test_equals_the_measures_of_squad(said: str, right: str, exact: float, f1: float) -> None:
-    assert squad.exact_match(said, right) == exact
-    assert squad.f1(said, right) == pytest.approx(f1)
+    assert squad_metrics.exact_match(said, right) == exact
+    assert squad_metrics.f1(said, right) == pytest.approx(f1)
 
 
 def test_the_best_of_several_right_answers_counts_and_none_means_silence() -> None:
-    assert squad.best(squad.f1, "black cat", ["cat", "the black cat", "dog"]) == 1
-    assert squad.best(squad.exact_match, "", []) == 1
-    assert squad.best(squad.exact_match, "cat", ["!?"]) == 0
+    assert squad_metrics.best(squad_metrics.f1, "black cat", ["cat", "the black cat", "dog"]) == 1
+    assert squad_metrics.best(squad_metrics.exact_match, "", []) == 1
+    assert squad_metrics.best(squad_metrics.exact_match, "cat", ["!?"]) == 0
 
 
 def chunk(span: Any, null: float) -> dict[str, Any]:

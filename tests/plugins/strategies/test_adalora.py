@@ -14,8 +14,7 @@ from transformers import AutoModel
 from hft_core.errors import PluginError
 from hft_plugins.backbones import encoder
 from hft_plugins.backbones.options import EncoderOptions
-from hft_plugins.strategies.peft import named_method
-from hft_plugins.strategies.peft.named_methods import Adalora
+from hft_plugins.strategies.peft import adalora
 
 STEPS = 6
 
@@ -27,7 +26,9 @@ class Run:
         self.backbone = encoder.build(EncoderOptions(model=str(models["bert"]), dropout=0.0))
         rows = toys.rows(4)
         self.inputs = dict(self.backbone.tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt"))
-        self.strategy = named_method.build(Adalora(init_r=4, target_r=2, target_modules=("query", "value"), **options))
+        self.strategy = adalora.build(
+            adalora.Options(init_r=4, target_r=2, target_modules=("query", "value"), **options)
+        )
         torch.manual_seed(0)
         self.strategy.apply(self.backbone, ("t",))
         self.strategy.begin(self.backbone, STEPS)
@@ -119,4 +120,4 @@ def test_a_stage_too_short_for_the_schedule_is_refused(models: Any, toys: Any) -
 
 def test_a_target_above_the_first_rank_is_refused() -> None:
     with pytest.raises(PluginError, match=r"strategy 'adalora': .* target_r 4 must be below init_r 4"):
-        named_method.build(Adalora(init_r=4, target_r=4))
+        adalora.build(adalora.Options(init_r=4, target_r=4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import peft
@@ -20,9 +21,10 @@ from hft_core.recipe.resolve import resolve
 from hft_plugins import backbones, combiners, heads, strategies
 from hft_plugins.backbones import decoder, encoder
 from hft_plugins.backbones.options import DecoderOptions, EncoderOptions, opens_decoder
-from hft_plugins.strategies.peft import lora, methods, named_method, named_methods
+from hft_plugins.strategies.peft import any_method, configuration, dora, ia3, ln, pissa
 from hft_plugins.strategies.peft.any_method import Options, build
 from hft_plugins.strategies.peft.injected import Injected
+from hft_plugins.strategies.peft.short_form import ShortForm
 
 BUILT_IN = Catalogue.of(backbones, heads, strategies, combiners)
 METHODS = sorted(str(getattr(method, "value", method)) for method in PEFT_TYPE_TO_CONFIG_MAPPING)
@@ -139,7 +141,7 @@ def test_a_method_of_peft_trains_and_is_saved_exactly_or_says_in_one_line_why_no
     ],
 )
 def test_a_method_is_known_in_any_spelling(spelled: str, own: str) -> None:
-    assert methods.resolve_method(spelled) == (own, {})
+    assert configuration.resolve_method(spelled) == (own, {})
 
 
 def test_dora_is_the_lora_that_uses_dora() -> None:
@@ -245,12 +247,12 @@ def test_what_is_drawn_at_random_and_does_not_train_is_in_the_checkpoint(models:
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "modernbert", "splinter", "llama", "gpt2"])
-@pytest.mark.parametrize(
-    "options", [named_methods.Ia3(), named_methods.Ln(), lora.Dora(r=2), lora.Pissa(r=2)], ids=repr
-)
-def test_short_forms_have_defaults_for_any_trunk(options: named_method.ShortForm, name: str, models: Any) -> None:
+@pytest.mark.parametrize(("module", "options"), [(ia3, {}), (ln, {}), (dora, {"r": 2}), (pissa, {"r": 2})])
+def test_short_forms_have_defaults_for_any_trunk(
+    module: ModuleType, options: dict[str, int], name: str, models: Any
+) -> None:
     backbone = opened(models, name)
-    strategy = named_method.build(options)
+    strategy = module.build(module.Options(**options))
     strategy.apply(backbone, ("t",))
     trained = [n for n, p in backbone.trunk.named_parameters() if p.requires_grad]
     for part in range(len(backbone.layers)):
@@ -259,7 +261,7 @@ def test_short_forms_have_defaults_for_any_trunk(options: named_method.ShortForm
 
 def test_ia3_rescales_what_narrows_by_its_input_where_peft_does_not_know_the_model(models: Any) -> None:
     backbone = opened(models, "distilbert")
-    named_method.build(named_methods.Ia3()).apply(backbone, ("t",))
+    ia3.build(ia3.Options()).apply(backbone, ("t",))
     by_input = {n for n, m in backbone.trunk.named_modules() if getattr(m, "is_feedforward", False)}
     assert by_input == {"transformer.layer.0.ffn.lin2", "transformer.layer.1.ffn.lin2"}
 
@@ -268,13 +270,16 @@ def test_each_short_form_is_its_method_with_its_usual_fields() -> None:
     found = {}
     for entry in BUILT_IN.seam("strategy"):
         options = BUILT_IN.load_options(entry)
-        if issubclass(options, named_method.ShortForm):
+        if issubclass(options, ShortForm):
             assert options.name == entry.name
             built = BUILT_IN.load_factory(entry)(options())
             found[entry.name] = str(built.config.peft_type.value)
             assert built.name == entry.name
+            alike = any_method.build(Options.model_validate({"method": options.method, **options().fields()}))
+            assert type(built) is type(alike)
+            assert built.learning_rate == alike.learning_rate
             assert entry.spec is not None
-            assert methods.merges(built.config) == entry.spec.merges  # type: ignore[attr-defined]
+            assert configuration.merges(built.config) == entry.spec.merges  # type: ignore[attr-defined]
     assert found == {
         **dict.fromkeys(("lora", "dora", "rslora", "pissa", "olora"), "LORA"),
         **{name: name.upper() for name in ("adalora", "vera", "randlora", "fourierft", "miss", "oft", "boft", "ia3")},

@@ -14,12 +14,11 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 from hft_core.errors import PluginError
 from hft_plugins.backbones import decoder, encoder
 from hft_plugins.backbones.options import DecoderOptions, EncoderOptions, opens_decoder
-from hft_plugins.strategies.peft import named_method
+from hft_plugins.strategies.peft import p_tuning, prefix, prompt
 from hft_plugins.strategies.peft.injected import Injected
-from hft_plugins.strategies.peft.named_methods import Prefix, Prompt, Ptuning
 
 COUNT = 4
-FORMS = {"prefix": Prefix, "prompt": Prompt, "p-tuning": Ptuning}
+FORMS = {"prefix": prefix, "prompt": prompt, "p-tuning": p_tuning}
 forms = pytest.mark.parametrize("form", sorted(FORMS))
 
 
@@ -31,7 +30,8 @@ def opened(models: Any, name: str, **options: Any) -> Any:
 
 
 def applied(form: str, backbone: Any, **options: Any) -> Injected:
-    strategy = named_method.build(FORMS[form](num_virtual_tokens=COUNT, **options))
+    module = FORMS[form]
+    strategy = module.build(module.Options(num_virtual_tokens=COUNT, **options))
     strategy.apply(backbone, ("t",))
     backbone.trunk.eval()
     return strategy

@@ -14,7 +14,7 @@ from hft_plugins.backbones import decoder, encoder
 from hft_plugins.backbones.options import DecoderOptions, EncoderOptions, opens_decoder
 from hft_plugins.strategies.per_task import hydra_lora, mtl_lora, shared_task_lora, task_lora
 from hft_plugins.strategies.per_task.grouped_matmul import LowRank, add_low_rank, groups_of
-from hft_plugins.strategies.per_task.routed import RoutedLinear, routed_layers
+from hft_plugins.strategies.per_task.routed_linear import RoutedLinear, routed_layers
 
 TASKS = ("a", "a-b", "ab", "type")  # the last is also the name of a method of every module
 BUILDS = {

@@ -1,1 +1,112 @@
-"""Combiners that aggregate per-task gradients."""
+"""Combiners that combine the gradients of a step's tasks."""
+
+from __future__ import annotations
+
+from hft_core.specs import CombinerSpec
+
+SPECS = (
+    CombinerSpec(
+        name="pcgrad",
+        summary="Projects each task's gradient away from those it conflicts with",
+        factory="hft_plugins.combiners.gradient_aggregation.pcgrad:build",
+        options="hft_plugins.combiners.gradient_aggregation.pcgrad:Options",
+        source="Yu et al. 2020, arXiv:2001.06782; torchjd PCGrad",
+        per_task_gradients=True,
+    ),
+    CombinerSpec(
+        name="gradvac",
+        summary="Turns each task's gradient towards the others until it is as near to them as it used to be",
+        factory="hft_plugins.combiners.gradient_aggregation.gradvac:build",
+        options="hft_plugins.combiners.gradient_aggregation.gradvac:Options",
+        source="Wang et al. 2021, arXiv:2010.05874",
+        per_task_gradients=True,
+    ),
+    CombinerSpec(
+        name="cagrad",
+        summary="The direction near the mean gradient that lowers the worst task's loss the most",
+        factory="hft_plugins.combiners.gradient_aggregation.cagrad:build",
+        options="hft_plugins.combiners.gradient_aggregation.cagrad:Options",
+        requires=("cvxpy>=1.5", "clarabel>=0.9"),
+        source="Liu et al. 2021, arXiv:2110.14048; torchjd CAGrad",
+        per_task_gradients=True,
+    ),
+    CombinerSpec(
+        name="mgda",
+        summary="The shortest convex combination of the gradients",
+        factory="hft_plugins.combiners.gradient_aggregation.mgda:build",
+        options="hft_plugins.combiners.gradient_aggregation.mgda:Options",
+        source="Sener and Koltun 2018, arXiv:1810.04650; torchjd MGDA",
+        per_task_gradients=True,
+        non_conflicting=True,
+    ),
+    CombinerSpec(
+        name="nash-mtl",
+        summary="The combination of gradients that the tasks would agree on as a bargain",
+        factory="hft_plugins.combiners.gradient_aggregation.nash_mtl:build",
+        options="hft_plugins.combiners.gradient_aggregation.nash_mtl:Options",
+        source="Navon et al. 2022, arXiv:2202.01017; torchjd FairGrad at alpha 1",
+        per_task_gradients=True,
+        non_conflicting=True,
+    ),
+    CombinerSpec(
+        name="fairgrad",
+        summary="The combination of gradients whose gains are shared fairly among the tasks",
+        factory="hft_plugins.combiners.gradient_aggregation.fairgrad:build",
+        options="hft_plugins.combiners.gradient_aggregation.fairgrad:Options",
+        source="Ban and Ji 2024, arXiv:2402.15638; torchjd FairGrad",
+        per_task_gradients=True,
+        non_conflicting=True,
+    ),
+    CombinerSpec(
+        name="upgrad",
+        summary="Projects each gradient so that it conflicts with none, and averages them",
+        factory="hft_plugins.combiners.gradient_aggregation.upgrad:build",
+        options="hft_plugins.combiners.gradient_aggregation.upgrad:Options",
+        requires=("quadprog>=0.1.13", "qpsolvers>=4.4"),
+        source="Quinton and Rey 2024, arXiv:2406.16232; torchjd UPGrad",
+        per_task_gradients=True,
+        non_conflicting=True,
+    ),
+    CombinerSpec(
+        name="dualproj",
+        summary="Projects the mean gradient so that it conflicts with none",
+        factory="hft_plugins.combiners.gradient_aggregation.dualproj:build",
+        options="hft_plugins.combiners.gradient_aggregation.dualproj:Options",
+        requires=("quadprog>=0.1.13", "qpsolvers>=4.4"),
+        source="Lopez-Paz and Ranzato 2017, arXiv:1706.08840; torchjd DualProj",
+        per_task_gradients=True,
+    ),
+    CombinerSpec(
+        name="aligned-mtl",
+        summary="Scales the gradients' principal components alike, and averages them",
+        factory="hft_plugins.combiners.gradient_aggregation.aligned_mtl:build",
+        options="hft_plugins.combiners.gradient_aggregation.aligned_mtl:Options",
+        source="Senushkin et al. 2023, arXiv:2305.19000; torchjd AlignedMTL",
+        per_task_gradients=True,
+    ),
+    CombinerSpec(
+        name="imtl-g",
+        summary="The direction with the same projection on every task's gradient",
+        factory="hft_plugins.combiners.gradient_aggregation.imtl_g:build",
+        options="hft_plugins.combiners.gradient_aggregation.imtl_g:Options",
+        source="Liu et al. 2021 (impartial multi-task learning), ICLR; torchjd IMTLG",
+        per_task_gradients=True,
+    ),
+    CombinerSpec(
+        name="config",
+        summary="The direction with the same cosine with every task's gradient",
+        factory="hft_plugins.combiners.gradient_aggregation.config:build",
+        options="hft_plugins.combiners.gradient_aggregation.config:Options",
+        source="Liu et al. 2024, arXiv:2408.11104; torchjd ConFIG",
+        per_task_gradients=True,
+        non_conflicting=True,
+    ),
+    CombinerSpec(
+        name="graddrop",
+        summary="Keeps the gradients of one sign in each component, drawn by how much it prevails",
+        factory="hft_plugins.combiners.gradient_aggregation.graddrop:build",
+        options="hft_plugins.combiners.gradient_aggregation.graddrop:Options",
+        source="Chen et al. 2020, arXiv:2010.06808; torchjd GradDrop",
+        per_task_gradients=True,
+    ),
+)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from hft_plugins.heads.parts.words import NO_WORD
+from hft_plugins.heads.parts.word_ids import NO_WORD
 
 Kind = Literal["token", "whole-word", "span"]
 

@@ -1,22 +1,45 @@
-"""AdaLoRA: the ranks of the layers are given out anew while training, within a falling budget."""
+"""`adalora`: train low-rank additions, and assign their ranks to the layers that need them.
+
+h = W x + P Λ Q x (Zhang et al. 2023, arXiv:2303.10512, equation 3). W is frozen; P, the diagonal Λ and Q train, kept
+near orthogonal by a penalty; PEFT's rank allocator sets the least important entries of Λ to zero until their mean
+number a layer is `target_r`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from hft_core.backbone import Backbone
 from hft_plugins.strategies.peft.injected import Injected
+from hft_plugins.strategies.peft.short_form import LinearLayersOptions
 
 AVERAGES = ("exp_avg_ipt", "exp_avg_unc")
 """Smoothed sensitivity and uncertainty of each weight, as PEFT's rank allocator calls them."""
 
 
+class Options(LinearLayersOptions):
+    """The usual fields of PEFT's `AdaLoraConfig`."""
+
+    name: ClassVar[str] = "adalora"
+    method: ClassVar[str] = "ADALORA"
+
+    init_r: int = Field(default=12, ge=2, description="rank of every addition at first")
+    target_r: int = Field(default=8, ge=1, description="mean rank of the additions in the end")
+    tinit: int = Field(default=0, ge=0, description="steps before ranks are reduced")
+    tfinal: int = Field(default=0, ge=0, description="steps at the end in which ranks stay as they are")
+    deltaT: int = Field(default=1, ge=1, description="steps between two reductions")  # noqa: N815  # PEFT's name
+    orth_reg_weight: float = Field(default=0.5, ge=0, description="weight of the orthogonal regularisation")
+    lora_alpha: int = Field(default=32, ge=1, description="scale of the additions")
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the additions")
+
+
 class AdaLora(Injected):
-    """Zhang et al. 2023, arXiv:2303.10512. PEFT's allocator does the work; it is told of the steps here."""
+    """Run PEFT's rank allocator after each step of the stage."""
 
     _finished = False
 
@@ -84,6 +107,11 @@ class AdaLora(Injected):
             config.rank_pattern = ranks
         return saved, state
 
-    def _expect_saved(self, backbone: Backbone) -> None:
+    def _prepare_loading(self, backbone: Backbone) -> None:
         config: Any = self.config
         config.rank_pattern = None
+
+
+def build(options: Options) -> AdaLora:
+    """Build the strategy. Raises `PluginError` for what PEFT refuses."""
+    return AdaLora(options.configuration(), options.name)

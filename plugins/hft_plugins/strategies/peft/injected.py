@@ -1,7 +1,7 @@
-"""Any PEFT method that is injected into the trunk: put in, folded away, saved and loaded in PEFT's own format.
+"""Train the parameters that a PEFT method injects into the trunk; merge, save and load them in PEFT's own format.
 
-The trunk alone is given to PEFT, so that heads stay trainable; a saved adapter names its modules and weights as PEFT
-would on the plain class that has trunk and head together, and PEFT opens it on that class.
+PEFT is given the trunk alone, so that heads remain trainable. A saved adapter names its modules and weights as PEFT
+would on the transformers class that has trunk and head together, and PEFT opens it on that class.
 """
 
 from __future__ import annotations
@@ -25,38 +25,50 @@ from hft_plugins.strategies.peft import fast_lora
 from hft_plugins.strategies.peft.adapter_folder import PREFIX, read_adapter, write_adapter
 from hft_plugins.strategies.peft.target_modules import fill_targets
 
-OF_NO_CONCERN = "Failed to load the CUDA extension|Setting boft_n_butterfly_factor|Unsupported layer type"
+IGNORED_WARNINGS = "Failed to load the CUDA extension|Setting boft_n_butterfly_factor|Unsupported layer type"
 
 AUXILIARY_LOSSES = {"kasa_config": "_get_kasa_loss", "monteclora_config": "_get_monteclora_loss"}
 """Losses that PEFT leaves to the training loop, by the field that asks for them (KaSA, arXiv:2412.06071)."""
 
+LEARNING_RATES = {
+    "PROMPT_TUNING": 3e-2,  # PEFT's guide to prompt-based methods
+    "PREFIX_TUNING": 1e-2,  # PEFT's guide to prefix tuning
+    "P_TUNING": 1e-3,  # PEFT's guide to p-tuning for classification; an MLP computes the prompt
+    "IA3": 3e-3,  # Liu et al. 2022, arXiv:2205.05638
+    "VERA": 4e-3,  # Kopiczko et al. 2023, arXiv:2310.11454, on GLUE
+    "FOURIERFT": 5e-2,  # Gao et al. 2024, arXiv:2405.03003, on GLUE
+}
+"""Default learning rates by method, where that of `Injected` does not suit."""
+
 
 class Injected(Strategy):
-    """One adapter, shared by all tasks."""
+    """Train one PEFT adapter, shared by all tasks; the trunk's own parameters are frozen."""
 
     # About ten times full fine-tuning's: "LoRA Without Regret" (Thinking Machines 2025).
     learning_rate = 5e-4
     adapter = True
 
     def __init__(self, config: PeftConfig, name: str) -> None:
+        """`config`: PEFT's, complete; `name`: the strategy's name in recipes, for messages."""
         self.config = config
         self.name = name
+        self.learning_rate = LEARNING_RATES.get(_method_of(config), Injected.learning_rate)
         self._model: Any = None
         self._own: dict[str, tuple[nn.Module, str]] = {}
         self._originals: dict[str, Tensor] = {}
 
     def apply(self, backbone: Backbone, tasks: tuple[str, ...]) -> None:
-        """Raises `PluginError` with the reason when PEFT refuses the configuration on this trunk, or the trunk cannot
-        be trained that way."""
+        """Inject the adapter. Raises `PluginError` with the reason when PEFT refuses the configuration on this trunk,
+        or the adapter gets no gradient."""
         trunk = backbone.trunk
         trunk.requires_grad_(False)
         self._own = _owners(trunk)
-        copies = _copies(trunk) if _moves_base(self.config) else {}
+        copies = _copies(trunk) if _changes_base(self.config) else {}
         try:
             config = copy.deepcopy(self.config)
             fill_targets(config, trunk)
             self._inject(backbone, config)
-            self._try_out(backbone)
+            self._check_gradients(backbone)
         except PluginError:
             raise
         except Exception as error:  # each method of PEFT has errors of its own kind
@@ -68,13 +80,13 @@ class Injected(Strategy):
         return fast_lora.held(backbone.trunk)
 
     def penalty(self, backbone: Backbone) -> Tensor | None:
-        """The auxiliary losses of the method, where it has any."""
+        """Sum the auxiliary losses of the method, if it has any."""
         names = [name for field, name in AUXILIARY_LOSSES.items() if getattr(self.config, field, None) is not None]
         losses = [torch.as_tensor(getattr(self._model.base_model, name)()) for name in names]
         return torch.stack(losses).sum() if losses else None
 
     def state(self) -> dict[str, Tensor]:
-        """What belongs to the adapter and does not train: projections and positions drawn at random, for instance."""
+        """Return what belongs to the adapter and is frozen, such as random projections."""
         trained = {p.data_ptr() for p in self._model.parameters() if p.requires_grad}
         adapter = get_peft_model_state_dict(self._model)
         return {name: t.detach().clone() for name, t in adapter.items() if t.data_ptr() not in trained}
@@ -85,7 +97,7 @@ class Injected(Strategy):
     # --- afterwards
 
     def fold(self, backbone: Backbone) -> None:
-        """Raises `PluginError` when the method cannot be merged."""
+        """Merge the adapter into the trunk's weights. Raises `PluginError` when PEFT cannot merge the method."""
         try:
             self._model.base_model.merge_and_unload(safe_merge=True)
         except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
@@ -114,49 +126,50 @@ class Injected(Strategy):
         )
 
     def load_adapter(self, backbone: Backbone, task: str, folder: Path, head: Collection[str]) -> dict[str, Tensor]:
-        """Raises `ValueError` when the file's weights are not those of the trunk's adapter."""
+        """Load the adapter's weights. Raises `ValueError` when their names are not those of the trunk's adapter."""
         given, found = read_adapter(folder, backbone, head, head_prefix=self._head_prefix)
-        self._expect_saved(backbone)
+        self._prepare_loading(backbone)
         wrong = sorted(given.keys() ^ get_peft_model_state_dict(self._model).keys())
         if wrong:
             raise ValueError(f"{len(wrong)} adapter weights are missing or not known: {', '.join(wrong[:3])}, …")
         set_peft_model_state_dict(self._model, given)
         return found
 
-    # --- what the kinds of methods do differently
+    # --- overridden for other kinds of methods
 
     _head_prefix = PREFIX
     _task_type: TaskType | None = None
-    """What PEFT is to take a plain class for that it has no name for."""
+    """PEFT's task type for a class that it has no task type for."""
 
     def _inject(self, backbone: Backbone, config: PeftConfig) -> None:
         with warnings.catch_warnings():
-            # What PEFT uses of transformers, and what it says at every use of a method, is not the user's concern.
+            # Not the user's concern: deprecations in PEFT's own code, and warnings at every use of some methods.
             warnings.simplefilter("ignore", FutureWarning)
-            warnings.filterwarnings("ignore", message=OF_NO_CONCERN)
+            warnings.filterwarnings("ignore", message=IGNORED_WARNINGS)
             self._model = PeftModel(backbone.trunk, config)
         self.config = self._model.peft_config["default"]
 
     def _saved(self) -> tuple[Any, dict[str, Tensor]]:
-        """The configuration and the weights to be saved, by PEFT's names on the trunk alone; each method's
-        configuration has fields of its own."""
+        """Return the configuration (each method's has its own fields) and the weights to save, by PEFT's names on the
+        trunk alone."""
         config: Any = copy.deepcopy(self.config)
         modules: dict[str, nn.Module] = dict(self._model.base_model.model.named_modules())
         layers = {name: module for name, module in modules.items() if isinstance(module, BaseTunerLayer)}
-        whole = sorted(name for name, layer in layers.items() if not _is_partial(name, layer))
-        if whole:  # by full names: on a plain class, the pattern might fit the head's layers as well
-            config.target_modules = whole
+        targets = sorted(name for name, layer in layers.items() if not _is_partial(name, layer))
+        if targets:  # by full names: on a class with a head, the pattern might fit the head's layers as well
+            config.target_modules = targets
         if getattr(config, "feedforward_modules", None):
-            config.feedforward_modules = [name for name in whole if getattr(layers[name], "is_feedforward", False)]
+            config.feedforward_modules = [name for name in targets if getattr(layers[name], "is_feedforward", False)]
         return config, get_peft_model_state_dict(self._model)
 
-    def _expect_saved(self, backbone: Backbone) -> None:
-        """Make the adapter's parts such that what `_saved` gave fits in."""
+    def _prepare_loading(self, backbone: Backbone) -> None:
+        """Give the adapter the shape of what `_saved` returned, before its weights are loaded."""
 
-    # --- shared by them
+    # --- shared by all kinds
 
-    def _try_out(self, backbone: Backbone) -> None:
-        """Let one short text through the trunk: what cannot be trained on is refused now and not in the first step."""
+    def _check_gradients(self, backbone: Backbone) -> None:
+        """Raise `PluginError` unless the adapter, and nothing outside the trunk, gets a gradient from one short text: a
+        method that cannot be trained is refused now and not in the first step."""
         trunk = backbone.trunk
         inside = {id(p) for p in trunk.parameters()}
         trained = [p for p in self._model.parameters() if p.requires_grad]
@@ -178,24 +191,28 @@ class Injected(Strategy):
             raise self._refusal("what it adds has no effect in this trunk")
 
     def _forget(self, backbone: Backbone) -> None:
-        # PEFT leaves its configuration on the module, and would warn of a second adapter in the next stage.
+        # PEFT leaves its configuration on the module, and would warn about a second adapter in the next stage.
         vars(backbone.trunk).pop("peft_config", None)
         self._model, self._own, self._originals = None, {}, {}
 
     def _refusal(self, reason: str) -> PluginError:
-        method = getattr(self.config.peft_type, "value", self.config.peft_type)
-        which = f" with method '{method}'" if self.name == "peft" else ""
+        which = f" with method '{_method_of(self.config)}'" if self.name == "peft" else ""
         return PluginError(f"strategy '{self.name}'{which}: {reason}")
 
 
+def _method_of(config: PeftConfig) -> str:
+    """Return PEFT's name of the method."""
+    return str(getattr(config.peft_type, "value", config.peft_type))
+
+
 def _owners(trunk: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    """By the names of the trunk's state, the module and the attribute that hold each tensor: they stay when PEFT puts
-    layers of its own around the module."""
-    found = {}
+    """Return the module and attribute that hold each tensor of the trunk's state, by name: they remain valid when PEFT
+    wraps the module."""
+    owners = {}
     for name in trunk.state_dict():
         owner, _, leaf = name.rpartition(".")
-        found[name] = (trunk.get_submodule(owner), leaf)
-    return found
+        owners[name] = (trunk.get_submodule(owner), leaf)
+    return owners
 
 
 def _copies(trunk: nn.Module) -> dict[str, Tensor]:
@@ -203,12 +220,12 @@ def _copies(trunk: nn.Module) -> dict[str, Tensor]:
 
 
 def _is_partial(name: str, layer: nn.Module) -> bool:
-    """Whether PEFT put the layer in for some parameters or tokens, which other fields of the configuration name."""
+    """Tell whether the layer adapts single parameters or tokens, which other fields of the configuration name."""
     return hasattr(layer, "parameter_name") or name.endswith(".token_adapter")
 
 
-def _moves_base(config: Any) -> bool:
-    """Whether the method may change the trunk's own weights when it is injected: some initialisations of LoRA do."""
+def _changes_base(config: Any) -> bool:
+    """Tell whether injecting may change the trunk's own weights: some initializations of LoRA do."""
     return isinstance(getattr(config, "init_lora_weights", None), str) or bool(getattr(config, "kasa_config", None))
 
 

@@ -1,4 +1,9 @@
-"""`lora` and its variants: low-rank additions to the trunk's linear layers, one set shared by all tasks."""
+"""`lora`: train a low-rank addition to each linear layer of the trunk, shared by all tasks.
+
+h = W x + (lora_alpha / r) · B A x (Hu et al. 2021, arXiv:2106.09685, equation 3). W `[out, in]` is frozen; A `[r, in]`,
+random at first, and B `[out, r]`, zero at first, train. PEFT's `LoraConfig` injects A and B next to each W, and adds
+their product to W when another stage follows (see `injected`).
+"""
 
 from __future__ import annotations
 
@@ -6,16 +11,17 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from hft_plugins.strategies.peft.named_method import OfLinearLayers
-from hft_plugins.strategies.peft.named_method import build as build
+from hft_plugins.strategies.peft.injected import Injected
+from hft_plugins.strategies.peft.short_form import LinearLayersOptions
 
 
-class Options(OfLinearLayers):
+class Options(LinearLayersOptions):
     """The usual fields of PEFT's `LoraConfig`."""
 
     name: ClassVar[str] = "lora"
     method: ClassVar[str] = "LORA"
     alpha_by_rank: ClassVar[int] = 2
+    """Default of `lora_alpha`, as a multiple of r."""
 
     r: int = Field(default=16, ge=1, description="rank of the additions")
     lora_alpha: int | None = Field(default=None, ge=1, description="scale of the additions; follows r when left out")
@@ -27,30 +33,6 @@ class Options(OfLinearLayers):
         return {**super().fields(), "lora_alpha": self.lora_alpha or self.alpha_by_rank * self.r}
 
 
-class Dora(Options):
-    """LoRA of the weights' directions, beside a length for each output."""
-
-    name: ClassVar[str] = "dora"
-    method: ClassVar[str] = "DORA"
-
-
-class Rslora(Options):
-    """LoRA whose scale does not shrink with the rank."""
-
-    name: ClassVar[str] = "rslora"
-    use_rslora: Literal[True] = Field(default=True, description="scale by alpha/√r instead of alpha/r")
-
-
-class Pissa(Options):
-    """LoRA that begins with the principal singular vectors of each weight; its scale is 1, as in the paper."""
-
-    name: ClassVar[str] = "pissa"
-    method: ClassVar[str] = "PISSA"
-    alpha_by_rank: ClassVar[int] = 1
-
-
-class Olora(Options):
-    """LoRA that begins with the QR decomposition of each weight."""
-
-    name: ClassVar[str] = "olora"
-    method: ClassVar[str] = "OLORA"
+def build(options: Options) -> Injected:
+    """Build the strategy. Raises `PluginError` for what PEFT refuses."""
+    return Injected(options.configuration(), options.name)

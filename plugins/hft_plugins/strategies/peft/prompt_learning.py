@@ -94,11 +94,11 @@ class PromptLearning(Injected):
     def fold(self, backbone: Backbone) -> None:
         raise self._refusal("a prompt cannot be merged into the trunk, so that no stage can follow")
 
-    def _try_out(self, backbone: Backbone) -> None:
+    def _check_gradients(self, backbone: Backbone) -> None:
         cached = not isinstance(self._model.get_prompt(1), Tensor)
         if cached and "past_key_values" not in inspect.signature(backbone.trunk.forward).parameters:
             raise self._refusal(f"{type(backbone.trunk).__name__} takes no past key values, which are what it trains")
-        super()._try_out(backbone)
+        super()._check_gradients(backbone)
 
     def _inject(self, backbone: Backbone, config: PeftConfig) -> None:
         if hasattr(backbone.trunk, MODULE):
@@ -110,7 +110,7 @@ class PromptLearning(Injected):
         self._model.prompt_encoder.eval()  # the prompt is saved as its encoder makes it, without dropout
         return copy.deepcopy(self.config), get_peft_model_state_dict(self._model)
 
-    def _expect_saved(self, backbone: Backbone) -> None:
+    def _prepare_loading(self, backbone: Backbone) -> None:
         config: Any = copy.deepcopy(self.config)
         config.inference_mode = True
         self._inject(backbone, config)

@@ -53,7 +53,7 @@ class Converted(Injected):
                 joined[name] = join(tensor, self._initial[name])
         return _doubled(config), joined
 
-    def _expect_saved(self, backbone: Backbone) -> None:
+    def _prepare_loading(self, backbone: Backbone) -> None:
         if not self._initial:
             return
         config = _doubled(super()._saved()[0])

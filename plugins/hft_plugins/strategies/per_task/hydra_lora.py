@@ -19,15 +19,15 @@ from torch import Tensor
 from hft_core.backbone import Backbone
 from hft_core.strategy import Strategy
 from hft_plugins.strategies.peft.adapter_folder import on_disk
-from hft_plugins.strategies.per_task import private_strategy
+from hft_plugins.strategies.per_task import per_task_lora
 from hft_plugins.strategies.per_task.grouped_matmul import product_dtype
-from hft_plugins.strategies.per_task.private_strategy import PerTask, parts_of
-from hft_plugins.strategies.per_task.routed import Found, RoutedLinear, Size, routed_layers
+from hft_plugins.strategies.per_task.per_task_lora import PerTaskLora, parts_of
+from hft_plugins.strategies.per_task.routed_linear import Found, RoutedLinear, Size, routed_layers
 
 WEIGHTS_FILE, CONFIG_FILE = "hydra_lora.safetensors", "hydra_lora.json"
 
 
-class Options(private_strategy.Options):
+class Options(per_task_lora.Options):
     """Fields of PEFT's `LoraConfig`, and the number of Bs by the name that it has in the paper's code."""
 
     lora_nums: int = Field(default=3, ge=1, description="how many Bs there are")
@@ -56,7 +56,7 @@ class HydraLoraLinear(RoutedLinear):
         return added.view(output.shape).to(output.dtype)
 
 
-class HydraLora(PerTask):
+class HydraLora(PerTaskLora):
     """All tasks share all parts; which of them a token uses is learned from the token, and not told by its task."""
 
     name = "hydra-lora"

@@ -13,13 +13,13 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from hft_plugins.strategies.per_task import private_strategy
+from hft_plugins.strategies.per_task import per_task_lora
 from hft_plugins.strategies.per_task.grouped_matmul import LowRank
-from hft_plugins.strategies.per_task.private_strategy import PerTask
-from hft_plugins.strategies.per_task.routed import Found, RoutedLinear, Size
+from hft_plugins.strategies.per_task.per_task_lora import PerTaskLora
+from hft_plugins.strategies.per_task.routed_linear import Found, RoutedLinear, Size
 
 
-class Options(private_strategy.Options):
+class Options(per_task_lora.Options):
     """Fields of PEFT's `LoraConfig`, and the paper's n and τ by the names and values of its code."""
 
     num_B: int = Field(default=3, ge=1, description="how many Bs there are")  # noqa: N815
@@ -61,7 +61,7 @@ class MtlLoraLinear(RoutedLinear):
         return LowRank(shared.lora_A, up, self.size.scaling)
 
 
-class MtlLora(PerTask):
+class MtlLora(PerTaskLora):
     """Tasks share every matrix of the trunk's size; what is their own is small."""
 
     name = "mtl-lora"

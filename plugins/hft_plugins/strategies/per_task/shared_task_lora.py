@@ -9,16 +9,16 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from hft_plugins.strategies.per_task import private_strategy
+from hft_plugins.strategies.per_task import per_task_lora
 from hft_plugins.strategies.per_task.grouped_matmul import LowRank
-from hft_plugins.strategies.per_task.private_strategy import PerTask
-from hft_plugins.strategies.per_task.routed import Found, LoraPart, RoutedLinear, Size
+from hft_plugins.strategies.per_task.per_task_lora import PerTaskLora
+from hft_plugins.strategies.per_task.routed_linear import Found, LoraPart, RoutedLinear, Size
 
 Rank = Annotated[int, Field(ge=1)]
 TASK_R = 8
 
 
-class Options(private_strategy.Options):
+class Options(per_task_lora.Options):
     """Fields of PEFT's `LoraConfig`: `r` and `lora_alpha` are those of the shared LoRA."""
 
     task_r: Rank | dict[str, Rank] = Field(
@@ -43,7 +43,7 @@ class SharedTaskLoraLinear(RoutedLinear):
         return LowRank(down, torch.cat([part.up * part.scaling for part in parts], dim=1), 1.0)
 
 
-class SharedTaskLora(PerTask):
+class SharedTaskLora(PerTaskLora):
     """What tasks have in common is learned by all of them; what sets one apart, by it alone."""
 
     name = "shared-task-lora"

@@ -11,13 +11,13 @@ from pydantic import Field
 from torch import Tensor
 
 from hft_plugins.strategies.peft.adapter_folder import PREFIX
-from hft_plugins.strategies.per_task import private_strategy
+from hft_plugins.strategies.per_task import per_task_lora
 from hft_plugins.strategies.per_task.grouped_matmul import LowRank
-from hft_plugins.strategies.per_task.private_strategy import PerTask, fill, parts_of
-from hft_plugins.strategies.per_task.routed import Found, RoutedLinear, Size
+from hft_plugins.strategies.per_task.per_task_lora import PerTaskLora, fill, parts_of
+from hft_plugins.strategies.per_task.routed_linear import Found, RoutedLinear, Size
 
 
-class Options(private_strategy.Options):
+class Options(per_task_lora.Options):
     """The usual fields of PEFT's `LoraConfig`, and where tasks differ."""
 
     task_r: dict[str, Annotated[int, Field(ge=1)]] = Field(default={}, description="rank by task, where it is not 'r'")
@@ -34,7 +34,7 @@ class TaskLoraLinear(RoutedLinear):
         return part.low_rank() if part is not None else None
 
 
-class TaskLora(PerTask):
+class TaskLora(PerTaskLora):
     """Tasks share nothing that trains: each is as if it were trained alone, in one pass through the trunk for all."""
 
     name = "task-lora"

@@ -1,6 +1,6 @@
-"""PEFT's methods by name: their configurations, checked, and the strategies that carry them out.
+"""Build and check the configuration of a PEFT method, by PEFT's own names.
 
-The methods are those that the installed PEFT registers, so that one that it gains can be used as it is.
+The methods are those that the installed PEFT registers, so that new ones can be used without a change here.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from pydantic import TypeAdapter, ValidationError
 
 from hft_core.errors import did_you_mean
-from hft_plugins.strategies.peft.adalora import AdaLora
-from hft_plugins.strategies.peft.injected import Injected
-from hft_plugins.strategies.peft.prompt_learning import OWN_TOKENIZER, PromptLearning
-from hft_plugins.strategies.peft.svd_initialized import INITIALISATIONS, Converted
+from hft_plugins.strategies.peft.prompt_learning import OWN_TOKENIZER
+from hft_plugins.strategies.peft.svd_initialized import INITIALISATIONS
 
 ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "DORA": ("LORA", {"use_dora": True}),
@@ -46,22 +44,12 @@ SET_HERE = frozenset(
 )
 """Fields that follow from the recipe: the backbone, the heads and the steps of the stage."""
 
-LEARNING_RATES = {
-    "PROMPT_TUNING": 3e-2,  # PEFT's guide to prompt-based methods
-    "PREFIX_TUNING": 1e-2,  # PEFT's guide to prefix tuning
-    "P_TUNING": 1e-3,  # PEFT's guide to p-tuning for classification; the prompt comes out of an MLP
-    "IA3": 3e-3,  # Liu et al. 2022, arXiv:2205.05638
-    "VERA": 4e-3,  # Kopiczko et al. 2023, arXiv:2310.11454, on GLUE
-    "FOURIERFT": 5e-2,  # Gao et al. 2024, arXiv:2405.03003, on GLUE
-}
-"""By method, where it is not `Injected.learning_rate`."""
-
 UNMERGED = frozenset({"ADAPTION_PROMPT", "LILY"})
-"""Methods that PEFT cannot merge, prompt learning apart; it says so only when it is asked to."""
+"""Methods besides prompt learning that PEFT cannot merge; PEFT raises only when it is asked to."""
 
 
 def resolve_method(method: str) -> tuple[str, dict[str, Any]]:
-    """PEFT's own name of `method`, however it is spelled (`p-tuning`), and the fields that the name implies.
+    """Return PEFT's own name of `method`, in any spelling (`p-tuning`), and the fields that the name implies.
 
     Raises `ValueError` for a name that the installed PEFT does not have.
     """
@@ -75,7 +63,7 @@ def resolve_method(method: str) -> tuple[str, dict[str, Any]]:
 
 
 def configuration(method: str, fields: Mapping[str, Any]) -> PeftConfig:
-    """PEFT's configuration of `method` with `fields`, by PEFT's names.
+    """Build PEFT's configuration of `method` with `fields`, by PEFT's names.
 
     Raises `ValueError` with one line for a method or field that PEFT does not have, a value of the wrong type, and what
     PEFT itself refuses.
@@ -92,40 +80,26 @@ def configuration(method: str, fields: Mapping[str, Any]) -> PeftConfig:
             raise ValueError(f"method '{own}' has no field '{name}'.{did_you_mean(name, known - SET_HERE)}")
         values[name] = _checked(own, name, value, hints[name])
     try:
-        config: PeftConfig = config_class(**{**_for_now(own, values), **values})
+        config: PeftConfig = config_class(**{**_placeholders(own, values), **values})
     except (TypeError, ValueError, AssertionError) as error:
         raise ValueError(f"PEFT refuses method '{own}': {' '.join(str(error).split())[:300]}") from error
-    _check_whole(own, config)
+    _check_combination(own, config)
     return config
 
 
-def strategy(name: str, config: PeftConfig) -> Injected:
-    """What carries out `config`; `name` is that of the strategy in the recipe."""
-    kind: type[Injected] = Injected
-    if config.is_prompt_learning:
-        kind = PromptLearning
-    elif config.peft_type == "ADALORA":
-        kind = AdaLora
-    elif converts(config):
-        kind = Converted
-    made = kind(config, name)
-    made.learning_rate = LEARNING_RATES.get(str(getattr(config.peft_type, "value", "")), Injected.learning_rate)
-    return made
-
-
 def merges(config: PeftConfig) -> bool:
-    """Whether what the method adds can be folded into the trunk."""
+    """Tell whether what the method adds can be merged into the trunk."""
     return not config.is_prompt_learning and str(getattr(config.peft_type, "value", "")) not in UNMERGED
 
 
 def converts(config: Any) -> bool:
-    """Whether the method begins with a part of the trunk's weights and is saved as an ordinary LoRA."""
+    """Tell whether the method initializes from the trunk's weights and is saved as an ordinary LoRA."""
     start = getattr(config, "init_lora_weights", None)
     return isinstance(start, str) and start.lower().startswith(INITIALISATIONS)
 
 
 def _checked(method: str, name: str, value: Any, hint: Any) -> Any:
-    """`value` as the field's annotation has it. PEFT itself checks few types, and fails late."""
+    """Validate `value` by the field's annotation: PEFT itself checks few types, and fails late."""
     value = list(value) if isinstance(value, tuple) else value
     try:
         return TypeAdapter(hint).validate_python(value)
@@ -136,8 +110,8 @@ def _checked(method: str, name: str, value: Any, hint: Any) -> Any:
         raise ValueError(f"method '{method}', field '{name}': {problems[0]['msg']}, not {value!r}") from None
 
 
-def _for_now(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields without which PEFT makes no configuration, and which are known later."""
+def _placeholders(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return placeholders for fields that PEFT requires and that are known only when the stage begins."""
     if method == "ADALORA":  # see `AdaLora.begin`
         return {"total_step": values.get("tinit", 0) + values.get("tfinal", 0) + 1}
     if values.get("prompt_tuning_init") == "TEXT":
@@ -145,8 +119,8 @@ def _for_now(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _check_whole(method: str, config: Any) -> None:
-    """What PEFT would find out late or never. Raises `ValueError`."""
+def _check_combination(method: str, config: Any) -> None:
+    """Raise `ValueError` for combinations of fields that PEFT refuses late or not at all."""
     if config.is_prompt_learning and not config.num_virtual_tokens:
         raise ValueError(f"method '{method}' needs the field 'num_virtual_tokens'")
     if method == "ADALORA" and config.target_r >= config.init_r:

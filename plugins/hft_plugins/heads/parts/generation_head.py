@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from hft_core import options
 from hft_core.backbone import Backbone, Features
 from hft_core.head import Draw, Encoded, Targets
-from hft_plugins.heads.parts.language import LmHead, targets_at
-from hft_plugins.heads.parts.text_scores import Tokenizer, need_libraries, text_scores
+from hft_plugins.heads.parts.language_model_head import LmHead, targets_at
+from hft_plugins.heads.parts.text_metrics import Tokenizer, need_libraries, text_scores
 
 NO_LABEL = -100
 """Stands where there is nothing to learn, as in transformers."""

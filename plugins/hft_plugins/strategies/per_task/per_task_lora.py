@@ -1,5 +1,4 @@
-"""What the strategies with routed linear layers have in common: how layers get into the trunk, a batch goes through it
-once, and each task's part is saved."""
+"""Share what the LoRA strategies with per-task parts have in common: injecting layers, routing rows, saving parts."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ from hft_core.errors import PluginError, did_you_mean
 from hft_core.strategy import Strategy, TaskRows
 from hft_plugins.strategies.peft.adapter_folder import PREFIX, on_disk, read_adapter, write_adapter
 from hft_plugins.strategies.per_task.grouped_matmul import LowRank, groups_of
-from hft_plugins.strategies.per_task.routed import Found, RoutedLinear, Routing, Size, find, routed_layers
+from hft_plugins.strategies.per_task.routed_linear import Found, RoutedLinear, Routing, Size, find, routed_layers
 from hft_plugins.strategies.selective.layer_depth import layers_below
 
 PARTS_FILE = "parts.safetensors"
@@ -46,7 +45,7 @@ class Options(options.Options):
         return Size(r, lora_alpha or self.lora_alpha or 2 * r, self.use_rslora)
 
 
-class PerTask(Strategy):
+class PerTaskLora(Strategy):
     """Low-rank additions to one frozen trunk, that a mixed batch goes through once.
 
     Subclasses name their layer (`layer`), what its shared parts are made with (`settings`), and what a task's own part

@@ -52,7 +52,7 @@ class ScoringHead(Head):
         return self.scorer if isinstance(self.scorer, FamilyModule) else None
 
 
-def tokenised(
+def tokenize_texts(
     texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[list[int]], dict[str, list[Any]]]:
     """Token ids of texts, or of pairs (`texts` holds one or two columns), and the trunk's further inputs by name."""
@@ -75,7 +75,7 @@ class SequenceHead(ScoringHead):
         """The target that a cell of the label column stands for."""
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-        sequences, extra = tokenised([rows[name] for name in self.columns_read.texts], tokenizer, max_length)
+        sequences, extra = tokenize_texts([rows[name] for name in self.columns_read.texts], tokenizer, max_length)
         cells = rows.get(self.columns_read.label)
         targets = {} if cells is None else {"target": [self.target_of(cell) for cell in cells]}
         return Encoded(sequences, list(range(len(sequences))), extra=extra, targets=targets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from hft_core.backbone import Backbone, Features
-from hft_plugins.heads.parts.sequence import ScoringHead
+from hft_plugins.heads.parts.sequence_head import ScoringHead
 
 
 class PositionLinear(nn.Module):

@@ -15,19 +15,19 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """Lower-cased, without punctuation and English articles, with single blanks."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
 def exact_match(said: str, right: str) -> float:
     """1 where both texts are equal after normalisation."""
-    return float(normalised(said) == normalised(right))
+    return float(normalized(said) == normalized(right))
 
 
 def f1(said: str, right: str) -> float:
     """Of the words that both have; where one has none, 1 if neither has."""
-    ours, theirs = normalised(said).split(), normalised(right).split()
+    ours, theirs = normalized(said).split(), normalized(right).split()
     if not ours or not theirs:
         return float(ours == theirs)
     shared = sum((Counter(ours) & Counter(theirs)).values())
@@ -39,5 +39,5 @@ def f1(said: str, right: str) -> float:
 
 def best(measure: Callable[[str, str], float], said: str, answers: Sequence[str]) -> float:
     """The measure against the right answer that fits best; without any, what is right is to say nothing."""
-    right = [answer for answer in answers if normalised(answer)] or [""]
+    right = [answer for answer in answers if normalized(answer)] or [""]
     return max(measure(said, answer) for answer in right)

@@ -1,0 +1,31 @@
+"""`oft`: train orthogonal rotations of each weight, block by block.
+
+h = W R x, where R is block-diagonal and each block (I + Q)(I − Q)⁻¹ with a skew-symmetric Q (Qiu et al. 2023,
+arXiv:2306.07280). W is frozen; the Q, zero at first, train.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from hft_plugins.strategies.peft.injected import Injected
+from hft_plugins.strategies.peft.short_form import LinearLayersOptions
+
+
+class Options(LinearLayersOptions):
+    """The usual fields of PEFT's `OFTConfig`."""
+
+    name: ClassVar[str] = "oft"
+    method: ClassVar[str] = "OFT"
+
+    oft_block_size: int = Field(default=32, ge=2, description="size of the orthogonal blocks")
+    module_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of blocks left out while training")
+    coft: bool = Field(default=False, description="keep the rotations small")
+    block_share: bool = Field(default=False, description="one block for all of a layer")
+
+
+def build(options: Options) -> Injected:
+    """Build the strategy. Raises `PluginError` for what PEFT refuses."""
+    return Injected(options.configuration(), options.name)
