@@ -1,4 +1,4 @@
-"""How the rows of a stage's steps are divided among its tasks, and what dev scores change in that."""
+"""Divide the rows of a stage's steps among its tasks, in fixed proportions or as dev scores suggest."""
 
 from __future__ import annotations
 
@@ -11,47 +11,49 @@ import numpy as np
 from hft_core.recipe.stage import Sampling
 
 _FACTOR_LIMIT = 4.0
-"""Adaptive shares are at most so many times larger or smaller than without adaptation."""
+"""Adaptive proportions are at most so many times larger or smaller than without adaptation."""
 
 
 def epoch_rows(rows: Mapping[str, int], sampling: Sampling, replay: Mapping[str, float]) -> int:
-    """Rows in one epoch of a stage: those of its tasks, times their `passes`, and the replayed ones beside them."""
+    """Count the rows in one epoch of a stage: those of its tasks times their `passes`, and the replayed ones."""
     own = sum(count * sampling.passes.get(task, 1.0) for task, count in rows.items() if task not in replay)
     return max(1, round(own / (1.0 - sum(replay.values()))))
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """The division of a step's rows among tasks, in the order of `rows`."""
+    """The proportions of tasks in a step, in the order of `rows`."""
 
     rows: Mapping[str, int]
     """Units of each task."""
     sampling: Sampling
     replay: Mapping[str, float] = field(default_factory=dict)
-    """Fixed shares of a step, of the tasks that guard against forgetting."""
+    """Fixed proportions of a step, of the tasks that guard against forgetting."""
 
     @property
     def budgets(self) -> np.ndarray:
-        """`[tasks]`: after so many units of it, a task gets no more."""
+        """`[tasks]`: the number of units after which a task gets no more."""
         epochs = self.sampling.max_epochs
         return np.array([epochs.get(task, np.inf) * count for task, count in self.rows.items()])
 
-    def shares(self, at: np.ndarray, factors: np.ndarray) -> np.ndarray:
-        """`[steps, tasks]`: each task's share at the moments `at` `[steps]` (0 the stage's begin, 1 its end), when its
-        usual one is multiplied by `factors` `[tasks]`; 0 leaves a task out, and the others have its share."""
+    def proportions(self, moments: np.ndarray, factors: np.ndarray) -> np.ndarray:
+        """Return the sampling proportions `[steps, tasks]`, which sum to 1 in each step.
+
+        `moments`: `[steps]`, from 0 (the stage's first step) to 1 (its end). `factors`: `[tasks]`, on the tasks' usual
+        proportions; 0 leaves a task out, and the others divide its proportion."""
         replayed = np.array([self.replay.get(task, 0.0) for task in self.rows]) * (factors > 0)
-        usual = self._usual(at) * np.array([task not in self.replay for task in self.rows]) * factors
+        usual = self._usual(moments) * np.array([task not in self.replay for task in self.rows]) * factors
         total = usual.sum(axis=1, keepdims=True)
         if not total.any():  # only replayed tasks are left
             return np.broadcast_to(replayed / replayed.sum(), usual.shape)
-        shares: np.ndarray = replayed + usual / total * (1.0 - replayed.sum())
-        return shares
+        proportions: np.ndarray = replayed + usual / total * (1.0 - replayed.sum())
+        return proportions
 
-    def _usual(self, at: np.ndarray) -> np.ndarray:
+    def _usual(self, moments: np.ndarray) -> np.ndarray:
         """`[steps, tasks]`, up to a factor: weight · (passes · rows)^(1/temperature)."""
         first = 1.0 / self.sampling.temperature
         last = first if self.sampling.temperature_end is None else 1.0 / self.sampling.temperature_end
-        exponent = first + (last - first) * at
+        exponent = first + (last - first) * moments
         seen = np.array([count * self.sampling.passes.get(task, 1.0) for task, count in self.rows.items()])
         weights = np.array([self.sampling.weights.get(task, 1.0) for task in self.rows])
         usual: np.ndarray = weights * seen ** exponent[:, None]
@@ -60,11 +62,11 @@ class Mixture:
 
 @dataclass
 class AdaptiveMixture:
-    """What the dev scores of a stage say about its mixture: tasks that stop, and adaptive shares.
+    """Change a stage's mixture by its dev scores: stop tasks that no longer improve, and adapt proportions.
 
-    With `sampling.adapt` a task's share is multiplied by (r_t / mean r)^adapt, where r_t is its lowest dev loss so far
-    relative to its first: the inverse training rate of Chen et al. 2018 (arXiv:1711.02257) as a sampler, in the spirit
-    of dynamic sampling (Gottumukkala et al. 2020). A loss that rises again does not attract rows.
+    With `sampling.adapt` a task's proportion is multiplied by (r_t / mean r)^adapt, where r_t is its lowest dev loss so
+    far relative to its first: the inverse training rate of Chen et al. 2018 (arXiv:1711.02257) as a sampler, in the
+    spirit of dynamic sampling (Gottumukkala et al. 2020). A loss that rises again does not attract rows.
     """
 
     sampling: Sampling
@@ -75,16 +77,16 @@ class AdaptiveMixture:
     since_best: dict[str, int] = field(default_factory=dict)
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """What was seen so far; JSON-able."""
+        """Return what was seen so far, for JSON."""
         return {name: dict(getattr(self, name)) for name in ("first_loss", "lowest_loss", "best_score", "since_best")}
 
     def load_state(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """The inverse of `state`."""
+        """Restore what `state` returned."""
         for name, values in state.items():
             getattr(self, name).update(values)
 
     def factors(self, losses: Mapping[str, float], scores: Mapping[str, float]) -> dict[str, float] | None:
-        """The factors on the tasks' shares after an evaluation, or None where nothing follows the dev scores.
+        """Return the factors on the tasks' proportions after an evaluation, or None if nothing depends on dev scores.
 
         `losses`: dev losses; `scores`: main metrics, higher is better.
         """
@@ -102,7 +104,7 @@ class AdaptiveMixture:
         return {task: 0.0 if task in self.stopped() else adapted[task] for task in self.tasks}
 
     def stopped(self) -> set[str]:
-        """The tasks that have not become better for as many evaluations as their patience."""
+        """Return the tasks that have not improved for as many evaluations as their patience."""
         return {task for task, patience in self.sampling.patience.items() if self.since_best.get(task, 0) >= patience}
 
     def _adapted(self) -> dict[str, float]:

@@ -108,7 +108,7 @@ def test_a_replayed_task_keeps_its_share_when_another_stops_and_has_all_when_all
         ([0, 0, 1], [0.0, 0.0, 1.0]),
         ([1, 1, 0], [0.25, 0.75, 0.0]),
     ):
-        (shares,) = mixture.shares(np.zeros(1), np.array(factors, float))
+        (shares,) = mixture.proportions(np.zeros(1), np.array(factors, float))
         assert shares.tolist() == pytest.approx(wanted)
 
 

@@ -27,7 +27,7 @@ def plan_for(
 
 
 def shares(counts: dict[str, int], sampling: Sampling) -> dict[str, float]:
-    (share,) = Mixture(counts, sampling).shares(np.zeros(1), np.ones(len(counts)))
+    (share,) = Mixture(counts, sampling).proportions(np.zeros(1), np.ones(len(counts)))
     return dict(zip(counts, share.tolist(), strict=True))
 
 
