@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from hft_core.acceleration import frozen_prefix
-from hft_core.batching.buckets import EVALUATION_ROWS, EVALUATION_TOKENS, tokens_at_once, within
-from hft_core.batching.collate import Batch, in_length_order
-from hft_core.batching.shared_inputs import families
+from hft_core.batching.batch import Batch
+from hft_core.batching.buckets import EVALUATION_ROWS, EVALUATION_TOKENS, runs_within, tokens_at_once
+from hft_core.batching.collate import Collator
+from hft_core.batching.shared_inputs import tasks_with_shared_inputs
 from hft_core.data.examples import Examples
 from hft_core.device.clock import FORWARD
 from hft_core.device.distributed import Machine
@@ -108,7 +109,7 @@ def sources(
     steady = {task: part for task, part in train.items() if not model.head(task).changes_sequences}
     found = []
     for parts, uses in ((steady, passes), (dev, dict.fromkeys(dev, float(times)))):
-        family = families(parts, {task: model.head(task) for task in parts})
+        family = tasks_with_shared_inputs(parts, {task: model.head(task) for task in parts})
         for leader in dict.fromkeys(family.values()):
             of_members = [uses[task] for task in parts if family[task] == leader]
             together = sum(of_members) if model.strategy.routes_rows else max(of_members)
@@ -157,14 +158,13 @@ def _each_once(model: HybridModel, found: Sequence[Source], *, seed: int) -> lis
     """The rows, in an order that depends on nothing else: the shortest first."""
     rows: dict[bytes, Row] = {}
     for source in found:
-        for batch in in_length_order(
+        collator = Collator(
             {source.task: source.examples},
             {source.task: model.head(source.task)},
             seed=seed,
             pad=model.backbone.tokenizer.pad_token_id,
-            max_rows=EVALUATION_ROWS,
-            max_tokens=EVALUATION_TOKENS,
-        ):
+        )
+        for batch in collator.in_length_order(max_rows=EVALUATION_ROWS, max_tokens=EVALUATION_TOKENS):
             signals.check()
             rows |= {row.key: row for row in rows_of(batch.inputs)}
     return [row for _, row in sorted(rows.items(), key=lambda item: (len(item[1].ids), item[0]))]
@@ -240,7 +240,7 @@ class FrozenWork:
         rows = self.chosen.rows  # shortest first
         lengths = np.array([len(row.ids) for row in rows])
         tokens = tokens_at_once(self.machine.device)
-        for run in within(np.arange(len(rows)), lengths, np.ones_like(lengths), EVALUATION_ROWS, tokens):
+        for run in runs_within(np.arange(len(rows)), lengths, np.ones_like(lengths), EVALUATION_ROWS, tokens):
             yield [rows[i] for i in run]
 
     def _key(self) -> str:

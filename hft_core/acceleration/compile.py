@@ -31,7 +31,7 @@ from hft_core.model.hybrid import HybridModel
 from hft_core.runtime.random_state import random_state_kept
 
 if TYPE_CHECKING:
-    from hft_core.batching.collate import Batch
+    from hft_core.batching.batch import Batch
     from hft_core.training.checkpoint import Checkpoint
     from hft_core.training.loop import StageLoop
 

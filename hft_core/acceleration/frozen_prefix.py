@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hft_core.batching.collate import Batch, in_length_order
+from hft_core.batching.batch import Batch
+from hft_core.batching.collate import Collator
 from hft_core.device.gemm_speed import DTYPES
 from hft_core.errors import ModelError
 from hft_core.model.frozen_layers import NOTHING, Frozen
@@ -38,7 +39,8 @@ def probe(model: HybridModel, tasks: Sequence[str], examples: Mapping[str, Examp
         few = examples[task].of(np.unique(order[[0, len(order) // 2]]))
         pad = model.backbone.tokenizer.pad_token_id
         heads = {task: model.head(task)}
-        found += in_length_order({task: few}, heads, seed=seed, pad=pad, max_rows=len(few), max_tokens=1 << 30)
+        collator = Collator({task: few}, heads, seed=seed, pad=pad)
+        found += collator.in_length_order(max_rows=len(few), max_tokens=1 << 30)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from hft_core.acceleration import frozen_prefix
-from hft_core.batching.collate import Batch, Texts
+from hft_core.batching.batch import Batch, UniqueRows
 from hft_core.device.gemm_speed import DTYPES
 from hft_core.model.frozen_layers import Common
 
@@ -41,7 +41,7 @@ def _probe(model: HybridModel, task: str, examples: Mapping[str, Examples], seed
     for batch in frozen_prefix.probe(model, [task], examples, seed=seed):
         rows = torch.arange(batch.rows)
         twice = {name: torch.cat([tensor, tensor]) for name, tensor in batch.inputs.items()}
-        found.append(Batch(twice, (), texts=Texts(rows, torch.cat([rows, rows])), idle_task=task))
+        found.append(Batch(twice, (), unique_rows=UniqueRows(rows, torch.cat([rows, rows])), idle_task=task))
     return found
 
 
@@ -49,13 +49,13 @@ def _divides(model: HybridModel, batch: Batch, machine: Machine, depth: int) -> 
     """Whether a batch that is divided above `depth` layers has the hidden states that it has in one pass."""
     products = DTYPES[machine.precision.name]  # a norm may give float32 of what was multiplied in bfloat16
     moved = batch.to(machine.device)
-    assert moved.texts is not None
+    assert moved.unique_rows is not None
     with model.evaluating(), torch.no_grad(), machine.autocast():
         whole = model.strategy.forward(model.backbone, moved.inputs, moved.task_rows)
         lower = model.backbone.lower(moved.inputs, depth)
         if lower.shape != whole.shape:  # hidden states in a form of the family's own
             return False
-        again = model.above_common(moved, moved.texts, depth)
+        again = model.above_common(moved, moved.unique_rows, depth)
     real = moved.inputs["attention_mask"].bool()
     off = (again - whole)[real].abs().max() / whole[real].abs().max()
     return float(off) <= max(frozen_prefix.TOLERANCES.get(kind, 0.0) for kind in (lower.dtype, products))

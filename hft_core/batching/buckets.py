@@ -1,4 +1,4 @@
-"""Divide examples into groups of similar length that are padded together, within limits of rows and tokens."""
+"""Group units of similar length, which are padded together, within limits of rows and tokens."""
 
 from __future__ import annotations
 
@@ -8,34 +8,33 @@ import numpy as np
 import torch
 
 CALL_TOKENS = 256
-"""What one more pass through the trunk costs, in tokens: below it, padding is cheaper than dividing."""
+"""The cost of one more pass through the trunk, in tokens: below it, padding is cheaper than dividing."""
 LENGTH_STEP = 8
 """Lengths are compared in steps of this many tokens when batches are cut."""
 EVALUATION_ROWS, EVALUATION_TOKENS = 256, 16384
 """Limits of one evaluation batch."""
 CPU_TOKENS = 2048
-"""The same on a CPU, where what a layer makes of more tokens does not stay in the caches
-(`tests/benchmarks/evaluation_batch.py`)."""
+"""The same on a CPU, whose caches do not hold activations of more tokens (`tests/benchmarks/evaluation_batch.py`)."""
 
 
 def tokens_at_once(device: torch.device) -> int:
-    """The limit of a batch that only goes forward, whatever its rows are."""
+    """Return the limit of padded tokens in a batch without a backward pass."""
     return CPU_TOKENS if device.type == "cpu" else EVALUATION_TOKENS
 
 
-def groups(
+def group_by_length(
     lengths: np.ndarray, sizes: np.ndarray, kind: np.ndarray, max_units: int, max_tokens: int | None
 ) -> Iterator[np.ndarray]:
-    """Divide the units into groups of one kind that are padded together, within the limits."""
+    """Group units of one `kind` and of similar length, within the limits. All arrays are `[units]`; yields indices."""
     for units in (np.flatnonzero(kind == one) for one in dict.fromkeys(kind.tolist())):
         units = units[np.argsort(lengths[units], kind="stable")]
         for group in _cut(units, lengths, sizes):
             rows = max(1, max_tokens // int(lengths[group[-1]])) if max_tokens else None
-            yield from _even(group, sizes[group], max_units, rows)
+            yield from _split_evenly(group, sizes[group], max_units, rows)
 
 
-def _even(group: np.ndarray, sizes: np.ndarray, max_units: int, max_rows: int | None) -> Iterator[np.ndarray]:
-    """The group in about as few parts within the limits as there can be, of about equal size; a unit of more rows than
+def _split_evenly(group: np.ndarray, sizes: np.ndarray, max_units: int, max_rows: int | None) -> Iterator[np.ndarray]:
+    """Split the group into about as few parts as the limits allow, of about equal size. A unit of more rows than
     `max_rows` is a part of its own."""
     largest = int(sizes.max())
     limit = max_units if max_rows is None else min(max_units, max(1, max_rows // largest))
@@ -51,10 +50,10 @@ def _even(group: np.ndarray, sizes: np.ndarray, max_units: int, max_rows: int | 
     yield group[start:]
 
 
-def within(
+def runs_within(
     order: np.ndarray, lengths: np.ndarray, sizes: np.ndarray, max_rows: int, max_tokens: int
 ) -> Iterator[np.ndarray]:
-    """Consecutive runs of the units in `order`, each as long as the limits allow and at least one unit."""
+    """Cut `order` into consecutive runs, each as long as the limits allow and at least one unit."""
     start, rows = 0, 0
     for stop, unit in enumerate(order):
         size = int(sizes[unit])

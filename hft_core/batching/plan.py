@@ -1,8 +1,8 @@
 """Plan a stage: which examples of which tasks each step trains on.
 
-A plan is a pure function of (seed, stage, changes so far, step), so all processes and resumed runs have the same one. It
-composes three things: `allocation`, how many units of each task a step takes; `alignment`, which tasks take the same
-ones; and `epoch_order`, the permutation of a task's units in each epoch.
+A plan is a pure function of (seed, stage, changes so far, step), so all processes and resumed runs have the same one.
+It composes `allocation`, how many units of each task a step takes; `alignment`, which tasks take the same ones; and
+`epoch_order`, the permutation of a task's units in each epoch.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from hft_core.batching.collate import Batch
+from hft_core.batching.batch import Batch
 from hft_core.combiner import Combiner, weights_of
 from hft_core.device.distributed import Machine
 from hft_core.gradients.hidden import Comparison, HiddenGradient, added_up, same_rows, with_products

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hft_core.batching.collate import Batch
+from hft_core.batching.batch import Batch
 from hft_core.device.distributed import Machine
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hft_core.backbone import Features
-from hft_core.batching.collate import Batch, Segment
+from hft_core.batching.batch import Batch, Segment
 from hft_core.device.clock import FORWARD
 from hft_core.device.distributed import Machine
 from hft_core.head import Targets

@@ -23,7 +23,7 @@ from hft_core.errors import RunError
 from hft_core.gradients.jacobian import Jacobian
 
 if TYPE_CHECKING:
-    from hft_core.batching.collate import Batch
+    from hft_core.batching.batch import Batch
     from hft_core.model.hybrid import HybridModel
     from hft_core.training.loop import StageLoop
 

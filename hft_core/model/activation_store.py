@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hft_core.batching.collate import Batch, Lower, padded
+from hft_core.batching.batch import Batch, CachedHidden, padded
 
 KEY_BYTES = 16
 GIVEN = ("input_ids", "attention_mask")
@@ -85,7 +85,7 @@ class Store:
         real = steps < self._lengths[places][:, None]
         tokens = torch.from_numpy(np.where(real, self._starts[places][:, None] + steps, 0))
         hidden = self._table.index_select(0, tokens.view(-1)).view(*tokens.shape, -1)
-        return replace(batch, lower=Lower(hidden, torch.from_numpy(np.flatnonzero(places < 0))))
+        return replace(batch, cached=CachedHidden(hidden, torch.from_numpy(np.flatnonzero(places < 0))))
 
 
 def _mapped(path: Path, size: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hft_core.backbone import Backbone, Features
-from hft_core.batching.collate import Batch, Lower, Segment, Texts
+from hft_core.batching.batch import Batch, CachedHidden, Segment, UniqueRows
 from hft_core.head import Head
 from hft_core.model.activation_store import Store
 from hft_core.model.frozen_layers import NOTHING, UNKNOWN
@@ -48,13 +48,13 @@ class HybridModel(nn.Module):
 
     def hidden(self, batch: Batch) -> Tensor:
         """The trunk's last hidden states of a batch."""
-        if batch.lower is not None:
-            return self.upper(batch, self._completed(batch.inputs, batch.lower))
-        if batch.texts is not None and self.common.depth and self.common.strategy is self.strategy:
-            return self.above_common(batch, batch.texts, self.common.depth)
+        if batch.cached is not None:
+            return self.upper(batch, self._completed(batch.inputs, batch.cached))
+        if batch.unique_rows is not None and self.common.depth and self.common.strategy is self.strategy:
+            return self.above_common(batch, batch.unique_rows, self.common.depth)
         return self.strategy.forward(self.backbone, batch.inputs, batch.task_rows)
 
-    def above_common(self, batch: Batch, texts: Texts, depth: int) -> Tensor:
+    def above_common(self, batch: Batch, texts: UniqueRows, depth: int) -> Tensor:
         """The same, with each text computed once in the first `depth` layers."""
         once = {name: tensor.index_select(0, texts.first) for name, tensor in batch.inputs.items()}
         lower = self.backbone.lower(once, depth).index_select(0, texts.of_row)
@@ -64,7 +64,7 @@ class HybridModel(nn.Module):
         """The same, from what the frozen part made of the batch, `[batch, seq, hidden]`."""
         return self.strategy.upper(self.backbone, lower, batch.inputs, batch.task_rows, self.frozen.depth)
 
-    def _completed(self, inputs: Mapping[str, Tensor], lower: Lower) -> Tensor:
+    def _completed(self, inputs: Mapping[str, Tensor], lower: CachedHidden) -> Tensor:
         """What the frozen part makes of a batch, that of the rows not known before computed."""
         if not len(lower.missing):
             return lower.hidden

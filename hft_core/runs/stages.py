@@ -15,7 +15,7 @@ from hft_core import events
 from hft_core.acceleration import activation_cache, compile, shared_layers
 from hft_core.batching.mixture import AdaptiveMixture, Mixture, epoch_rows
 from hft_core.batching.plan import Plan
-from hft_core.batching.shared_inputs import families
+from hft_core.batching.shared_inputs import tasks_with_shared_inputs
 from hft_core.combiner import Combiner
 from hft_core.device.clock import EVALUATION, SAVING
 from hft_core.device.distributed import Machine
@@ -81,7 +81,9 @@ def plan_of(stage: Stage, material: Material, index: int) -> tuple[Plan, int]:
         total=units_of(stage, an_epoch),
         seed=material.resolved.recipe.seed,
         stage=index,
-        families=families({task: material.examples["train"][task] for task in stage.tasks}, material.heads),
+        same_inputs_as=tasks_with_shared_inputs(
+            {task: material.examples["train"][task] for task in stage.tasks}, material.heads
+        ),
     )
     return plan, an_epoch
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hft_core.batching.collate import Batch
+from hft_core.batching.batch import Batch
 from hft_core.data import loading
 from hft_core.data.examples import encode
 from hft_core.head import OWN_LENGTH, Draw

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hft_core.backbone import Features
-from hft_core.batching.collate import Batch, Segment, in_length_order
+from hft_core.batching.batch import Batch, Segment
+from hft_core.batching.collate import Collator
 from hft_core.data.examples import Examples
 from hft_core.device import distributed
 from hft_core.device.distributed import Machine
@@ -54,7 +55,8 @@ class Lesson:
         """The examples (the training rows', when left out) in evaluation batches of at most so many rows."""
         given = self.examples if examples is None else examples
         pad = self.model.backbone.tokenizer.pad_token_id
-        return list(in_length_order({TASK: given}, {TASK: self.head}, seed=0, pad=pad, max_rows=rows, max_tokens=10**6))
+        collator = Collator({TASK: given}, {TASK: self.head}, seed=0, pad=pad)
+        return list(collator.in_length_order(max_rows=rows, max_tokens=10**6))
 
     def seen(self, batch: Batch) -> tuple[Segment, Features]:
         """The batch's segment, and what the head sees of the trunk."""

@@ -13,7 +13,7 @@ import torch
 
 from hft_core.acceleration import shared_layers
 from hft_core.batching.buckets import EVALUATION_ROWS, EVALUATION_TOKENS, tokens_at_once
-from hft_core.batching.collate import in_length_order
+from hft_core.batching.collate import Collator
 from hft_core.data.examples import Examples
 from hft_core.device.distributed import Machine
 from hft_core.errors import RecipeError, did_you_mean
@@ -117,17 +117,19 @@ def _hear(
     heard: Mapping[str, _Heard],
 ) -> None:
     """One pass over all `examples`; what the heads say is added to `heard`."""
-    for batch in in_length_order(
+    collator = Collator(
         examples,
         {task: model.head(task) for task in examples},
         seed=seed,
         pad=model.backbone.tokenizer.pad_token_id,
+        dedupe_inputs=not model.strategy.routes_rows,
+    )
+    for batch in collator.in_length_order(
         max_rows=EVALUATION_ROWS,
         max_tokens=_tokens_of(model, examples, machine),
-        share=not model.strategy.routes_rows,
         rank=machine.group.rank,
-        world=machine.group.world_size,
-        even=machine.sharded,
+        world_size=machine.group.world_size,
+        same_count=machine.sharded,
     ):
         if machine.group.world_size == 1:
             signals.check()

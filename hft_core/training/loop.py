@@ -2,7 +2,7 @@
 
     for step in plan:
         parts = plan(seed, stage, step)             which examples of which tasks
-        batches = batches_of(parts)                 padded with rows of like length, tasks mixed
+        batches = collate(parts)                    padded with rows of like length, tasks mixed
         gradients.fill(model, combiner, batches)    each loss over the step's targets, combined
         finite?                                     before anything moves
         clip, optimizer, schedule                   only what this step touched moves
@@ -29,9 +29,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from hft_core import events
 from hft_core.acceleration import quick_ways
 from hft_core.acceleration.activation_cache import FrozenWork
-from hft_core.batching.collate import Batch, batches_of, idle, of_process
+from hft_core.batching.batch import Batch, idle_batch
+from hft_core.batching.collate import Collator, slices_of_process
 from hft_core.batching.mixture import AdaptiveMixture
-from hft_core.batching.plan import Part, Plan
+from hft_core.batching.plan import Plan, TaskSlice
 from hft_core.combiner import Combiner
 from hft_core.data.examples import Examples
 from hft_core.device import dtensor
@@ -199,7 +200,7 @@ class StageLoop:
         )
 
     def _within_memory(
-        self, batches: list[Batch], parts: list[Part], progress: Progress
+        self, batches: list[Batch], parts: list[TaskSlice], progress: Progress
     ) -> tuple[list[Batch], combine.Combined]:
         """The step's gradients; where memory is too small for its batches, from smaller ones, and so ever after. The
         result is the same, since losses are divided by the targets of the whole step.
@@ -221,7 +222,7 @@ class StageLoop:
                 torch.cuda.empty_cache()
             batches = self.batches(parts, progress.max_units)
 
-    def _divide_further(self, batches: list[Batch], parts: list[Part], progress: Progress) -> None:
+    def _divide_further(self, batches: list[Batch], parts: list[TaskSlice], progress: Progress) -> None:
         """Halve the units in one pass."""
         limit = progress.max_units or self.stage.per_device_train_batch_size
         held = min(limit, max(sum(len(part.units) for part in parts), 1))
@@ -262,28 +263,30 @@ class StageLoop:
         size = self.machine.group.all_reduce_counts(mine)
         return size["rows"], size["tokens"]
 
-    def batches(self, parts: list[Part], max_units: int | None) -> list[Batch]:
+    def batches(self, parts: list[TaskSlice], max_units: int | None) -> list[Batch]:
         """Those of a step, on the device, with at most `max_units` in each."""
         exact = self.combiner.per_task_gradients and self.combiner.at == "shared"
-        made = partial(
-            batches_of,
-            examples=self.train,
-            heads={task: self.model.head(task) for task in self.stage.tasks},
+        collator = Collator(
+            self.train,
+            {task: self.model.head(task) for task in self.stage.tasks},
             seed=self.seed,
             pad=self.model.backbone.tokenizer.pad_token_id,
+            dedupe_inputs=not exact and not self.model.strategy.routes_rows,
+        )
+        collate = partial(
+            collator.step_batches,
             max_units=max_units or self.stage.per_device_train_batch_size,
             max_tokens=self.stage.max_tokens_per_batch,
-            apart=exact and not self.model.one_pass,
-            share=not exact and not self.model.strategy.routes_rows,
+            one_task_per_batch=exact and not self.model.one_pass,
         )
-        batches = made(of_process(parts, self.machine.group.rank, self.machine.group.world_size))
+        batches = collate(slices_of_process(parts, self.machine.group.rank, self.machine.group.world_size))
         if self.machine.sharded and len(batches) < (most := self.machine.group.all_reduce_max(len(batches))):
-            (any_batch, *_) = batches or made(parts)
-            batches += [idle(any_batch)] * (most - len(batches))
+            (any_batch, *_) = batches or collate(parts)
+            batches += [idle_batch(any_batch)] * (most - len(batches))
         return [self.model.with_stored(batch).to(self.machine.device) for batch in batches]
 
     def _move(
-        self, combined: combine.Combined, batches: list[Batch], parts: list[Part], progress: Progress
+        self, combined: combine.Combined, batches: list[Batch], parts: list[TaskSlice], progress: Progress
     ) -> tuple[float, str]:
         """Take the optimizer's step unless a loss or gradient is not finite; the norm, and why the step was skipped."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -339,12 +342,12 @@ class StageLoop:
         with self.machine.clock.part(EVALUATION):
             return judge(self.model, task, few, self.machine, seed=self.seed, predicting=False).loss
 
-    def _rows(self, part: Part) -> np.ndarray:
+    def _rows(self, part: TaskSlice) -> np.ndarray:
         examples = self.train[part.task]
         rows: np.ndarray = examples.rows[examples.of_units(part.units)]
         return rows
 
-    def _not_finite(self, combined: combine.Combined, parts: list[Part]) -> str:
+    def _not_finite(self, combined: combine.Combined, parts: list[TaskSlice]) -> str:
         """Which tasks' losses were not finite, on which rows."""
         finite = torch.isfinite(combined.losses).tolist()
         tasks = [task for task, good in zip(combined.tasks, finite, strict=True) if not good]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hft_core.batching import buckets, collate
-from hft_core.batching.collate import Batch
+from hft_core.batching import buckets
+from hft_core.batching.batch import Batch
+from hft_core.batching.collate import Collator
 from hft_core.runs.stages import Stages
 from hft_core.training import evaluation
 
@@ -38,16 +39,16 @@ def judged(
     }
     stages = prepare(recipe, {task: {"train": toys.rows(12), "dev": toys.rows(40, seed=1)}})
     sizes: list[int] = []
-    assemble = collate._assemble
+    make_batch = Collator._batch
 
     def seen(*args: Any) -> Batch:
-        batch = assemble(*args)
+        batch = make_batch(*args)
         sizes.append(batch.inputs["input_ids"].numel())
         return batch
 
     monkeypatch.setattr(buckets, "CPU_TOKENS", limit)
     with monkeypatch.context() as patched:
-        patched.setattr(collate, "_assemble", seen)
+        patched.setattr(Collator, "_batch", seen)
         said = evaluation.judge(
             stages.material.model, task, stages.material.examples["dev"][task], stages.machine, seed=0
         )

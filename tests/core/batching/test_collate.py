@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hft_core.batching.batch import Batch
 from hft_core.batching.buckets import CALL_TOKENS, LENGTH_STEP
-from hft_core.batching.collate import Batch, batches_of, in_length_order
-from hft_core.batching.plan import Part
+from hft_core.batching.collate import Collator
+from hft_core.batching.plan import TaskSlice
 from hft_core.data.examples import Examples
 from hft_core.head import Column, Draw, Encoded, Head, Targets
 
@@ -54,22 +55,19 @@ def examples_of(lengths: Sequence[int], first: int = 0, **extra: list[list[int]]
 
 def made(
     lengths: Mapping[str, Sequence[int]],
-    parts: Sequence[Part] | None = None,
+    parts: Sequence[TaskSlice] | None = None,
     *,
     max_units: int = 1000,
     max_tokens: int | None = None,
-    apart: bool = False,
+    one_task_per_batch: bool = False,
 ) -> list[Batch]:
     examples = {task: examples_of(values, 1000 * i) for i, (task, values) in enumerate(lengths.items())}
-    return batches_of(
-        parts or [Part(task, 0, np.arange(len(values))) for task, values in lengths.items()],
-        examples,
-        {task: Echo(task) for task in lengths},
-        seed=0,
-        pad=PAD,
+    collator = Collator(examples, {task: Echo(task) for task in lengths}, seed=0, pad=PAD)
+    return collator.step_batches(
+        parts or [TaskSlice(task, 0, np.arange(len(values))) for task, values in lengths.items()],
         max_units=max_units,
         max_tokens=max_tokens,
-        apart=apart,
+        one_task_per_batch=one_task_per_batch,
     )
 
 
@@ -83,19 +81,19 @@ def contents(batches: Sequence[Batch]) -> list[tuple[str, int]]:
     two=st.lists(st.integers(1, 90), max_size=25),
     max_units=st.integers(1, 30),
     max_tokens=st.none() | st.integers(10, 500),
-    apart=st.booleans(),
+    one_task_per_batch=st.booleans(),
 )
 def test_each_row_is_in_exactly_one_batch_and_limits_hold(
-    one: list[int], two: list[int], max_units: int, max_tokens: int | None, apart: bool
+    one: list[int], two: list[int], max_units: int, max_tokens: int | None, one_task_per_batch: bool
 ) -> None:
     lengths = {"one": one, "two": two} if two else {"one": one}
-    batches = made(lengths, max_units=max_units, max_tokens=max_tokens, apart=apart)
+    batches = made(lengths, max_units=max_units, max_tokens=max_tokens, one_task_per_batch=one_task_per_batch)
     assert contents(batches) == sorted((task, i) for task, values in lengths.items() for i in range(len(values)))
     for batch in batches:
         rows, width = batch.inputs["input_ids"].shape
         assert rows <= max_units
         assert max_tokens is None or rows * width <= max_tokens or rows == 1
-        assert not apart or len(batch.segments) == 1
+        assert not one_task_per_batch or len(batch.segments) == 1
         assert width == int(batch.inputs["attention_mask"].sum(dim=1).max())
 
 
@@ -132,7 +130,7 @@ def test_padding_is_on_the_right_and_masked() -> None:
 
 
 def test_rows_of_two_epochs_in_one_step_are_drawn_for_their_own_epoch() -> None:
-    parts = [Part("a", 3, np.array([2, 0])), Part("a", 4, np.array([0, 1]))]
+    parts = [TaskSlice("a", 3, np.array([2, 0])), TaskSlice("a", 4, np.array([0, 1]))]
     (batch,) = made({"a": [3, 3, 3]}, parts)
     drawn = [(s.examples.tolist(), s.targets.tensors["epoch"].tolist()) for s in batch.segments]
     assert drawn == [([2, 0], [3, 3]), ([0, 1], [4, 4])]
@@ -140,17 +138,13 @@ def test_rows_of_two_epochs_in_one_step_are_drawn_for_their_own_epoch() -> None:
 
 def test_further_inputs_are_padded_with_zeros_also_for_tasks_that_do_not_give_them() -> None:
     examples = {"one": examples_of([2, 3], token_type_ids=[[0, 1], [1, 1, 1]]), "two": examples_of([4])}
-    parts = [Part("one", 0, np.arange(2)), Part("two", 0, np.arange(1))]
-    (batch,) = batches_of(
-        parts,
+    parts = [TaskSlice("one", 0, np.arange(2)), TaskSlice("two", 0, np.arange(1))]
+    (batch,) = Collator(
         examples,
         {task: Echo(task) for task in examples},
         seed=0,
         pad=PAD,
-        max_units=9,
-        max_tokens=None,
-        apart=False,
-    )
+    ).step_batches(parts, max_units=9, max_tokens=None)
     assert batch.inputs["token_type_ids"].tolist() == [[0, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
 
 
@@ -160,8 +154,8 @@ def test_further_inputs_are_padded_with_zeros_also_for_tasks_that_do_not_give_th
 )
 def test_evaluation_sees_each_row_once_shortest_first_within_limits(lengths: list[int], rows: int, tokens: int) -> None:
     batches = list(
-        in_length_order(
-            {"a": examples_of(lengths)}, {"a": Echo("a")}, seed=0, pad=PAD, max_rows=rows, max_tokens=tokens
+        Collator({"a": examples_of(lengths)}, {"a": Echo("a")}, seed=0, pad=PAD).in_length_order(
+            max_rows=rows, max_tokens=tokens
         )
     )
     order = [int(i) for batch in batches for i in batch.segments[0].examples]
@@ -178,15 +172,8 @@ def test_inputs_with_a_length_of_their_own_are_padded_to_it_and_share_a_batch_wi
         "write": examples_of([5, 3], decoder_input_ids=[[7, 8], [9, 9, 9, 9, 9, 9, 9]]),
         "read": examples_of([4, 4], first=100),
     }
-    batches = batches_of(
-        [Part("write", 0, np.arange(2)), Part("read", 0, np.arange(2))],
-        examples,
-        {task: Echo(task) for task in examples},
-        seed=0,
-        pad=PAD,
-        max_units=10,
-        max_tokens=None,
-        apart=False,
+    batches = Collator(examples, {task: Echo(task) for task in examples}, seed=0, pad=PAD).step_batches(
+        [TaskSlice("write", 0, np.arange(2)), TaskSlice("read", 0, np.arange(2))], max_units=10, max_tokens=None
     )
     assert contents(batches) == [("read", 0), ("read", 1), ("write", 0), ("write", 1)]
     (write,) = [batch for batch in batches if "decoder_input_ids" in batch.inputs]
@@ -217,17 +204,9 @@ def test_a_unit_is_never_divided_and_limits_hold_for_its_rows(
     units: list[tuple[int, int]], max_units: int, max_tokens: int | None
 ) -> None:
     examples = units_of([size for size, _ in units], [length for _, length in units])
-    parts = [Part("a", 0, np.arange(len(units)))]
-    batches = batches_of(
-        parts,
-        {"a": examples},
-        {"a": Echo("a")},
-        seed=0,
-        pad=PAD,
-        max_units=max_units,
-        max_tokens=max_tokens,
-        apart=False,
-    )
+    parts = [TaskSlice("a", 0, np.arange(len(units)))]
+    collator = Collator({"a": examples}, {"a": Echo("a")}, seed=0, pad=PAD)
+    batches = collator.step_batches(parts, max_units=max_units, max_tokens=max_tokens)
     seen = [segment.examples.tolist() for batch in batches for segment in batch.segments]
     assert sorted(i for ids in seen for i in ids) == list(range(len(examples)))
     for batch, ids in zip(batches, seen, strict=True):

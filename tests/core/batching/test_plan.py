@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hft_core.batching.epoch_order import SIMILAR_LENGTH_STEPS
 from hft_core.batching.mixture import Mixture
-from hft_core.batching.plan import LIKE_LENGTH_STEPS, Plan
+from hft_core.batching.plan import Plan
 from hft_core.recipe.stage import Sampling
 
 
@@ -126,7 +127,7 @@ def test_shares_follow_rows_temperature_and_weights() -> None:
 
 
 def test_rows_of_one_step_are_of_like_length() -> None:
-    counts = {"a": 32 * LIKE_LENGTH_STEPS}
+    counts = {"a": 32 * SIMILAR_LENGTH_STEPS}
     lengths = lengths_of(counts)
     plan = Plan(lengths, Mixture({"a": 1600}, Sampling()), batch=32, total=counts["a"], seed=0, stage=0)
     ours = sum(32 * int(lengths["a"][step].max()) for step in rows_by_step(plan, "a"))
@@ -235,8 +236,8 @@ def test_labels_that_lengths_tell_do_not_come_in_a_certain_order(steps_of_rows: 
 def test_every_stretch_of_a_pass_has_about_its_share_of_each_label(steps_of_rows: np.ndarray) -> None:
     """A window of steps has the rows of a random draw; batches of one label within it even out over its steps."""
     label = np.arange(SHUFFLED_ROWS) >= SHUFFLED_ROWS // 2
-    window = steps_of_rows // LIKE_LENGTH_STEPS
-    size = LIKE_LENGTH_STEPS * SHUFFLED_BATCH
+    window = steps_of_rows // SIMILAR_LENGTH_STEPS
+    size = SIMILAR_LENGTH_STEPS * SHUFFLED_BATCH
     shares = np.array([label[of_seed == 0].mean() for of_seed in window])
     spread = 0.5 * math.sqrt((1 - size / SHUFFLED_ROWS) / size)
     assert abs(shares.mean() - 0.5) < 4 * spread / math.sqrt(SEEDS)
@@ -245,7 +246,7 @@ def test_every_stretch_of_a_pass_has_about_its_share_of_each_label(steps_of_rows
 
 def _meeting_again(windows: int) -> float:
     """Of the pairs of rows in a batch, the share that is in one batch in the next pass too."""
-    batch, count = 4, 4 * LIKE_LENGTH_STEPS * windows
+    batch, count = 4, 4 * SIMILAR_LENGTH_STEPS * windows
     met = repeated = 0
     for seed in range(8):
         mixture = Mixture({"a": count}, Sampling())
@@ -273,6 +274,6 @@ def test_the_order_of_lengths_is_that_of_a_shuffle(steps_of_rows: np.ndarray) ->
     """The lengths of consecutive steps do not go up or down together (autocorrelation at lag 1 near 0)."""
     found = []
     for steps in steps_of_rows:
-        means = np.array([np.flatnonzero(steps == step).mean() for step in range(LIKE_LENGTH_STEPS)])
+        means = np.array([np.flatnonzero(steps == step).mean() for step in range(SIMILAR_LENGTH_STEPS)])
         found.append(np.corrcoef(means[:-1], means[1:])[0, 1])
-    assert abs(float(np.mean(found)) + 1 / LIKE_LENGTH_STEPS) < 3 / math.sqrt(SEEDS * LIKE_LENGTH_STEPS)
+    assert abs(float(np.mean(found)) + 1 / SIMILAR_LENGTH_STEPS) < 3 / math.sqrt(SEEDS * SIMILAR_LENGTH_STEPS)

@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hft_core.batching.collate import Batch, batches_of, in_length_order, of_process
+from hft_core.batching.batch import Batch
+from hft_core.batching.collate import Collator, slices_of_process
 from hft_core.batching.mixture import Mixture
-from hft_core.batching.plan import Part, Plan
-from hft_core.batching.shared_inputs import families
+from hft_core.batching.plan import Plan, TaskSlice
+from hft_core.batching.shared_inputs import tasks_with_shared_inputs
 from hft_core.data.examples import Examples
 from hft_core.head import Column, Draw, Encoded, Head, Targets
 from hft_core.recipe.stage import Sampling
@@ -80,7 +81,7 @@ TEXTS = [[1, 2, 3], [4, 5], [6], [7, 8, 9, 10]]
 
 
 def found(examples: Mapping[str, Examples], **heads: Head) -> dict[str, str]:
-    return families(examples, {task: heads.get(task, Numbers(task)) for task in examples})
+    return tasks_with_shared_inputs(examples, {task: heads.get(task, Numbers(task)) for task in examples})
 
 
 def test_tasks_with_equal_texts_in_the_same_order_are_a_family() -> None:
@@ -131,7 +132,7 @@ def plan_of(
     lengths = {task: random.integers(4, 200, size=count) for task, count in counts.items()}
     lengths = {task: lengths[related.get(task, task)] for task in counts}
     mixture = Mixture(counts, sampling or Sampling())
-    return Plan(lengths, mixture, batch=batch, total=total, seed=0, stage=0, families=related)
+    return Plan(lengths, mixture, batch=batch, total=total, seed=0, stage=0, same_inputs_as=related)
 
 
 def units(plan: Plan, task: str, steps: range | None = None) -> list[list[int]]:
@@ -206,7 +207,7 @@ def test_tasks_with_other_shares_walk_alone(sampling: Sampling) -> None:
     plain = Plan(ours._lengths, Mixture(counts, sampling), batch=12, total=240, seed=0, stage=0)
     for task in counts:
         assert units(ours, task) == units(plain, task)
-    assert {part.walk for step in range(ours.steps) for part in ours.step(step)} == {"a", "b"}
+    assert {part.aligned_with for step in range(ours.steps) for part in ours.step(step)} == {"a", "b"}
 
 
 def test_fixed_numbers_of_rows_are_shared_where_they_are_equal() -> None:
@@ -238,16 +239,17 @@ def test_a_change_of_all_shares_alike_keeps_a_family_together_and_others_part_it
 # --- batches
 
 
-def batches(parts: Sequence[Part], heads: Mapping[str, Head], **settings_: Any) -> list[Batch]:
+def batches(parts: Sequence[TaskSlice], heads: Mapping[str, Head], **settings_: Any) -> list[Batch]:
     sequences = [[100 * i + 7] * (3 + i % 4) for i in range(12)]
     examples = {task: Examples([table(sequences)]) for task in heads}
-    limits = {"max_units": 100, "max_tokens": None, "apart": False}
-    return batches_of(parts, examples, heads, seed=0, pad=99, **{**limits, **settings_})
+    dedupe = settings_.pop("dedupe_inputs", True)
+    collator = Collator(examples, heads, seed=0, pad=99, dedupe_inputs=dedupe)
+    return collator.step_batches(parts, **{"max_units": 100, "max_tokens": None, **settings_})
 
 
-def side_by_side(*tasks: str, epochs: Sequence[int] = (0,)) -> list[Part]:
+def side_by_side(*tasks: str, epochs: Sequence[int] = (0,)) -> list[TaskSlice]:
     sets = [np.array([5, 2, 9]), np.array([1, 5])]
-    return [Part(task, epoch, sets[epoch], tasks[0]) for task in tasks for epoch in epochs]
+    return [TaskSlice(task, epoch, sets[epoch], tasks[0]) for task in tasks for epoch in epochs]
 
 
 def heads_of(*tasks: str) -> dict[str, Head]:
@@ -280,7 +282,7 @@ def test_limits_count_a_shared_row_once() -> None:
     assert all(len(batch.segments) == 3 for batch in made)
 
 
-@pytest.mark.parametrize("settings_", [{"share": False}, {"apart": True}])
+@pytest.mark.parametrize("settings_", [{"dedupe_inputs": False}, {"one_task_per_batch": True}])
 def test_rows_are_put_in_for_each_task_where_they_must_not_be_shared(settings_: dict[str, bool]) -> None:
     made = batches(side_by_side("a", "b"), heads_of("a", "b"), **settings_)
     assert sum(batch.rows for batch in made) == 6
@@ -303,10 +305,10 @@ def test_a_head_that_shows_other_sequences_without_saying_so_has_rows_of_its_own
 def test_processes_divide_a_step_so_that_one_has_the_same_texts_of_all_tasks(
     world: int, family: int, alone: int
 ) -> None:
-    parts = [Part("a", 0, np.arange(family), "a")]
-    parts += [Part("other", 0, np.arange(alone), "other")] if alone else []
-    parts += [Part("b", 0, np.arange(family), "a")]
-    dealt = [of_process(parts, rank, world) for rank in range(world)]
+    parts = [TaskSlice("a", 0, np.arange(family), "a")]
+    parts += [TaskSlice("other", 0, np.arange(alone), "other")] if alone else []
+    parts += [TaskSlice("b", 0, np.arange(family), "a")]
+    dealt = [slices_of_process(parts, rank, world) for rank in range(world)]
     for mine in dealt:
         of = {part.task: part.units.tolist() for part in mine}
         assert of.get("a") == of.get("b")
@@ -320,10 +322,9 @@ def test_processes_divide_a_step_so_that_one_has_the_same_texts_of_all_tasks(
 def test_evaluation_encodes_the_texts_of_a_family_once_and_mixes_tasks() -> None:
     texts, others = [[1] * n for n in (5, 2, 9, 3)], [[2] * n for n in (4, 8)]
     examples = {"a": Examples([table(texts)]), "o": Examples([table(others)]), "b": Examples([table(texts)])}
-    for share, rows in ((True, 6), (False, 10)):
-        made = list(
-            in_length_order(examples, heads_of(*examples), seed=0, pad=0, max_rows=3, max_tokens=10**6, share=share)
-        )
+    for dedupe, rows in ((True, 6), (False, 10)):
+        collator = Collator(examples, heads_of(*examples), seed=0, pad=0, dedupe_inputs=dedupe)
+        made = list(collator.in_length_order(max_rows=3, max_tokens=10**6))
         assert sum(batch.rows for batch in made) == rows
         assert [batch.rows for batch in made[:-1]] == [3] * (len(made) - 1)
         seen = [(s.task, int(i)) for batch in made for s in batch.segments for i in s.examples]
@@ -335,47 +336,46 @@ def test_evaluation_encodes_the_texts_of_a_family_once_and_mixes_tasks() -> None
 
 def texts_of(batch: Batch) -> int:
     """The texts of a batch in which some rows are one text; each of its rows is the one that stands for its text."""
-    assert batch.texts is not None
+    assert batch.unique_rows is not None
     ids = batch.inputs["input_ids"]
-    assert torch.equal(ids[batch.texts.first][batch.texts.of_row], ids)
-    return len(batch.texts.first)
+    assert torch.equal(ids[batch.unique_rows.first][batch.unique_rows.of_row], ids)
+    return len(batch.unique_rows.first)
 
 
 def test_a_batch_knows_the_rows_of_one_text() -> None:
-    (batch,) = batches(side_by_side("a", "b", "c"), heads_of("a", "b", "c"), share=False)
+    (batch,) = batches(side_by_side("a", "b", "c"), heads_of("a", "b", "c"), dedupe_inputs=False)
     assert (batch.rows, texts_of(batch)) == (9, 3)
 
 
 def test_rows_of_one_text_stay_together_where_a_step_is_divided() -> None:
-    made = batches(side_by_side("a", "b", "c"), heads_of("a", "b", "c"), share=False, max_units=3)
+    made = batches(side_by_side("a", "b", "c"), heads_of("a", "b", "c"), dedupe_inputs=False, max_units=3)
     assert [(batch.rows, texts_of(batch)) for batch in made] == [(3, 1)] * 3
 
 
 def test_units_of_two_passes_and_of_two_walks_are_texts_of_their_own() -> None:
     parts = side_by_side("a", "b", epochs=(0, 1))
-    parts.insert(1, Part("o", 0, np.array([5, 2]), "o"))
-    (batch,) = batches(parts, heads_of("a", "b", "o"), share=False)
+    parts.insert(1, TaskSlice("o", 0, np.array([5, 2]), "o"))
+    (batch,) = batches(parts, heads_of("a", "b", "o"), dedupe_inputs=False)
     assert (batch.rows, texts_of(batch)) == (12, 3 + 2 + 2)
 
 
 def test_rows_that_a_head_changed_are_texts_of_their_own() -> None:
     heads = {"a": Numbers("a"), "b": Undeclared("b"), "c": Numbers("c")}
-    (batch,) = batches(side_by_side("a", "b", "c"), heads, share=False)
+    (batch,) = batches(side_by_side("a", "b", "c"), heads, dedupe_inputs=False)
     assert (batch.rows, texts_of(batch)) == (9, 6)
 
 
-@pytest.mark.parametrize("settings_", [{"share": True}, {"share": False, "apart": True}])
+@pytest.mark.parametrize("settings_", [{"dedupe_inputs": True}, {"dedupe_inputs": False, "one_task_per_batch": True}])
 def test_no_rows_are_one_text_where_each_is_put_in_once_or_a_batch_holds_one_task(settings_: dict[str, bool]) -> None:
     made = batches(side_by_side("a", "b"), heads_of("a", "b"), **settings_)
-    assert [batch.texts for batch in made] == [None] * len(made)
+    assert [batch.unique_rows for batch in made] == [None] * len(made)
 
 
 def test_evaluation_puts_rows_of_one_text_side_by_side() -> None:
     texts = [[i + 1] * (3 + i % 4) for i in range(12)]
     examples = {"a": Examples([table(texts)]), "o": Examples([table([[99] * 4])]), "b": Examples([table(texts)])}
-    made = list(
-        in_length_order(examples, heads_of(*examples), seed=0, pad=0, max_rows=7, max_tokens=10**6, share=False)
-    )
+    collator = Collator(examples, heads_of(*examples), seed=0, pad=0, dedupe_inputs=False)
+    made = list(collator.in_length_order(max_rows=7, max_tokens=10**6))
     assert sum(batch.rows for batch in made) == 25
-    computed = sum(texts_of(batch) if batch.texts is not None else batch.rows for batch in made)
+    computed = sum(texts_of(batch) if batch.unique_rows is not None else batch.rows for batch in made)
     assert 13 <= computed < 13 + len(made), "between two batches one text at most is in both"

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchjd.aggregation import UPGrad, UPGradWeighting
 
 from hft_core.backbone import Backbone, Features
-from hft_core.batching.collate import Batch, Segment
+from hft_core.batching.batch import Batch, Segment
 from hft_core.combiner import Combiner
 from hft_core.device.distributed import Machine
 from hft_core.device.precision import Precision

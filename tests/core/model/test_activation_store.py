@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hft_core.acceleration.activation_cache import bytes_of
-from hft_core.batching.collate import Batch
+from hft_core.batching.batch import Batch
 from hft_core.model.activation_store import Row, Store, inputs_of, rows_of
 
 HIDDEN = 3
@@ -57,21 +57,21 @@ def test_a_row_is_the_same_in_every_company() -> None:
 def test_a_batch_gets_what_is_stored_of_its_rows_with_zeros_at_padding(tmp_path: Path, dtype: torch.dtype) -> None:
     store, hidden = stored(tmp_path, ROWS, dtype)
     batch = store.put_into(Batch(inputs_of([ROWS[3], ROWS[2], ROWS[0]], pad=0), ()))
-    assert batch.lower is not None
-    assert batch.lower.hidden.dtype == dtype
-    assert batch.lower.missing.tolist() == []
+    assert batch.cached is not None
+    assert batch.cached.hidden.dtype == dtype
+    assert batch.cached.missing.tolist() == []
     wanted = torch.zeros(3, 3, HIDDEN, dtype=dtype)
     wanted[0, :1], wanted[1], wanted[2, :2] = hidden[3], hidden[2], hidden[0]
-    assert torch.equal(batch.lower.hidden, wanted)
+    assert torch.equal(batch.cached.hidden, wanted)
 
 
 def test_rows_that_are_not_stored_are_named(tmp_path: Path) -> None:
     store, hidden = stored(tmp_path, ROWS[:2])
     batch = store.put_into(Batch(inputs_of([ROWS[2], ROWS[1], row(1)], pad=0), ()))
-    assert batch.lower is not None
-    assert batch.lower.missing.tolist() == [0, 2]
-    assert torch.equal(batch.lower.hidden[1, :2], hidden[1])
-    assert not batch.lower.hidden[[0, 2]].any()
+    assert batch.cached is not None
+    assert batch.cached.missing.tolist() == [0, 2]
+    assert torch.equal(batch.cached.hidden[1, :2], hidden[1])
+    assert not batch.cached.hidden[[0, 2]].any()
     alone = Batch(inputs_of([ROWS[2]], pad=0), ())
     assert store.put_into(alone) is alone
 

@@ -14,8 +14,8 @@ from transformers import AutoModel, AutoTokenizer
 import hft_core
 from hft_core import Catalogue
 from hft_core.backbone import Features
-from hft_core.batching.collate import batches_of
-from hft_core.batching.plan import Part
+from hft_core.batching.collate import Collator
+from hft_core.batching.plan import TaskSlice
 from hft_core.combiner import Combiner
 from hft_core.data import loading
 from hft_core.data.examples import encode
@@ -192,11 +192,11 @@ def test_a_step_divided_into_batches_has_the_gradient_of_the_whole(options: dict
     head.attach(backbone)
     model = HybridModel(backbone, {"t": head})
     examples = encode(loading.from_python(pairs(8), task="t"), head, backbone.tokenizer, 64)
-    part = Part("t", 0, np.arange(8))
+    part = TaskSlice("t", 0, np.arange(8))
     machine, found = distributed.find("fp32"), []
     for max_units in (8, 3):
-        batches = batches_of(
-            [part], {"t": examples}, {"t": head}, seed=0, pad=0, max_units=max_units, max_tokens=None, apart=True
+        batches = Collator({"t": examples}, {"t": head}, seed=0, pad=0).step_batches(
+            [part], max_units=max_units, max_tokens=None, one_task_per_batch=True
         )
         model.zero_grad()
         losses = combine.fill(model, Combiner(("t",)), batches, machine, 0).losses
