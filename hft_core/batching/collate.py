@@ -14,7 +14,7 @@ from hft_core.batching.batch import Batch, Segment, UniqueRows, idle_batch, padd
 from hft_core.batching.buckets import group_by_length, runs_within
 from hft_core.batching.plan import TaskSlice
 from hft_core.batching.shared_inputs import tasks_with_shared_inputs
-from hft_core.data.examples import Drawn, Examples
+from hft_core.data.examples import Examples, SampledExamples
 from hft_core.head import OWN_LENGTH, Draw, Head
 
 
@@ -133,7 +133,7 @@ class Collator:
 
     def _batch(self, sources: Sequence[_Source], units: _Units) -> Batch:
         """Collate `units`: the rows of each source below those of the one before it."""
-        drawn: list[Drawn] = []
+        drawn: list[SampledExamples] = []
         segments: list[Segment] = []
         origins: list[tuple[int, np.ndarray]] = []
         end = 0
@@ -145,7 +145,7 @@ class Collator:
             start, first = end, len(drawn)
             for task in source.tasks:
                 part = self.examples[task].draw(ids.tolist(), self.heads[task], Draw(self.seed, source.epoch))
-                shared = len(drawn) > first and part.has_inputs_of(drawn[first])
+                shared = len(drawn) > first and part.same_inputs(drawn[first])
                 if not shared:
                     drawn.append(part)
                     origins.append((source.origin, ids))
@@ -198,7 +198,7 @@ def _with_equal_units(slices: Sequence[TaskSlice]) -> list[list[TaskSlice]]:
     return groups
 
 
-def _padded_inputs(drawn: Sequence[Drawn], pad: int) -> dict[str, Tensor]:
+def _padded_inputs(drawn: Sequence[SampledExamples], pad: int) -> dict[str, Tensor]:
     """The inputs of all rows, each `[rows, seq]`; one whose length a head chose is as wide as its own longest row."""
     sequences = [sequence for part in drawn for sequence in part.sequences]
     width = max(map(len, sequences))

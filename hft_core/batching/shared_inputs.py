@@ -23,7 +23,7 @@ def tasks_with_shared_inputs(examples: Mapping[str, Examples], heads: Mapping[st
         if heads[task].changes_sequences:
             continue
         similar = candidates.setdefault(_outline(part), [])  # only their tokens are compared
-        leaders[task] = next((other for other in similar if examples[other].inputs == part.inputs), task)
+        leaders[task] = next((other for other in similar if examples[other].input_digest == part.input_digest), task)
         if leaders[task] == task:
             similar.append(task)
     return leaders

@@ -13,7 +13,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, LargeList, List, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
 
-from hft_core.data import mapped
+from hft_core.data import arrow
 from hft_core.data.cells import as_label, as_list, as_number, expected, problem
 from hft_core.errors import DataError, did_you_mean
 
@@ -209,9 +209,9 @@ def dataset_of(table: pa.Table) -> Dataset:
     return Dataset(table, fingerprint=generate_random_fingerprint())
 
 
-def spilled(rows: Rows) -> Rows:
-    """The rows on disk instead of in memory (see `hft_core.data.mapped`)."""
-    table = mapped.spilled(rows.dataset.data.table.combine_chunks())
+def move_to_disk(rows: Rows) -> Rows:
+    """Move the rows from memory to a memory-mapped file (see `hft_core.data.arrow`)."""
+    table = arrow.move_to_disk(rows.dataset.data.table.combine_chunks())
     return Rows(dataset_of(table), rows.sources, *rows.origins(), rows.mixed)
 
 

@@ -1,7 +1,7 @@
-"""What tokenised rows depend on, as one hash: the rows' cells, the tokenizer, the head, the trunk, and all their code.
+"""Hash everything that tokenized rows depend on: the rows' cells, the tokenizer, the head, the trunk, and their code.
 
-A key that changes too often costs one more tokenising; one that changes too seldom would train on the wrong tokens. So
-in doubt more is hashed than is needed, and where something cannot be hashed there is no key.
+A key that changes too often only costs time; one that changes too rarely would train on the wrong tokens. So in doubt
+more is hashed than needed, and if something cannot be hashed there is no key.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from hft_core.recipe.resolve import Chosen
 
 FORMAT = 1
-"""Of what is kept under the keys."""
+"""Version of the cached format."""
 ROWS = 20_000
 """Rows hashed at a time."""
 FILES = 10_000
-"""A folder with more files than this is not looked through."""
-RUNS = ("torch", "transformers", "tokenizers", "datasets")
-"""Distributions whose version counts whatever a plugin asks for."""
+"""A folder with more files than this is not hashed."""
+LIBRARIES = ("torch", "transformers", "tokenizers", "datasets")
+"""Distributions whose version is hashed whatever a plugin requires."""
 CODE = (".py", ".so", ".pyd")
 
 
-def of_rows(rows: Rows, names: Iterable[str]) -> str:
-    """A hash of the cells of the columns that `names` lead into, in the order of the rows."""
+def hash_rows(rows: Rows, names: Iterable[str]) -> str:
+    """Hash the cells of the columns that `names` refer to, in the order of the rows."""
     columns = rows.columns_of(names)
     digest = hashlib.sha256()
     _add(digest, [(name, str(rows.dataset.features[name]), name in rows.mixed) for name in columns])
@@ -58,9 +58,9 @@ def of_rows(rows: Rows, names: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of the files that the tokenizer saves, and of the settings that these leave out. Raises whatever one that
-    cannot be saved does."""
+def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash the files that the tokenizer saves, and the settings that they omit. Raises the tokenizer's own errors if it
+    cannot be saved."""
     digest = hashlib.sha256()
     sides = [getattr(tokenizer, name, None) for name in ("padding_side", "truncation_side", "model_max_length")]
     _add(digest, [type(tokenizer).__qualname__, *map(str, sides), str(getattr(tokenizer, "chat_template", ""))])
@@ -69,56 +69,55 @@ def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
         for path in sorted(Path(folder).rglob("*")):
             if path.name == "tokenizer.json":
                 settings = json.loads(path.read_text(encoding="utf-8"))
-                # How the last call cut and padded its texts; each call says so anew.
+                # Truncation and padding of the last call; each call sets them.
                 _add(digest, [path.name, settings | {"truncation": None, "padding": None}])
             elif path.is_file():
                 _add(digest, [path.name, file_hash(path)])
     return digest.hexdigest()
 
 
-def of_head(head: Head, chosen: Chosen, max_length: int) -> str | None:
-    """A hash of what the head of the plugin and options `chosen` encodes by; None where that is not known (code without
-    a file), or where the head says that it depends on more."""
+def hash_head(head: Head, chosen: Chosen, max_length: int) -> str | None:
+    """Hash what `encode` of a head with the plugin and options `chosen` depends on. None if unknown (code without a
+    file), or if the head says that it depends on more."""
     if not head.keeps_encoding:
         return None
-    made, code = _of_chosen(chosen), of_code(type(head))
-    if made is None or code is None:
+    plugin, code = _hash_chosen(chosen), hash_code(type(head))
+    if plugin is None or code is None:
         return None
-    return _hash([made, code, head.facts, [repr(column) for column in head.columns()], head.group_column, max_length])
+    return _hash([plugin, code, head.facts, [repr(column) for column in head.columns()], head.group_column, max_length])
 
 
-def of_backbone(backbone: Backbone, chosen: Chosen) -> str | None:
-    """A hash of what a head may ask its backbone for while it encodes; None as in `of_head`."""
-    made, code = _of_chosen(chosen), of_code(type(backbone))
-    if made is None or code is None:
+def hash_backbone(backbone: Backbone, chosen: Chosen) -> str | None:
+    """Hash what a head may read from its backbone while it encodes. None as in `hash_head`."""
+    plugin, code = _hash_chosen(chosen), hash_code(type(backbone))
+    if plugin is None or code is None:
         return None
     limits = [backbone.max_length, backbone.max_target_length, backbone.hidden_size]
     kind = [backbone.causal, backbone.encoder_decoder, repr(getattr(backbone.trunk, "config", ""))]
-    return _hash([made, code, limits, kind])
+    return _hash([plugin, code, limits, kind])
 
 
-def of_all(*parts: object) -> str:
-    """One hash of several."""
+def hash_all(*parts: object) -> str:
+    """Combine several hashes into one."""
     return _hash([FORMAT, parts])
 
 
-def of_code(kind: type) -> str | None:
-    """A hash of the source of the packages (or single files) that a class and what it inherits from are defined in;
-    None where one of them has no file."""
-    found = []
-    for one in kind.__mro__:
-        top = one.__module__.partition(".")[0]
-        if top in sys.stdlib_module_names or top in RUNS:
+def hash_code(kind: type) -> str | None:
+    """Hash the source of the packages (or single files) that define a class and its bases. None if one has no file."""
+    sources = []
+    for base in kind.__mro__:
+        top = base.__module__.partition(".")[0]
+        if top in sys.stdlib_module_names or top in LIBRARIES:
             continue
-        file = getattr(sys.modules.get(one.__module__), "__file__", None)
+        file = getattr(sys.modules.get(base.__module__), "__file__", None)
         if file is None:
             return None
-        found.append(f"{one.__module__}.{one.__qualname__} {_of_package(_root(Path(file)))}")
-    return _hash(found)
+        sources.append(f"{base.__module__}.{base.__qualname__} {_hash_package(_package_root(Path(file)))}")
+    return _hash(sources)
 
 
-def _root(file: Path) -> Path:
-    """The folder of the outermost package that a module is in, or the module's own file."""
+def _package_root(file: Path) -> Path:
+    """Return the folder of the outermost package of a module, or the module's own file."""
     root = file
     while (root.parent / "__init__.py").exists():
         root = root.parent
@@ -126,55 +125,57 @@ def _root(file: Path) -> Path:
 
 
 @cache
-def _of_package(root: Path) -> str:
+def _hash_package(root: Path) -> str:
     paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.suffix in CODE)
     return _hash([(str(path.relative_to(root)), file_hash(path)) for path in paths])
 
 
-def _of_chosen(chosen: Chosen) -> str | None:
-    """A hash of a plugin with its options: where it comes from, what that asks for, and the files that options name."""
+def _hash_chosen(chosen: Chosen) -> str | None:
+    """Hash a plugin's origin, its options, the files they name, and the versions of its requirements."""
     options = chosen.options.model_dump(mode="json")
-    named = [_of_path(Path(text)) for text in _texts(options) if _exists(text)]
-    if None in named:
+    files = [_hash_path(Path(text)) for text in _texts(options) if _exists(text)]
+    if None in files:
         return None
     spec = chosen.entry.spec
-    wanted = [*(spec.requires if spec else ()), *_requirements(chosen.entry.provider.distribution)]
-    versions = sorted({(name, _version(name)) for name in (*RUNS, *(Requirement(text).name for text in wanted))})
-    return _hash([provenance.origin(chosen.entry), options, named, versions])
+    requirements = [*(spec.requires if spec else ()), *_requirements(chosen.entry.provider.distribution)]
+    versions = sorted(
+        {(name, _version(name)) for name in (*LIBRARIES, *(Requirement(text).name for text in requirements))}
+    )
+    return _hash([provenance.origin(chosen.entry), options, files, versions])
 
 
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _texts(one)
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
 
 
 def _exists(text: str) -> bool:
     try:
         return bool(text) and Path(text).exists()
-    except (OSError, ValueError):  # too long for a path, or with a character that none may have
+    except (OSError, ValueError):  # too long for a path, or with an invalid character
         return False
 
 
-def _of_path(path: Path) -> str | None:
-    """A hash of a file's content, or of the names, sizes and times of all files of a folder; None for a huge one."""
+def _hash_path(path: Path) -> str | None:
+    """Hash a file's content, or the names, sizes and times of a folder's files. None for a huge folder."""
     if path.is_file():
         return file_hash(path)
-    found = []
-    for one in path.rglob("*"):
-        status = one.stat()
-        found.append((str(one.relative_to(path)), status.st_size, status.st_mtime_ns))
-        if len(found) > FILES:
+    files = []
+    for file in path.rglob("*"):
+        status = file.stat()
+        files.append((str(file.relative_to(path)), status.st_size, status.st_mtime_ns))
+        if len(files) > FILES:
             return None
-    return _hash(sorted(found))
+    return _hash(sorted(files))
 
 
 def _requirements(distribution: str) -> list[str]:
     try:
         return importlib.metadata.requires(distribution) or []
-    except (importlib.metadata.PackageNotFoundError, ValueError):  # a file, or a module that a host passed
+    except (importlib.metadata.PackageNotFoundError, ValueError):  # a file, or a module passed by the host
         return []
 
 

@@ -11,7 +11,7 @@ from hft_core.combiner import Combiner
 from hft_core.data import loading
 from hft_core.data.examples import Examples, encode
 from hft_core.data.rows import Rows, check, check_each
-from hft_core.data.token_cache import TokenStore
+from hft_core.data.token_cache import TokenCache
 from hft_core.errors import DataError, PluginError, RecipeError, UsageError
 from hft_core.head import Column, Head, HeadContext
 from hft_core.model.hybrid import HybridModel
@@ -160,11 +160,11 @@ def attach(backbone: Backbone, heads: Mapping[str, Head]) -> HybridModel:
 def tokenise(resolved: Resolved, rows: Mapping[str, Splits], model: HybridModel) -> dict[str, dict[str, Examples]]:
     """All rows as token ids, by split and task."""
     made: dict[str, dict[str, Examples]] = {"train": {}, "dev": {}, "test": {}}
-    store = TokenStore(model.backbone, resolved.backbone, resolved.heads)
+    cache = TokenCache(model.backbone, resolved.backbone, resolved.heads)
     for name, splits in rows.items():
         limit = max_length(resolved, name, model)
         for split, part in splits.items():
-            made[split][name] = encode(part, model.head(name), model.backbone.tokenizer, limit, store=store)
+            made[split][name] = encode(part, model.head(name), model.backbone.tokenizer, limit, cache=cache)
     return made
 
 

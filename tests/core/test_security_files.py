@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from hft_core import DataError, RecipeError
-from hft_core.data import gzip_stream, loading
+from hft_core.data import loading
+from hft_core.data.readers import gzip_stream
 from hft_core.errors import UsageError
 from hft_core.recipe import recipe_file
 from hft_core.runtime.files import read_json

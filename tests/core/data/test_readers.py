@@ -5,7 +5,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import datasets
 import pandas as pd
@@ -14,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hft_core.data.loading import Rows, read
-from hft_core.data.readers import CHUNK
+from hft_core.data.readers import FORMATS
+from hft_core.data.readers.records import CHUNK
 from hft_core.errors import DataError
 from hft_core.head import Column
+from hft_core.recipe.schema import Data
 
 TEXT = Column("text", "text")
 LABEL = Column("label", "label", target=True)
@@ -303,3 +305,8 @@ def test_a_bad_conll_file_is_refused_with_its_line(write: Write, text: str | byt
     with pytest.raises(DataError) as caught:
         read_one(write("a.conll", text))
     assert message in str(caught.value)
+
+
+def test_the_recipe_accepts_every_format_and_no_other() -> None:
+    (literal, _) = get_args(Data.model_fields["format"].annotation)
+    assert set(get_args(literal)) == set(FORMATS)

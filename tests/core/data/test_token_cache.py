@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from hft_core.data import examples, loading, mapped, token_cache, token_cache_key
+from hft_core.data import arrow, examples, loading, token_cache, token_cache_key
 from hft_core.data.examples import Examples
 from hft_core.data.rows import Rows
-from hft_core.data.token_cache import TokenStore
+from hft_core.data.token_cache import TokenCache
 from hft_core.head import Draw
 from hft_core.model.hybrid import HybridModel
 from hft_core.plugins.catalogue import Catalogue
@@ -49,8 +49,8 @@ class Opened:
         return self.model.backbone.tokenizer
 
     def encode(self, max_length: int = 32, *, kept: bool = True, **more: Any) -> Examples:
-        store = TokenStore(self.model.backbone, self.resolved.backbone, self.resolved.heads) if kept else None
-        return examples.encode(self.rows, self.model.head(TASK), self.tokenizer, max_length, store=store, **more)
+        tokens = TokenCache(self.model.backbone, self.resolved.backbone, self.resolved.heads) if kept else None
+        return examples.encode(self.rows, self.model.head(TASK), self.tokenizer, max_length, cache=tokens, **more)
 
 
 Open = Callable[..., Opened]
@@ -59,7 +59,7 @@ Open = Callable[..., Opened]
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(cache.PLACE, str(tmp_path / "cache"))
-    monkeypatch.setattr(token_cache, "LEAST_ROWS", 1)
+    monkeypatch.setattr(token_cache, "MIN_ROWS", 1)
     return tmp_path / "cache" / "tokens"
 
 
@@ -94,7 +94,7 @@ def drawn(found: Examples, opened: Opened) -> tuple[Any, ...]:
     return part.sequences, part.extra, part.targets.tensors["target"].tolist(), found.fingerprint()
 
 
-def test_a_second_run_does_not_tokenise(place: Path, calls: list[int], opened: Open) -> None:
+def test_a_second_run_does_not_tokenize(place: Path, calls: list[int], opened: Open) -> None:
     first = opened()
     before = drawn(first.encode(), first)
     assert calls == [30]
@@ -106,7 +106,7 @@ def test_a_second_run_does_not_tokenise(place: Path, calls: list[int], opened: O
 
 def test_what_is_kept_equals_what_is_not(place: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examples, "ENCODE_ROWS", 7)
-    monkeypatch.setattr(mapped, "PART_BYTES", 2000)  # several files
+    monkeypatch.setattr(arrow, "PART_BYTES", 2000)  # several files
     run = opened()
     plain = drawn(run.encode(kept=False), run)
     assert drawn(run.encode(), run) == drawn(run.encode(), run) == plain
@@ -137,7 +137,7 @@ def _other_order(rows: list[dict[str, Any]]) -> None:
         ({}, 16),
     ],
 )
-def test_whatever_encode_depends_on_makes_it_tokenise_anew(
+def test_whatever_encode_depends_on_makes_it_tokenize_anew(
     again: dict[str, Any], length: int, place: Path, calls: list[int], opened: Open
 ) -> None:
     opened().encode()
@@ -146,7 +146,7 @@ def test_whatever_encode_depends_on_makes_it_tokenise_anew(
     assert len(list(place.iterdir())) == 2
 
 
-def test_another_tokenizer_makes_it_tokenise_anew_and_what_the_last_call_cut_does_not(
+def test_another_tokenizer_makes_it_tokenize_anew_and_what_the_last_call_cut_does_not(
     place: Path, calls: list[int], opened: Open
 ) -> None:
     opened().encode()
@@ -169,7 +169,7 @@ def test_other_label_names_and_rows_without_targets_are_kept_apart(place: Path, 
     assert len(calls) == 3
 
 
-def test_other_code_makes_it_tokenise_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_makes_it_tokenize_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "some_package"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -182,12 +182,12 @@ def test_other_code_makes_it_tokenise_anew(tmp_path: Path, monkeypatch: pytest.M
     found = []
     for text in ("", "CHANGED = 1\n"):
         (package / "unused.py").write_text(text)
-        token_cache_key._of_package.cache_clear()
-        found.append(token_cache_key.of_code(Mine))
+        token_cache_key._hash_package.cache_clear()
+        found.append(token_cache_key.hash_code(Mine))
     assert None not in found
     assert found[0] != found[1]
     Mine.__module__ = "__nowhere__"
-    assert token_cache_key.of_code(Mine) is None
+    assert token_cache_key.hash_code(Mine) is None
 
 
 def test_a_file_that_an_option_names_counts_by_its_content(tmp_path: Path, opened: Open) -> None:
@@ -195,10 +195,10 @@ def test_a_file_that_an_option_names_counts_by_its_content(tmp_path: Path, opene
     words.write_text("one")
     run = opened(count=6, labels=["animals", "money", "sport", str(words)])
     head, chosen = run.model.head(TASK), run.resolved.heads[TASK]
-    first = token_cache_key.of_head(head, chosen, 32)
-    assert token_cache_key.of_head(head, chosen, 32) == first
+    first = token_cache_key.hash_head(head, chosen, 32)
+    assert token_cache_key.hash_head(head, chosen, 32) == first
     words.write_text("two")
-    assert token_cache_key.of_head(head, chosen, 32) != first
+    assert token_cache_key.hash_head(head, chosen, 32) != first
 
 
 def test_a_head_that_depends_on_more_is_not_kept(place: Path, calls: list[int], opened: Open) -> None:
@@ -211,7 +211,7 @@ def test_a_head_that_depends_on_more_is_not_kept(place: Path, calls: list[int], 
 
 
 def test_few_rows_are_not_kept(place: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_cache, "LEAST_ROWS", 31)
+    monkeypatch.setattr(token_cache, "MIN_ROWS", 31)
     opened().encode()
     assert not place.exists()
 
@@ -220,12 +220,12 @@ def test_equal_rows_have_one_hash_however_they_are_held(toys: ModuleType) -> Non
     rows = loading.from_python(toys.rows(20), task=TASK)
     mixed = np.random.default_rng(0).permutation(20)
     back = rows.select(mixed).select(np.argsort(mixed))
-    assert token_cache_key.of_rows(back, ["text", "label"]) == token_cache_key.of_rows(rows, ["text", "label"])
-    assert token_cache_key.of_rows(rows.select(mixed), ["text"]) != token_cache_key.of_rows(rows, ["text"])
+    assert token_cache_key.hash_rows(back, ["text", "label"]) == token_cache_key.hash_rows(rows, ["text", "label"])
+    assert token_cache_key.hash_rows(rows.select(mixed), ["text"]) != token_cache_key.hash_rows(rows, ["text"])
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense"])
-def test_a_damaged_file_is_tokenised_anew(damage: bytes, place: Path, calls: list[int], opened: Open) -> None:
+def test_a_damaged_file_is_tokenized_anew(damage: bytes, place: Path, calls: list[int], opened: Open) -> None:
     run = opened()
     before = drawn(run.encode(), run)
     (entry,) = place.iterdir()
@@ -241,7 +241,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv(cache.PLACE, str(tmp_path / "file"))
-    monkeypatch.setattr(token_cache, "LEAST_ROWS", 1)
+    monkeypatch.setattr(token_cache, "MIN_ROWS", 1)
     run = opened()
     assert drawn(run.encode(), run) == drawn(run.encode(kept=False), run)
 
@@ -249,9 +249,9 @@ def test_a_cache_that_cannot_be_written_is_no_error(
 @pytest.mark.parametrize("fails", [1, 2])
 def test_a_full_disk_is_no_error(fails: int, place: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examples, "ENCODE_ROWS", 7)
-    monkeypatch.setattr(mapped, "PART_BYTES", 2000)
+    monkeypatch.setattr(arrow, "PART_BYTES", 2000)
     written: list[object] = []
-    put = mapped._put
+    put = arrow._write
 
     def full(table: pa.Table, file: Any) -> None:
         written.append(file)
@@ -259,11 +259,11 @@ def test_a_full_disk_is_no_error(fails: int, place: Path, opened: Open, monkeypa
             raise OSError(28, "No space left on device")
         put(table, file)
 
-    monkeypatch.setattr(mapped, "_put", full)
+    monkeypatch.setattr(arrow, "_write", full)
     run = opened()
     found = drawn(run.encode(), run)
     assert not list(place.iterdir())
-    monkeypatch.setattr(mapped, "_put", put)
+    monkeypatch.setattr(arrow, "_write", put)
     assert drawn(run.encode(kept=False), run) == found
 
 
@@ -272,8 +272,8 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_token_cache import Opened
-from hft_core.data import examples, mapped, token_cache
-token_cache.LEAST_ROWS, examples.ENCODE_ROWS, mapped.PART_BYTES = 1, 7, 2000
+from hft_core.data import arrow, examples, token_cache
+token_cache.MIN_ROWS, examples.ENCODE_ROWS, arrow.PART_BYTES = 1, 7, 2000
 run = Opened(Path({model!r}), {rows!r})
 head, done = run.model.head("topic"), []
 plain = head.encode
@@ -304,15 +304,15 @@ def test_a_killed_run_leaves_nothing_that_is_found(
 def test_tables_that_do_not_fit_in_memory_are_in_files_without_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapped, "PART_BYTES", 1000)
-    monkeypatch.setattr(mapped.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(arrow, "PART_BYTES", 1000)
+    monkeypatch.setattr(arrow.tempfile, "tempdir", str(tmp_path))
 
     def tables() -> Iterator[pa.Table]:
         for i in range(20):
             yield pa.table({"a": list(range(100 * i, 100 * i + 100)), "b": [None if i < 5 else "x"] * 100})
 
     before = pa.total_allocated_bytes()
-    found = token_cache.tokenised(tables)
+    found = token_cache.without_cache(tables)
     assert [value for table in found for value in table["a"].to_pylist()] == list(range(2000))
     assert [value for table in found for value in table["b"].to_pylist()] == [None] * 500 + ["x"] * 1500
     assert pa.total_allocated_bytes() - before < 1500

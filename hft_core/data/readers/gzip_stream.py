@@ -1,4 +1,4 @@
-"""A gzip file read as a stream that does not grow without end."""
+"""Read a gzip file with a limit on its unpacked size."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 RATIO = 200
-"""Times its own size that a file may unpack to; texts and tables pack to a third or a twentieth, gzip can do 1,032."""
+"""Largest ratio of unpacked to packed size; texts and tables reach 3 to 20, gzip at most 1,032."""
 FREE = 64 << 20
-"""Bytes that any file may unpack to."""
+"""Bytes that any file may unpack to, whatever its ratio."""
 BUFFER = 1 << 20
 
 
-def opened(path: str) -> io.BufferedReader:
-    """The bytes that the gzip file `path` holds. Reading raises `DataError` beyond `FREE` and `RATIO`, and what `gzip`
-    raises for damaged files."""
+def open_gzip(path: str) -> io.BufferedReader:
+    """Open a gzip file. Reading raises `DataError` beyond `FREE` and `RATIO`, and the errors of `gzip` for damaged
+    files."""
     return io.BufferedReader(_Bounded(path), BUFFER)
 
 

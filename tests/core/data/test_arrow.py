@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from hft_core.data import loading, mapped, readers, rows
+from hft_core.data import arrow, loading, rows
+from hft_core.data.readers import records
 
 
 def written(path: Path, count: int) -> list[dict[str, Any]]:
@@ -18,8 +19,8 @@ def written(path: Path, count: int) -> list[dict[str, Any]]:
 
 def test_rows_of_a_large_file_are_on_disk_and_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = written(tmp_path / "a.jsonl", 4000)
-    monkeypatch.setattr(readers, "CHUNK", 300)
-    monkeypatch.setattr(readers, "PART_BYTES", 100_000)
+    monkeypatch.setattr(records, "CHUNK", 300)
+    monkeypatch.setattr(records, "PART_BYTES", 100_000)
     before = pa.total_allocated_bytes()
     found = loading.read([str(tmp_path / "a.jsonl")], None, "line", task="t")
     assert pa.total_allocated_bytes() - before < 150_000
@@ -40,6 +41,6 @@ def test_a_table_stays_in_memory_where_no_file_can_be_made(monkeypatch: pytest.M
     def full() -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(mapped.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(arrow.tempfile, "TemporaryFile", full)
     table = pa.table({"a": [1, 2]})
-    assert mapped.spilled(table) is table
+    assert arrow.move_to_disk(table) is table

@@ -1,0 +1,54 @@
+"""Read one data file, or folder of classes, into rows.
+
+A format is a module with a function from path to `Rows`, and an entry of `FORMATS` (and of the recipe's `format` key).
+
+Files are parsed here and held by `datasets`. `datasets.load_dataset` is not used: its readers turn "001" into 1 and
+"NA" into nothing, fill short rows and missing keys with None, accept columns of mixed types, fail on an empty file with
+a bare StopIteration, and do not report which row is wrong. It also caches on disk, which can return a changed file's
+old rows and collides between concurrent runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hft_core.data.readers import conll, delimited, folder, json_lines, json_list, parquet, txt
+from hft_core.data.rows import Rows
+from hft_core.errors import DataError
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format."""
+
+    read: Callable[[str], Rows]
+    """Reads the file or folder at a path. Raises `DataError`."""
+    suffixes: tuple[str, ...] = ()
+    """`.gz` may follow any but `.parquet`."""
+
+
+FORMATS: dict[str, Format] = {
+    "csv": Format(delimited.read_csv, (".csv",)),
+    "tsv": Format(delimited.read_tsv, (".tsv",)),
+    "json": Format(json_list.read, (".json",)),
+    "jsonl": Format(json_lines.read, (".jsonl", ".ndjson")),
+    "parquet": Format(parquet.read, (".parquet",)),
+    "txt": Format(txt.read_lines, (".txt",)),
+    "conll": Format(conll.read, (".conll", ".bio", ".iob")),
+    "folder": Format(folder.read),
+}
+
+SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
+"""Formats by file suffix. A directory is a `folder`."""
+
+
+def read_file(path: str, format: str, row: str) -> Rows:
+    """Read a file, or the folder `path` if `format` is `folder`; `row` (`line` or `file`) is for txt. Raises
+    `DataError`."""
+    if format != "folder" and Path(path).is_dir():
+        raise DataError(f"{path} is a folder: name the files in it, for instance '{path.rstrip('/')}/*.{format}'")
+    if format == "txt" and row == "file":
+        return txt.read_file(path)
+    return FORMATS[format].read(path)

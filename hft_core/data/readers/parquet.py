@@ -1,0 +1,35 @@
+"""Read Parquet files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hft_core.data.rows import Rows, Source, dataset_of, refuse_odd_names
+from hft_core.errors import DataError
+
+
+def read(path: str) -> Rows:
+    """Read a Parquet file. Raises `DataError`."""
+    source = Source(path, "row")
+    try:
+        with Path(path).open("rb") as file:
+            table = _without_dictionaries(pq.read_table(file))
+        refuse_odd_names(table.column_names, source)
+        dataset = dataset_of(table)
+    except (OSError, ValueError, TypeError, LookupError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())}") from None
+    if len(dataset) == 0 or not dataset.column_names:
+        raise DataError(f"{path}: no data in it, expected at least one row")
+    return Rows(dataset, [source], np.zeros(len(dataset), np.int32), np.arange(1, len(dataset) + 1))
+
+
+def _without_dictionaries(table: pa.Table) -> pa.Table:
+    """Remove dictionary encoding (pandas' categories), which `datasets` does not accept."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(i, field.name, table.column(i).cast(field.type.value_type))
+    return table
