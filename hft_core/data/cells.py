@@ -1,4 +1,4 @@
-"""What one cell of a column holds, as heads use it, and what is wrong with it."""
+"""Check and convert the cells of the columns that heads read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hft_core.head import Column
 
 ROLES = ("system", "user", "assistant", "tool")
-"""Who speaks in a conversation."""
+"""Roles of the messages of a conversation."""
 
 _ONE = {
     "text": "a non-empty text",
@@ -24,19 +24,19 @@ _MANY = {"text": "non-empty texts", "label": "labels", "number": "finite numbers
 
 
 def expected(column: Column) -> str:
-    """What a cell of the column has to be, for a person."""
+    """Describe a valid cell of the column, for a message."""
     if not column.many or column.kind == "messages":
         return _ONE[column.kind]
-    places = {"": "", " ": ", or a text divided at blanks"}
-    divided = places.get(column.separator, f", or a text divided at {column.separator!r}")
+    forms = {"": "", " ": ", or a text divided at blanks"}
+    divided = forms.get(column.separator, f", or a text divided at {column.separator!r}")
     return f"a list of {_MANY[column.kind]}{divided}"
 
 
 def problem(value: Any, column: Column) -> str:
-    """What was found and what was expected, or an empty string when the cell is as the column asks.
+    """Return what was found and what was expected, or an empty string for a valid cell.
 
-    An empty list is refused where it is read (words, choices, messages). What it means as a target (no label, no
-    answer) is the head's to say.
+    An empty list is invalid as an input (words, choices, messages). As a target (no label, no answer), the head
+    decides.
     """
     if not column.many and column.kind != "messages":
         return "" if _fits(value, column.kind) else f"found {shown(value)}, expected {_ONE[column.kind]}"
@@ -45,17 +45,17 @@ def problem(value: Any, column: Column) -> str:
     values = as_list(value, column)
     if not values and not column.target:
         return f"found an empty list, expected {expected(column)}"
-    for number, one in enumerate(values, start=1):
-        fault = _message_problem(one) if column.kind == "messages" else _item_problem(one, column.kind)
-        if fault:
-            return f"{'message' if column.kind == 'messages' else 'item'} {number}: {fault}"
+    for number, item in enumerate(values, start=1):
+        item_problem = _message_problem(item) if column.kind == "messages" else _item_problem(item, column.kind)
+        if item_problem:
+            return f"{'message' if column.kind == 'messages' else 'item'} {number}: {item_problem}"
     return ""
 
 
 def as_label(value: Any) -> str:
-    """A label by its text: true and false for booleans, digits for integers, text without blanks around it.
+    """Return a label as text without surrounding blanks (`true` and `false` for booleans).
 
-    So `1` in a JSON file and `1` in a CSV file are the same class, and a stray blank does not make a new one.
+    So `1` is the same class in JSON and CSV files.
     """
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -63,7 +63,7 @@ def as_label(value: Any) -> str:
 
 
 def as_number(value: Any) -> float:
-    """A number, or a text that is one (as in a CSV file). Raises `ValueError` for all else, infinities included."""
+    """Convert a number, or its text (as in a CSV file). Raises `ValueError` for anything else, and if not finite."""
     if isinstance(value, bool) or not isinstance(value, int | float | str) or (isinstance(value, str) and "_" in value):
         raise ValueError(f"not a number: {value!r}")
     try:
@@ -76,18 +76,18 @@ def as_number(value: Any) -> float:
 
 
 def as_list(value: Any, column: Column) -> list[Any]:
-    """The values in a cell of a column with `many` of them, or the messages of a conversation.
+    """Return the values of a cell of a column with `many` of them, or the messages of a conversation.
 
-    A list is taken as it is. A text that is a list, as JSON or Python (and so pandas) writes it, is read as one;
-    another text is divided at the column's separator, a blank standing for any blanks, and an empty one is an empty
-    list. Any other value, and a text where no separator divides, is a list of one.
+    A list is returned as it is. Text in the form of a JSON or Python list (as pandas writes it) is parsed; other text
+    is split at the column's separator (a blank: at any blanks), and empty text is an empty list. Anything else is a
+    list of one value.
     """
     if not isinstance(value, str):
         return value if isinstance(value, list) else [value]
     text = value.strip()
-    written = _written_list(text)
-    if written is not None:
-        return written
+    values = _parse_list(text)
+    if values is not None:
+        return values
     if not text:
         return []
     if not column.separator:
@@ -96,23 +96,23 @@ def as_list(value: Any, column: Column) -> list[Any]:
 
 
 def shown(value: Any) -> str:
-    """The value in at most 40 characters, on one line."""
+    """Format a value on one line, in at most 40 characters."""
     if value is None:
         return "nothing (null, or no such key)"
     text = repr(value)
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _written_list(text: str) -> list[Any] | None:
-    """The list that the text is in JSON or in Python's notation, of literals only; None when it is no such list."""
+def _parse_list(text: str) -> list[Any] | None:
+    """Parse a JSON or Python list of literals; None if the text is not one."""
     if not (text.startswith("[") and text.endswith("]")):
         return None
-    for read in (json.loads, ast.literal_eval):
+    for parse in (json.loads, ast.literal_eval):
         try:
-            found = read(text)
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # what the two raise for other texts
+            values = parse(text)
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # raised for other text
             continue
-        return found if isinstance(found, list) else None
+        return values if isinstance(values, list) else None
     return None
 
 
@@ -143,7 +143,7 @@ def _message_problem(message: Any) -> str:
 
 
 def _has_lone_surrogate(text: str) -> bool:
-    """A JSON file can write half of a surrogate pair; no tokenizer takes it."""
+    """Return whether the text has half of a surrogate pair, which JSON allows and tokenizers reject."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Data to checked rows: `read` and `from_python` make `Rows`; `load` and `of_host` give the splits of one task."""
+"""Load a task's data: `read` and `from_python` return `Rows`; `load` and `of_host` return checked splits."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ __all__ = [
 def load(
     name: str, data: schema.Data, head_columns: Sequence[Column], *, seed: int, labels_from: str | None, group: str = ""
 ) -> dict[str, Rows]:
-    """The checked splits of task `name` (`train`, `dev`, `test`; one without rows is absent).
+    """Load the checked splits of task `name` (`train`, `dev`, `test`; one without rows is absent).
 
-    `files` is split by `data.split`, stratified by the column `labels_from`; `train`, `dev` and `test` are taken as
-    they are. Rows with equal values in the column `group` are kept together, in the split and by `max_rows`. Raises
-    `DataError` for anything wrong with the files or their rows.
+    `files` is split by `data.split`, stratified by the column `labels_from`; `train`, `dev` and `test` are used as they
+    are. Rows with equal values in the column `group` stay together, in the split and in `max_rows`. Raises `DataError`
+    for invalid files or rows.
     """
     if data.files:
         rows = read(data.files, data.format, data.row, task=name)
@@ -83,21 +83,21 @@ def load(
 def of_host(
     name: str, value: Any, head_columns: Sequence[Column], *, seed: int, labels_from: str | None, group: str = ""
 ) -> dict[str, Rows]:
-    """The checked splits of task `name` from what a host passes in Python: one data set, to be split like `files` with
-    the default shares, or a mapping of `train` (and `dev`, also called `validation`, and `test`) to data sets.
+    """Return the checked splits of task `name` from Python data passed by a host.
 
-    `labels_from` and `group` as in `load`. Raises `DataError`.
+    `value` is one data set, split like `files` with the default shares, or a mapping of `train` (and `dev` or
+    `validation`, and `test`) to data sets. `labels_from` and `group` as in `load`. Raises `DataError`.
     """
     if not isinstance(value, Mapping):
         rows = from_python(value, task=name)
         return divide(rows, schema.Split(), head_columns, task=name, seed=seed, labels_from=labels_from, group=group)
-    named = {("dev" if split == "validation" else split): data for split, data in value.items()}
-    if "train" not in named or len(named) < len(value) or not named.keys() <= set(splits.PARTS):
+    by_split = {("dev" if split == "validation" else split): data for split, data in value.items()}
+    if "train" not in by_split or len(by_split) < len(value) or not by_split.keys() <= set(splits.PARTS):
         given = ", ".join(map(repr, value)) or "none"
         raise DataError(
             f"the splits passed for task '{name}' are {given}; expected 'train', and 'dev' and 'test' beside it"
         )
-    parts = {split: from_python(named[split], task=name) for split in splits.PARTS if split in named}
+    parts = {split: from_python(by_split[split], task=name) for split in splits.PARTS if split in by_split}
     for split, rows in parts.items():
         check(rows, head_columns, task=name, split=split)
     return parts
@@ -114,7 +114,7 @@ def divide(
     max_rows: int | None = None,
     group: str = "",
 ) -> dict[str, Rows]:
-    """The rows, checked and split: what `load` does with `files`, for rows that are there already."""
+    """Check and split rows, as `load` does with `files`."""
     check(rows, head_columns, task=task)
     by = split.by or group or None
     reasons = (
@@ -138,14 +138,13 @@ def divide(
 
 
 def read(paths: Sequence[str], format: str | None, row: Literal["line", "file"], *, task: str) -> Rows:
-    """The rows of all files that `paths` (which may hold wildcards) name, in order; a file named twice is read once.
+    """Read the files that `paths` (which may have wildcards) name, in order; a file named twice is read once.
 
-    The format is that of `hft_core.data.readers.SUFFIXES` unless `format` says otherwise; `row` is what makes a
-    row of a txt file. Raises `DataError` for a file that is missing, empty, damaged, not UTF-8, or has other
-    columns than the first.
+    `format` overrides the file name's suffix (`hft_core.data.readers.SUFFIXES`); `row` is the unit of a row in a txt
+    file. Raises `DataError` for a file that is missing, empty, damaged, not UTF-8, or has other columns than the first.
     """
     parts: list[Rows] = []
-    for path in dict.fromkeys(found for pattern in paths for found in _expand(pattern, task)):
+    for path in dict.fromkeys(path for pattern in paths for path in _expand(pattern, task)):
         part = read_file(path, format or _format_of(path, task), row)
         if parts and set(part.columns) != set(parts[0].columns):
             odd = sorted(set(part.columns) ^ set(parts[0].columns))
@@ -158,9 +157,9 @@ def read(paths: Sequence[str], format: str | None, row: Literal["line", "file"],
 
 
 def from_python(value: Any, *, task: str) -> Rows:
-    """Rows from a `datasets.Dataset`, a pandas DataFrame or a list of dicts (or `Rows`, as they are).
+    """Convert a `datasets.Dataset`, a pandas DataFrame or a list of dicts to rows; return `Rows` unchanged.
 
-    Raises `DataError` when it is none of these, is empty, or holds what is not plain data.
+    Raises `DataError` for other types, and for data that is empty or not plain.
     """
     if isinstance(value, Rows):
         return value
@@ -171,12 +170,12 @@ def from_python(value: Any, *, task: str) -> Rows:
             f"the rows of task '{task}' are a {type(value).__name__}, expected a datasets.Dataset (of one split), a "
             f"pandas.DataFrame or a list of dicts"
         )
-    place = ([Source(task, "memory")], np.zeros(len(value), np.int32), np.arange(1, len(value) + 1))
+    origins = ([Source(task, "memory")], np.zeros(len(value), np.int32), np.arange(1, len(value) + 1))
     try:
         if isinstance(value, Dataset):
-            rows = Rows(value.with_format(None), *place)
+            rows = Rows(value.with_format(None), *origins)
         else:
-            rows = from_columns(_columns_of(value), *place)
+            rows = from_columns(_columns_of(value), *origins)
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"the rows of task '{task}' hold something that is not plain data: {error}") from None
     if len(rows) == 0:
@@ -197,7 +196,7 @@ def _columns_of(value: pd.DataFrame | list[Mapping[str, Any]]) -> dict[str, list
 
 
 def _plain(value: Any) -> Any:
-    """The value without numpy, and tuples as lists."""
+    """Convert numpy values to Python ones, and tuples to lists."""
     if isinstance(value, np.ndarray | list | tuple):
         return [_plain(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
@@ -213,18 +212,18 @@ def _at_most(rows: Rows, count: int | None, seed: int, labels_from: str | None, 
 
 
 def _expand(pattern: str, task: str) -> list[str]:
-    """The files that a path, which may hold wildcards, stands for."""
+    """Return the files that match a path, which may have wildcards."""
     pattern = os.path.expanduser(pattern)
-    if os.path.exists(pattern):  # noqa: PTH110 (pathlib's raises for a long name); first, as a name may hold brackets
+    if os.path.exists(pattern):  # noqa: PTH110 (pathlib's raises for a long name); first, since a name may contain brackets
         return [pattern]
     if glob.has_magic(pattern):
-        found = sorted(glob.glob(pattern, recursive=True))
-        if not found:
+        files = sorted(glob.glob(pattern, recursive=True))
+        if not files:
             raise DataError(f"task '{task}': no file matches {pattern!r}")
-        return found
+        return files
     folder = os.path.dirname(pattern) or "."
-    beside = os.listdir(folder) if os.path.isdir(folder) else []
-    raise DataError(f"task '{task}': there is no file {pattern!r}.{nearest(Path(pattern).name, beside)}")
+    siblings = os.listdir(folder) if os.path.isdir(folder) else []
+    raise DataError(f"task '{task}': there is no file {pattern!r}.{nearest(Path(pattern).name, siblings)}")
 
 
 def _format_of(path: str, task: str) -> str:

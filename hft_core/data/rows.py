@@ -1,4 +1,4 @@
-"""The rows of one task, each with the place it came from, and the checks that a head's columns ask for."""
+"""Hold the rows of one task with their origins, and check them against a head's columns."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ __all__ = [
 ]
 
 CHECK_BATCH = 10_000
-"""Rows looked at together when rows are checked or joined; bounds the memory that takes."""
+"""Rows read at a time when rows are checked or joined; bounds memory."""
 
-LABELS = 10_000
-"""A column with more different texts than this is none of labels, of which many rows have the same."""
+MAX_INTERNED = 10_000
+"""A column with more distinct texts than this is not a label column, and its equal texts are not shared in memory."""
 
 _ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
@@ -52,15 +52,15 @@ _BREAKING = ("Cc", "Cs", "Zl", "Zp")
 
 @dataclass(frozen=True)
 class Source:
-    """What a run of rows was read from."""
+    """The origin of consecutive rows."""
 
     name: str
     """A path as the user wrote it, or the task's name for rows passed in Python."""
     unit: Literal["row", "line", "file", "memory"]
-    """What a row is there; `file`: the whole file is one row."""
+    """The unit of a row in it; `file`: the whole file is one row."""
 
     def place(self, number: int) -> str:
-        """Where row `number` (from 1) is, for a person."""
+        """Name the place of row `number` (from 1) in a message."""
         if self.unit == "file":
             return self.name
         if self.unit == "memory":
@@ -69,10 +69,7 @@ class Source:
 
 
 class Rows:
-    """A `datasets.Dataset` whose rows know where they came from.
-
-    Origins are two integers a row (which source, which number in it), since there may be millions of rows.
-    """
+    """A `datasets.Dataset` with the origin of each row: two integers (source, number in it), for millions of rows."""
 
     def __init__(
         self,
@@ -82,7 +79,7 @@ class Rows:
         numbers: ArrayLike,
         mixed: Iterable[str] = (),
     ) -> None:
-        """`source_ids[i]` and `numbers[i]` give row i's place in `sources`; the columns `mixed` hold JSON text."""
+        """`source_ids[i]` and `numbers[i]`: row i's source and its number in it; `mixed`: the columns of JSON text."""
         self.dataset = dataset
         self.sources = tuple(sources)
         self._source_ids: NDArray[np.int32] = np.asarray(source_ids, dtype=np.int32)
@@ -98,33 +95,33 @@ class Rows:
         return len(self.dataset)
 
     def has(self, name: str) -> bool:
-        """Whether `name` can be read: a column, or `column.key` for what its objects hold under a key."""
+        """Return whether `name` can be read: a column, or `column.key` for a key of its objects."""
         return self._column_of(name) in self.dataset.column_names
 
     def __getitem__(self, column: str) -> list[Any]:
-        """All values of a column (see `has`), equal texts once in memory. Raises `KeyError` when there is none."""
+        """Return all values of a column (see `has`); equal labels share memory. Raises `KeyError` if there is none."""
         known: dict[str, str] = {}
-        found: list[Any] = []
+        values: list[Any] = []
         for _, columns in self.batches(CHECK_BATCH, [column]):
-            if len(known) <= LABELS:
-                found += [known.setdefault(v, v) if type(v) is str else v for v in columns[column]]
+            if len(known) <= MAX_INTERNED:
+                values += [known.setdefault(v, v) if type(v) is str else v for v in columns[column]]
             else:
-                found += columns[column]
-        return found
+                values += columns[column]
+        return values
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Rows:
-        """The rows with these indices, in this order; no data is copied."""
+        """Return the rows with these indices, in this order, without copying data."""
         kept = np.asarray(indices, dtype=np.int64)
         dataset = self.dataset.select(kept, keep_in_memory=True)
         return Rows(dataset, self.sources, self._source_ids[kept], self._numbers[kept], self.mixed)
 
     def where(self, i: int) -> str:
-        """Row i's place: `news.csv, row 17`, `articles.txt, line 3`, a path, or `row 17 of task 'topic'`."""
+        """Return row i's place: `news.csv, row 17`, `articles.txt, line 3`, a path, or `row 17 of task 'topic'`."""
         return self.sources[int(self._source_ids[i])].place(int(self._numbers[i]))
 
     def batches(self, size: int, columns: Sequence[str] | None = None) -> Iterator[tuple[range, dict[str, list[Any]]]]:
-        """Consecutive runs of at most `size` rows: their indices and their values by column (all columns, or these, as
-        in `has`)."""
+        """Yield consecutive batches of at most `size` rows: their indices, and their values by column (all columns, or
+        these, as in `has`)."""
         wanted = {name: self._column_of(name) for name in (self.columns if columns is None else columns)}
         for name, column in wanted.items():
             if column not in self.dataset.column_names:
@@ -137,15 +134,15 @@ class Rows:
             yield indices, {name: _under(name, column, decoded[column]) for name, column in wanted.items()}
 
     def columns_of(self, names: Iterable[str]) -> list[str]:
-        """The columns that `names` are or lead into, each once."""
+        """Return the columns that `names` refer to, each once."""
         return list(dict.fromkeys(map(self._column_of, names)))
 
     def _column_of(self, name: str) -> str:
-        """The column that `name` is or leads into."""
+        """Return the column that `name` refers to."""
         return name if name in self.dataset.column_names else name.partition(".")[0]
 
     def _decoded(self, name: str, values: list[Any]) -> list[Any]:
-        """The values as they were written: class numbers by their names, mixed columns out of their JSON text."""
+        """Return the values as in the source: class numbers as names, mixed columns parsed from JSON."""
         if name in self.mixed:
             return [None if v is None else json.loads(v) for v in values]
         feature = self.dataset.features[name]
@@ -156,7 +153,7 @@ class Rows:
         return values
 
     def origins(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Each row's index in `sources`, and its number there (from 1)."""
+        """Return each row's index in `sources`, and its number there (from 1)."""
         return self._source_ids, self._numbers
 
 
@@ -166,8 +163,10 @@ def _named(numbers: list[int | None], feature: ClassLabel) -> list[str | None]:
 
 
 def _under(name: str, column: str, values: list[Any]) -> list[Any]:
-    """What the objects in `values` of `column` hold under the further keys of the dotted `name`; None where there is no
-    such key. Of a list of objects, the list of what each holds."""
+    """Return the values under the further keys of the dotted `name`, for lists of objects as lists.
+
+    None if an object lacks a key.
+    """
     for key in name[len(column) :].split(".")[1:]:
         values = [_value_under(key, value) for value in values]
     return values
@@ -175,19 +174,22 @@ def _under(name: str, column: str, values: list[Any]) -> list[Any]:
 
 def _value_under(key: str, value: Any) -> Any:
     if isinstance(value, list):
-        return [_value_under(key, one) for one in value]
+        return [_value_under(key, item) for item in value]
     return value.get(key) if isinstance(value, dict) else None
 
 
 def from_columns(
     columns: Mapping[str, list[Any]], sources: Sequence[Source], ids: ArrayLike, numbers: ArrayLike
 ) -> Rows:
-    """Rows from Python values. Values of one type, or lists of values of one type, become a column of that type; any
-    others a column of JSON text, so that nothing is converted: in `[1, "1", 1.0]` each value stays what it is."""
+    """Build rows from Python values.
+
+    Values of one type, or lists of values of one type, become a column of that type; others become a column of JSON
+    text, so that no value is converted (`[1, "1", 1.0]`).
+    """
     refuse_odd_names(columns, sources[0])
     arrays, mixed = {}, []
     for name, values in columns.items():
-        array = _typed(values)
+        array = _typed_array(values)
         if array is None:
             mixed.append(name)
             array = pa.array([None if v is None else json.dumps(v, default=str) for v in values], pa.string())
@@ -196,7 +198,7 @@ def from_columns(
 
 
 def refuse_odd_names(columns: Iterable[str], source: Source) -> None:
-    """Raise a `DataError` for a column name that would break an error's line, or Arrow."""
+    """Raise `DataError` for a column name with a line break or control character."""
     for name in columns:
         if any(unicodedata.category(mark) in _BREAKING for mark in name):
             where = f"the rows of task '{source.name}'" if source.unit == "memory" else source.name
@@ -204,8 +206,8 @@ def refuse_odd_names(columns: Iterable[str], source: Source) -> None:
 
 
 def dataset_of(table: pa.Table) -> Dataset:
-    """The table as a dataset. The fingerprint is random because the default one reads all the data, for a cache of
-    transformed data sets that is not used here."""
+    """Wrap the table as a dataset. Its fingerprint is random, since the default one hashes all data for a cache that is
+    not used here."""
     return Dataset(table, fingerprint=generate_random_fingerprint())
 
 
@@ -216,7 +218,7 @@ def move_to_disk(rows: Rows) -> Rows:
 
 
 def join(parts: Sequence[Rows]) -> Rows:
-    """The rows of all parts, in order. A column that a part lacks is None there."""
+    """Concatenate rows. A column that a part lacks is None there."""
     if len(parts) == 1:
         return parts[0]
     names = list(dict.fromkeys(name for part in parts for name in part.columns))
@@ -237,57 +239,57 @@ def join(parts: Sequence[Rows]) -> Rows:
 def check(
     rows: Rows, columns: Sequence[Column], *, task: str, split: str | None = None, need_targets: bool = True
 ) -> None:
-    """Raise one `DataError` for the first row that lacks what `columns` ask for, with the count of further bad rows.
+    """Raise `DataError` for the first row that does not fit `columns`, with the count of further bad rows.
 
-    Without `need_targets` the target columns are not looked at: rows to predict on may lack them.
+    Without `need_targets`, target columns are not checked: rows to predict on may lack them.
     """
     wanted = [column for column in columns if need_targets or not column.target]
     for column in wanted:
         need_column(rows, column.name, f"{expected(column)} in each row", task=task, split=split)
 
     def first_problem(row: Mapping[str, Any]) -> str:
-        found = ((column.name, problem(row[column.name], column)) for column in wanted)
-        return next((f"column {name!r}: {fault}" for name, fault in found if fault), "")
+        problems = ((column.name, problem(row[column.name], column)) for column in wanted)
+        return next((f"column {name!r}: {text}" for name, text in problems if text), "")
 
     check_each(rows, first_problem, [column.name for column in wanted], task=task, split=split)
 
 
 def check_each(
-    rows: Rows, fault: Callable[[Mapping[str, Any]], str], columns: Iterable[str], *, task: str, split: str | None
+    rows: Rows, check_row: Callable[[Mapping[str, Any]], str], columns: Iterable[str], *, task: str, split: str | None
 ) -> None:
-    """Raise one `DataError` for the first row of which `fault` says something (a head's `check`, for instance).
+    """Raise `DataError` for the first row for which `check_row` (a head's `check`, for instance) returns a problem.
 
-    `fault` gets a row's values of `columns`.
+    `check_row` gets a row's values of `columns`.
     """
     first, bad = "", 0
     names = list(dict.fromkeys(columns))
     for indices, batch in rows.batches(CHECK_BATCH, names):
         for i, values in zip(indices, zip(*batch.values(), strict=True), strict=True):
-            found = fault(dict(zip(names, values, strict=True)))
-            if found:
+            row_problem = check_row(dict(zip(names, values, strict=True)))
+            if row_problem:
                 bad += 1
-                first = first or f"{rows.where(i)}: {found}"
+                first = first or f"{rows.where(i)}: {row_problem}"
     if bad:
         more = f" (and {bad - 1} more row{'s' if bad > 2 else ''})" if bad > 1 else ""
         raise DataError(f"{_title(task, split)}: {first}{more}")
 
 
 def need_column(rows: Rows, name: str, why: str, *, task: str, split: str | None = None) -> None:
-    """Raise a `DataError` that names the columns there are, and the nearest one, unless `name` is one of them."""
-    have = rows.columns
+    """Raise `DataError`, with the existing columns and the nearest one, unless `name` can be read."""
+    existing = rows.columns
     if rows.has(name):
         return
-    hint = nearest(name, have)
-    if len(have) == 1 and any(mark in have[0] for mark in ";|\t"):
+    hint = nearest(name, existing)
+    if len(existing) == 1 and any(mark in existing[0] for mark in ";|\t"):
         hint = " The header is a single cell: cells are separated by commas in csv, by tabs in tsv."
     source = rows.sources[0]
     where = "the data" if source.unit == "memory" else source.name
-    columns = ", ".join(map(repr, have))
+    columns = ", ".join(map(repr, existing))
     raise DataError(f"{_title(task, split)}: {where} has no column {name!r} ({why}); its columns are {columns}.{hint}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?`, or nothing where no known name is near (and where a list of all would be too long)."""
+    """Return ` Did you mean 'x'?`, or an empty string if no known name is near."""
     hint = did_you_mean(name, known)
     return hint if hint.startswith(" Did") else ""
 
@@ -296,8 +298,8 @@ def _title(task: str, split: str | None) -> str:
     return f"task '{task}'" + (f" ({split})" if split else "")
 
 
-def _typed(values: list[Any]) -> pa.Array | None:
-    """The values as an Arrow array of their one type (or of lists of one type), or None when they have no such type."""
+def _typed_array(values: list[Any]) -> pa.Array | None:
+    """Return values of one type, or lists of values of one type, as an Arrow array; None for mixed types."""
     kinds = {type(value) for value in values} - {type(None)}
     lists = kinds == {list}
     if lists:

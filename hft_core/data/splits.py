@@ -1,8 +1,8 @@
-"""Which rows train, and which measure: a seeded split into train, dev and test.
+"""Split rows into train, dev and test with a seed.
 
-scikit-learn's splitters do not do it: `StratifiedShuffleSplit` refuses a class with one row and fewer test rows than
-classes, and gives no class a place in every part; `GroupShuffleSplit` counts groups, not rows, and knows no classes;
-`StratifiedGroupKFold` knows only shares of 1/k.
+scikit-learn's splitters do not fit: `StratifiedShuffleSplit` refuses a class with one row and fewer test rows than
+classes, and does not guarantee each class in every part; `GroupShuffleSplit` counts groups, not rows, and does not
+stratify; `StratifiedGroupKFold` supports only shares of 1/k.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ PARTS = ("train", "dev", "test")
 def split(
     rows: Rows, dev: float, test: float, *, seed: int, stratify: Sequence[str] | None, by: str | None
 ) -> dict[str, list[int]]:
-    """Sorted indices of the train, dev and test rows; every row is in exactly one of them.
+    """Return the sorted indices of the train, dev and test rows; every row is in exactly one of them.
 
-    A function of the seed, the number of rows, `stratify` (one class a row) and the values of column `by` alone.
-    Without `by`: each class is divided by the shares (largest remainder), a class of three rows or more is in every
-    part whose share is not 0, and every class is in train. With `by`: rows of equal value stay together, so the shares
-    and classes are met as nearly as whole groups allow; train comes first.
+    The result depends only on the seed, the number of rows, `stratify` (one class per row) and the values of column
+    `by`. Without `by`, each class is divided by the shares (largest remainder), a class of three or more rows is in
+    every part whose share is not 0, and every class is in train. With `by`, rows with equal values stay together, so
+    that the shares are approximate; every class is in train.
 
-    Raises `DataError` when there are too few rows (or groups) to give every part one.
+    Raises `DataError` for too few rows (or groups) to give every part one.
     """
     shares = {part: share for part, share in zip(PARTS, (1.0 - dev - test, dev, test), strict=True) if share > 0}
     classes = list(stratify) if stratify is not None else [""] * len(rows)
     random = np.random.default_rng((seed, 0))
     parts: Mapping[str, Sequence[int]]
     if by is None:
-        _enough(len(rows), "rows", len(shares))
+        _check_enough(len(rows), "rows", len(shares))
         parts = _divide_rows(random.permutation(len(rows)), classes, shares)
     else:
         groups = _groups(rows[by], random, room=min(shares.values()) * len(rows))
-        _enough(len(groups), f"groups (different values of {by!r})", len(shares))
+        _check_enough(len(groups), f"groups (different values of {by!r})", len(shares))
         parts = _divide_groups(groups, classes, shares)
     empty = [part for part in shares if not parts[part]]
     if empty:
@@ -56,8 +56,8 @@ def split(
 
 
 def draw(classes: Sequence[str], count: int, *, seed: int) -> list[int]:
-    """Sorted indices of `count` rows drawn at random, one of each class first while they last, so that no class is
-    lost. A smaller draw with the same seed is a part of a larger one."""
+    """Return the sorted indices of `count` randomly sampled rows, one of each class first, so that no class is lost. A
+    smaller sample with the same seed is a subset of a larger one."""
     order = np.random.default_rng((seed, 1)).permutation(len(classes)).tolist()
     seen: set[str] = set()
     firsts: list[int] = []
@@ -69,8 +69,8 @@ def draw(classes: Sequence[str], count: int, *, seed: int) -> list[int]:
 
 
 def draw_groups(values: Sequence[object], count: int, *, seed: int) -> list[int]:
-    """Sorted indices of about `count` rows drawn at random by whole groups of equal `values`: no more rows than that,
-    but at least one group."""
+    """Return the sorted indices of randomly sampled groups of equal `values`: at most `count` rows, but at least one
+    group."""
     groups = _members(values)
     drawn: list[int] = []
     for i in np.random.default_rng((seed, 1)).permutation(len(groups)):
@@ -80,8 +80,8 @@ def draw_groups(values: Sequence[object], count: int, *, seed: int) -> list[int]
 
 
 def refuse_torn(rows: Rows, parts: Mapping[str, Sequence[int]], column: str, *, by: str | None) -> None:
-    """Raise `DataError` when rows with an equal value of `column` are in different `parts`, as a split `by` another
-    column may leave them."""
+    """Raise `DataError` if rows with an equal value of `column` are in different `parts`, as after a split `by` another
+    column."""
     values = [repr(value) for value in rows[column]]
     home: dict[str, str] = {}
     for part, indices in parts.items():
@@ -94,20 +94,20 @@ def refuse_torn(rows: Rows, parts: Mapping[str, Sequence[int]], column: str, *, 
                 )
 
 
-def _enough(have: int, what: str, needed: int) -> None:
-    if have < needed:
+def _check_enough(count: int, kind: str, needed: int) -> None:
+    if count < needed:
         raise DataError(
-            f"{have} {what} are too few for a split into {needed} parts, which needs one each: give more rows, or "
+            f"{count} {kind} are too few for a split into {needed} parts, which needs one each: give more rows, or "
             f"shares of 0 for dev or test"
         )
 
 
 def _divide_rows(order: np.ndarray, classes: list[str], shares: dict[str, float]) -> dict[str, array[int]]:
     parts: dict[str, array[int]] = {part: array("q") for part in PARTS}
-    members: dict[str, array[int]] = {}  # a list of a million numbers takes forty megabytes, an array eight
+    members: dict[str, array[int]] = {}  # a list of a million ints takes 40 MB, an array 8 MB
     for i in order:
         members.setdefault(classes[i], array("q")).append(i)
-    # What the rounding of one class owes a part is carried to the next, so that the whole split has the asked shares.
+    # The rounding error of one class is carried to the next, so that the whole split meets the shares.
     owed = dict.fromkeys(shares, 0.0)
     for name in sorted(members):
         taken = 0
@@ -118,14 +118,14 @@ def _divide_rows(order: np.ndarray, classes: list[str], shares: dict[str, float]
 
 
 def _counts(size: int, shares: dict[str, float], owed: dict[str, float]) -> dict[str, int]:
-    """How many of a class's `size` rows each part gets; updates `owed`."""
+    """Return how many of a class's `size` rows each part gets; updates `owed`."""
     quota = {part: size * share for part, share in shares.items()}
     least = 1 if size >= len(shares) else 0
     counts = {part: max(int(quota[part]), least if part != "train" else 1) for part in shares}
     for part in shares:
         owed[part] += quota[part] - counts[part]
     while (left := size - sum(counts.values())) != 0:
-        # More than `size` were given only where the least of 1 lifted a small part: the largest gives them back.
+        # The sum exceeds `size` only if the minimum of 1 raised a small part; the largest part makes up for it.
         part = max(shares, key=owed.__getitem__) if left > 0 else max(shares, key=counts.__getitem__)
         counts[part] += 1 if left > 0 else -1
         owed[part] -= 1 if left > 0 else -1
@@ -133,14 +133,14 @@ def _counts(size: int, shares: dict[str, float], owed: dict[str, float]) -> dict
 
 
 def _groups(values: list[object], random: np.random.Generator, room: float) -> list[list[int]]:
-    """The rows of each value: first the groups of more than `room` rows, which only train has a place for, then the
-    others; both in random order."""
+    """Return the rows of each value: first the groups of more than `room` rows, which fit only into train, then the
+    others, both in random order."""
     groups = _members(values)
     return sorted((groups[i] for i in random.permutation(len(groups))), key=lambda group: len(group) <= room)
 
 
 def _members(values: Sequence[object]) -> list[list[int]]:
-    """The indices of each different value, in the order in which the values first occur."""
+    """Return the indices of each distinct value, in order of first occurrence."""
     members: dict[str, list[int]] = {}
     for i, value in enumerate(values):
         members.setdefault(repr(value), []).append(i)
@@ -148,7 +148,7 @@ def _members(values: Sequence[object]) -> list[list[int]]:
 
 
 def _divide_groups(groups: list[list[int]], classes: list[str], shares: dict[str, float]) -> dict[str, list[int]]:
-    """Each group goes to the part that lacks most of the group's classes."""
+    """Assign each group to the part that lacks most of the group's classes."""
     parts: dict[str, list[int]] = {part: [] for part in PARTS}
     totals = Counter(classes)
     lacking = {part: {name: share * count for name, count in totals.items()} for part, share in shares.items()}

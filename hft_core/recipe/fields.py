@@ -1,4 +1,4 @@
-"""What the parts of a recipe are made of: strict models that name the key that is wrong, and plugins by name."""
+"""Define the base model of all recipe parts, the choice of a plugin, and field types."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hft_core.sanitize import holds_password
 from hft_core.specs import NAME
 
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
-Names = Annotated[tuple[str, ...], Field(strict=False)]  # lists are welcome
+Names = Annotated[tuple[str, ...], Field(strict=False)]  # accepts lists
 
 
 class KeyPathError(ValueError):
-    """What is wrong with a key below the model that finds out; `path` leads to the key from that model."""
+    """An invalid key below the model that reports it; `path` is relative to that model."""
 
     def __init__(self, path: tuple[str | int, ...], problem: str) -> None:
         super().__init__(problem)
@@ -24,8 +24,7 @@ class KeyPathError(ValueError):
 
 
 def refuse_passwords(value: Any, path: tuple[str | int, ...] = ()) -> None:
-    """Raise `KeyPathError` where a text in plain data is a URL with a password: recipes are kept beside what they made,
-    and passed on."""
+    """Raise `KeyPathError` for a URL with a password in plain data, since recipes are saved and shared."""
     if isinstance(value, str) and holds_password(value):
         raise KeyPathError(path, "a URL with a password in it; recipes are kept and passed on, so take it out")
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
@@ -34,7 +33,7 @@ def refuse_passwords(value: Any, path: tuple[str | int, ...] = ()) -> None:
 
 
 class Model(BaseModel):
-    """Base of all recipe parts: unknown keys are errors, values keep their kind, nothing changes later."""
+    """Base of all recipe parts: strict, immutable, without unknown keys."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -52,9 +51,9 @@ class Model(BaseModel):
 
     @classmethod
     def expanded(cls, value: Any) -> Any:
-        """`value` with the model's short forms written out; anything else comes back as it is.
+        """Write out the model's short forms; return anything else unchanged.
 
-        Raises `ValueError` when a short form contradicts itself.
+        Raises `ValueError` for a contradictory short form.
         """
         return value
 
@@ -66,9 +65,9 @@ class PluginChoice(Model):
     """A plugin by name, with its options: `lora` or `{type: lora, r: 16}`."""
 
     type: str
-    """The plugin's name, or `distribution:name` where two distributions offer it."""
+    """The plugin's name, or `distribution:name` if several distributions have it."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """The plugin's own options; they may also be written beside `type`."""
+    """The plugin's options; they may also be written beside `type`."""
 
     @classmethod
     def expanded(cls, value: Any) -> Any:
@@ -92,7 +91,7 @@ class PluginChoice(Model):
 
 
 def _plain_data(value: Any, path: tuple[str | int, ...]) -> Any:
-    """`value` as YAML would give it back. Raises `KeyPathError` for what YAML cannot hold."""
+    """Convert `value` to what YAML can represent. Raises `KeyPathError` for other types."""
     if isinstance(value, Mapping):
         return {str(k): _plain_data(v, (*path, str(k))) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Recipes from command-line flags: the plain data that YAML would hold, with one stage called `train`."""
+"""Build recipes from command-line flags: plain data with one stage called `train`."""
 
 from __future__ import annotations
 
@@ -25,45 +25,45 @@ def recipe_from_flags(
     combiner: str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Plain recipe data for `hft_core.recipe.recipe_file`.
+    """Build plain recipe data for `hft_core.recipe.recipe_file`.
 
     A task is `NAME=HEAD:FILE` (a wildcard, or several files separated by commas); a strategy or combiner is `NAME` or
-    `NAME,OPTION=VALUE`. `settings` are further keys of the stage (`epochs`, `max_steps`, `learning_rate`, …); those
-    that are None are left out. Raises `UsageError` that shows the expected form.
+    `NAME,OPTION=VALUE`. `settings` are further keys of the stage (`epochs`, `max_steps`, `learning_rate`, …); None
+    leaves one out. Raises `UsageError` that shows the expected form.
     """
     if not backbone.strip():
         raise UsageError("--backbone: expected a local folder or file, or a hub id")
     if not tasks:
         raise UsageError(f"--task: at least one is needed; {TASK_FORM}")
-    named: dict[str, Any] = {}
+    task_data: dict[str, Any] = {}
     for flag in tasks:
         name, task = task_from_flag(flag)
-        if name in named:
+        if name in task_data:
             raise UsageError(f"--task {flag}: the task '{name}' is given twice")
-        named[name] = task
-    stage: dict[str, Any] = {"name": "train", "tasks": list(named)}
+        task_data[name] = task
+    stage: dict[str, Any] = {"name": "train", "tasks": list(task_data)}
     if strategy is not None:
         stage["strategy"] = plugin_from_flag(strategy, "--strategy")
     if combiner is not None:
         stage["combiner"] = plugin_from_flag(combiner, "--combiner")
     stage.update({key: value for key, value in settings.items() if value is not None})
-    return {"backbone": {"model": backbone}, "tasks": named, "stages": [stage]}
+    return {"backbone": {"model": backbone}, "tasks": task_data, "stages": [stage]}
 
 
 def task_from_flag(flag: str) -> tuple[str, dict[str, Any]]:
-    """Name and task of `NAME=HEAD:FILE`; the file's own `=` and `:` are left alone. Raises `UsageError`."""
+    """Parse `NAME=HEAD:FILE` into name and task; the file may contain `=` and `:`. Raises `UsageError`."""
     name, _, rest = flag.partition("=")
     head, _, files = rest.partition(":")
     name, head = name.strip(), head.strip()
     if not (name and head and files.strip()):
         raise UsageError(f"--task {flag}: {TASK_FORM}")
     if not NAME.fullmatch(name):
-        raise UsageError(f"--task {flag}: '{name}' is no task name (letters, digits, '-' and '_'); {TASK_FORM}")
+        raise UsageError(f"--task {flag}: '{name}' is not a task name (letters, digits, '-' and '_'); {TASK_FORM}")
     return name, {"head": head, "data": {"files": _files(flag, files)}}
 
 
 def plugin_from_flag(text: str, flag: str) -> dict[str, Any]:
-    """The choice that `NAME,OPTION=VALUE` makes; a value is read as YAML. Raises `UsageError` that names `flag`."""
+    """Parse `NAME,OPTION=VALUE` into a plugin choice; values are YAML. Raises `UsageError` that names `flag`."""
     name, *options = (part.strip() for part in _split(text))
     if not name or "=" in name:
         raise UsageError(f"{flag} {text}: {PLUGIN_FORM}")
@@ -71,7 +71,7 @@ def plugin_from_flag(text: str, flag: str) -> dict[str, Any]:
     for option in options:
         key, equals, value = (part.strip() for part in option.partition("="))
         if not (key and equals):
-            raise UsageError(f"{flag} {text}: '{option}' is no option; {PLUGIN_FORM}")
+            raise UsageError(f"{flag} {text}: '{option}' is not an option; {PLUGIN_FORM}")
         if key in chosen["options"]:
             raise UsageError(f"{flag} {text}: the option '{key}' is given twice")
         try:
@@ -82,7 +82,7 @@ def plugin_from_flag(text: str, flag: str) -> dict[str, Any]:
 
 
 def _files(flag: str, text: str) -> list[str]:
-    """The files of a task flag: one path, or several separated by commas (those within brackets separate none)."""
+    """Split the files of a task flag at commas outside brackets."""
     files = [part.strip() for part in _split(text)]
     if not all(files):
         raise UsageError(f"--task {flag}: a file between commas is empty; {TASK_FORM}")
@@ -90,7 +90,7 @@ def _files(flag: str, text: str) -> list[str]:
 
 
 def _split(text: str) -> list[str]:
-    """`text` at its commas, except those inside brackets."""
+    """Split `text` at commas outside brackets."""
     parts, open_brackets = [""], ""
     for character in text:
         if character == "," and not open_brackets:

@@ -1,4 +1,4 @@
-"""Pydantic's errors in plain words: what is wrong with a recipe or with a plugin's options, in one line each."""
+"""Word pydantic's errors in a recipe or in a plugin's options, in one line each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Key = str | int
 KeyPath = tuple[Key, ...]
 
 SHOWN = 4
-"""How many problems one message lists."""
+"""Number of problems that one message lists."""
 
 _TYPES = {
     "int_type": "a whole number",
@@ -48,17 +48,17 @@ _BOUNDS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong."""
+    """One error."""
 
     path: KeyPath
-    """The key, in the model's spelling."""
+    """The key, as the model spells it."""
     kind: str
     """`unknown`, `missing` or `value`."""
     text: str
 
 
 def in_one_line(problems: Sequence[tuple[str, str]]) -> str:
-    """The first (place, text) as the message, the others appended compactly."""
+    """Return the first (place, text) as the message, with the others appended."""
     first, *others = (f"{place}: {' '.join(text.split())}" for place, text in problems)
     if not others:
         return first
@@ -67,7 +67,7 @@ def in_one_line(problems: Sequence[tuple[str, str]]) -> str:
 
 
 def recipe_message(error: ValidationError, model: type[BaseModel], where: Callable[[KeyPath], str]) -> str:
-    """The one-line message for a recipe that `model` refused; `where` names the place of a key."""
+    """Return the one-line message for an invalid recipe; `where` names the place of a key."""
     lines = []
     for problem in problems(error, model):
         if problem.kind == "unknown":
@@ -82,7 +82,7 @@ def recipe_message(error: ValidationError, model: type[BaseModel], where: Callab
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
-    """What is wrong, one problem a key; alternatives of one key are joined by `or`."""
+    """Return one problem per key, joining the alternatives of a union by `or`."""
     expected: dict[KeyPath, list[str]] = {}
     values: dict[KeyPath, Any] = {}
     found: dict[KeyPath, Problem] = {}
@@ -90,7 +90,7 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
         kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
         path = key_path(model, detail["loc"])
         if kind == "too_short" and len(value) >= context["min_length"]:
-            continue  # pydantic counts only the valid entries; the others have errors of their own
+            continue  # pydantic counts only the valid entries; the invalid ones have their own errors
         if kind == "extra_forbidden":
             found.setdefault(path, Problem(path, "unknown", "unknown key"))
         elif kind == "missing":
@@ -103,11 +103,11 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
             values[path] = path[-1] if detail["loc"][-1:] == ("[key]",) else value
             text = f"expected {' or '.join(dict.fromkeys(expected[path]))}, not {shown(values[path])}"
             found[path] = Problem(path, "value", text)
-    return sorted(found.values(), key=lambda problem: problem.kind == "missing")  # a misspelt key tells more
+    return sorted(found.values(), key=lambda problem: problem.kind == "missing")  # a misspelled key is more informative
 
 
 def _expectation(kind: str, context: Mapping[str, Any], message: str) -> str:
-    """What pydantic wanted, to follow the word "expected"."""
+    """Return what pydantic expected, to follow the word "expected"."""
     if kind in _TYPES:
         return _TYPES[kind]
     if kind in _BOUNDS:
@@ -124,7 +124,7 @@ def _expectation(kind: str, context: Mapping[str, Any], message: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: short, and as YAML would write it."""
+    """Format a value for a message: short, and as in YAML."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
@@ -138,11 +138,11 @@ def shown(value: Any) -> str:
 
 
 def key_path(model: type[BaseModel], location: Sequence[Key]) -> KeyPath:
-    """The keys of a pydantic error's location, without the tags that pydantic puts in for union members and keys."""
+    """Return the keys of a pydantic error's location, without pydantic's tags for union members and keys."""
     keys: list[Key] = []
     annotation: Any = model
     for part in location:
-        if part == "[key]":  # what is wrong is the key before it
+        if part == "[key]":  # the key before it is invalid
             break
         inner = _without_none(annotation)
         if _is_model(inner):
@@ -158,12 +158,12 @@ def key_path(model: type[BaseModel], location: Sequence[Key]) -> KeyPath:
         elif inner is Any:
             keys.append(part)
         else:
-            annotation = None  # a tag, and whatever follows it inside the member
+            annotation = None  # a tag, and what follows it inside the member
     return tuple(keys)
 
 
 def model_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
-    """The model whose keys stand at `path`, or None where keys are free (or there are none)."""
+    """Return the model at `path`, or None if there is none (free keys, or a value)."""
     annotation: Any = model
     for key in path:
         inner = _without_none(annotation)
@@ -179,7 +179,7 @@ def model_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
 
 
 def _without_none(annotation: Any) -> Any:
-    """`X` of `X | None` and of `Annotated[X, …]`; anything else as it is."""
+    """Return `X` for `X | None` and `Annotated[X, …]`, and anything else unchanged."""
     if hasattr(annotation, "__metadata__"):
         return _without_none(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):

@@ -1,4 +1,4 @@
-"""Overrides from the command line: `--set stages.0.learning_rate=3e-4`, also by stage name."""
+"""Apply overrides from the command line: `--set stages.0.learning_rate=3e-4`, also by stage name."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ FORM = "expected KEY.PATH=VALUE, for instance stages.0.learning_rate=3e-4"
 
 
 def override(source: Source, assignments: Iterable[str]) -> Source:
-    """`source` with some keys set, in order. Raises `RecipeError` that names the assignment.
+    """Set some keys of `source`, in order. Raises `RecipeError` that names the assignment.
 
-    A value is read as YAML; a path in it starts from the working folder. Keys that the recipe knows are made where
-    they are missing.
+    Values are YAML; paths in them start from the working folder. Missing keys that the recipe knows are added.
     """
     for assignment in assignments:
         path_text, equals, value_text = assignment.partition("=")
@@ -34,39 +33,36 @@ def override(source: Source, assignments: Iterable[str]) -> Source:
             raise RecipeError(f"--set {' '.join(assignment.split())}: {FORM}")
         label = " ".join(f"--set {path_text.strip()}={value_text}".split())
         value = parse_value(value_text, label)
-        data = spelled_out(Recipe, copy.deepcopy(source.data))
+        data = write_out(Recipe, copy.deepcopy(source.data))
         path = _assign(data, keys, value, label)
-        source = Source(data, source.name, source.folder, _moved(source, path, label))
+        source = Source(data, source.name, source.folder, _override_places(source, path, label))
     return source
 
 
-def spelled_out(model: type[BaseModel], value: Any) -> Any:
-    """`value` with every short form of a recipe written out, so that a key path leads to one place only.
-
-    What is wrong stays as it is: the models report it.
-    """
+def write_out(model: type[BaseModel], value: Any) -> Any:
+    """Write out every short form, so that each key path is unique. Leaves invalid data for the models to report."""
     try:
         value = model.expanded(value)  # type: ignore[attr-defined]
     except ValueError:
         return value
     if not isinstance(value, dict):
         return value
-    return {key: _spelled_out_field(model, key, inner) for key, inner in value.items()}
+    return {key: _write_out_field(model, key, inner) for key, inner in value.items()}
 
 
-def _spelled_out_field(model: type[BaseModel], key: str, value: Any) -> Any:
+def _write_out_field(model: type[BaseModel], key: str, value: Any) -> Any:
     if single := model_at(model, (key,)):
-        return value if value is None else spelled_out(single, value)
+        return value if value is None else write_out(single, value)
     entry = model_at(model, (key, 0))
     if entry is None:
         return value
     if isinstance(value, dict):
-        return {name: spelled_out(entry, inner) for name, inner in value.items()}
-    return [spelled_out(entry, inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {name: write_out(entry, inner) for name, inner in value.items()}
+    return [write_out(entry, inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _assign(data: dict[str, Any], keys: Sequence[str], value: Any, label: str) -> KeyPath:
-    """Set one key of spelled-out data. Returns its path in the models' spelling."""
+    """Set one key of data without short forms. Returns its path as the models spell it."""
     node: Any = data
     path: KeyPath = ()
     while True:
@@ -79,13 +75,13 @@ def _assign(data: dict[str, Any], keys: Sequence[str], value: Any, label: str) -
                 raise RecipeError(f"{label}: '{_dotted(path)}' holds no keys")
         path = (*path, step[-1])
         if not keys:
-            node[step[-1]] = _from_here(path, value, Path.cwd())
+            node[step[-1]] = _resolve_paths(path, value, Path.cwd())
             return path
         node = _below(node, path, label)
 
 
 def _step(node: Any, path: KeyPath, keys: Sequence[str], label: str) -> KeyPath:
-    """Where the first of `keys` leads from `node`, in the models' spelling: one key, or several for a short form."""
+    """Resolve the first of `keys` below `node`, as the models spell it: one key, or several for a short form."""
     key = keys[0]
     if isinstance(node, list):
         return (_index(node, path, key, label),)
@@ -105,7 +101,7 @@ def _step(node: Any, path: KeyPath, keys: Sequence[str], label: str) -> KeyPath:
 
 
 def _index(node: list[Any], path: KeyPath, key: str, label: str) -> int:
-    """The list entry that `key` means: a number from 0, or a stage's name."""
+    """Return the index of a list entry, given by number (from 0) or stage name."""
     names: list[str] = []
     if path == ("stages",):
         names = [(isinstance(stage, dict) and stage.get("name")) or f"stage-{i}" for i, stage in enumerate(node, 1)]
@@ -119,7 +115,7 @@ def _index(node: list[Any], path: KeyPath, key: str, label: str) -> int:
 
 
 def _below(node: Any, path: KeyPath, label: str) -> Any:
-    """The mapping or list at `path`, the last key of which is a key of `node`; made where it may stand but is not."""
+    """Return the mapping or list under the last key of `path` in `node`; add it if it is missing and allowed."""
     key = path[-1]
     inner = node.get(key) if isinstance(node, dict) else node[key]
     if isinstance(inner, dict | list):
@@ -130,31 +126,31 @@ def _below(node: Any, path: KeyPath, label: str) -> Any:
     raise RecipeError(f"{label}: '{_dotted(path)}' holds no keys")
 
 
-def _moved(source: Source, path: KeyPath, label: str) -> dict[KeyPath, str]:
-    """The places of `source` after the key at `path` has come from `label`."""
-    at, missing = source.written(path)
+def _override_places(source: Source, path: KeyPath, label: str) -> dict[KeyPath, str]:
+    """Return the places of `source`, with that of the key at `path` replaced by `label`."""
+    written, missing = source.written(path)
     added = [key for key in missing if key != "options"]
-    target = (*at, *added)
+    target = (*written, *added)
     places = {p: place for p, place in source.places.items() if p[: len(target)] != target}
-    made = [(*at, *added[:length]) for length in range(1, len(added) + 1)]
-    return {**places, **dict.fromkeys(made or [at], label)}
+    new = [(*written, *added[:length]) for length in range(1, len(added) + 1)]
+    return {**places, **dict.fromkeys(new or [written], label)}
 
 
-def _from_here(path: KeyPath, value: Any, here: Path) -> Any:
-    """The value of the key at `path`, where it names files: those typed in a shell start from its working folder."""
+def _resolve_paths(path: KeyPath, value: Any, folder: Path) -> Any:
+    """Make file paths in the value of the key at `path` absolute, from `folder`."""
     if path == ("backbone", "options", "model") and isinstance(value, str):
-        return existing(value, here)
+        return existing(value, folder)
     if path[0] != "tasks" or path[2:3] != ("data",):
         return value
     if len(path) == 3:
-        value = spelled_out(Data, value)
+        value = write_out(Data, value)
         files = value.items() if isinstance(value, dict) else ()
-        return {key: _from_here((*path, key), inner, here) for key, inner in files} or value
+        return {key: _resolve_paths((*path, key), inner, folder) for key, inner in files} or value
     if path[3] not in DATA_FILES:
         return value
     if isinstance(value, list):
-        return [absolute(inner, here) if isinstance(inner, str) else inner for inner in value]
-    return absolute(value, here) if isinstance(value, str) else value
+        return [absolute(inner, folder) if isinstance(inner, str) else inner for inner in value]
+    return absolute(value, folder) if isinstance(value, str) else value
 
 
 def _dotted(path: KeyPath) -> str:

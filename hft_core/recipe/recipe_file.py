@@ -1,8 +1,7 @@
-"""Recipes from YAML files and plain data, and back; no plugin is asked (that is `hft_core.recipe.resolve`).
+"""Read and write recipes as YAML files and plain data, without their plugins (see `hft_core.recipe.resolve`).
 
-`load` is `read` → `override` → `validate`; a caller that needs the places of keys later
-(`hft_core.recipe.resolve.resolve`
-takes `Source.where`) calls the three.
+`load` is `read` → `override` → `validate`. A caller that needs the places of keys later (`resolve` takes
+`Source.where`) calls the three.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ __all__ = ["Source", "dump", "from_dict", "load", "override", "parse", "read", "
 
 
 def load(path_or_source: str | Path | Source, overrides: Iterable[str] = ()) -> Recipe:
-    """The recipe of a file (or of a source), with `key.path=value` overrides. Raises `RecipeError`, in one line."""
+    """Load a recipe from a file or source, with `key.path=value` overrides. Raises `RecipeError`, in one line."""
     source = path_or_source if isinstance(path_or_source, Source) else read(path_or_source)
     return validate(override(source, overrides))
 
 
 def from_dict(data: Mapping[str, Any], name: str = "recipe") -> Recipe:
-    """The recipe that plain data describes; `name` is what messages call it. Raises `RecipeError`, in one line."""
+    """Validate plain data as a recipe; `name` is its name in messages. Raises `RecipeError`, in one line."""
     return validate(Source.of(dict(data), name))
 
 
 def validate(source: Source) -> Recipe:
-    """The recipe that a source describes, its paths made absolute. Raises `RecipeError`, in one line."""
+    """Validate a source as a recipe and make its paths absolute. Raises `RecipeError`, in one line."""
     try:
         recipe = Recipe.model_validate(source.data)
     except ValidationError as error:
@@ -46,14 +45,14 @@ def validate(source: Source) -> Recipe:
 
 
 def dump(recipe: Recipe) -> str:
-    """A recipe as YAML, every key written out, so that later defaults change nothing. `parse` reads it back."""
+    """Write a recipe as YAML with every key, so that later defaults change nothing. `parse` reads it back."""
     data = recipe.model_dump(mode="json")
     text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100)
     return str(text)
 
 
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """Data paths from `folder`; the backbone's model too when it is there (otherwise it is a hub id)."""
+    """Resolve data paths from `folder`, and the backbone's model if it exists there (otherwise it is a hub id)."""
     tasks = {
         name: task.model_copy(update={"data": _absolute_data(task.data, folder)}) if task.data else task
         for name, task in recipe.tasks.items()
@@ -70,13 +69,13 @@ def _absolute_data(data: Data, folder: Path) -> Data:
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Quotes text that YAML 1.1 or 1.2 would read as something else; writes no aliases."""
+    """Quotes text that YAML 1.1 or 1.2 would not read as text; writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
     def text(self, data: str) -> yaml.Node:
-        """Text; quoted where PyYAML would otherwise fold a rare line break away."""
+        """Represent text, quoted if PyYAML would otherwise fold a rare line break away."""
         style = '"' if {"\x85", "\u2028", "\u2029"} & set(data) else None
         return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 

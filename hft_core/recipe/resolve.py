@@ -1,7 +1,4 @@
-"""A recipe checked against the plugins: which ones it means, with which options. Imports no torch by itself.
-
-Nothing is built here: `Chosen.build` does that when a run begins.
-"""
+"""Resolve the plugins of a recipe and validate their options, without building them or importing torch."""
 
 from __future__ import annotations
 
@@ -26,20 +23,20 @@ from hft_core.recipe.stage import DEFAULT_EPOCHS, Stage
 from hft_core.recipe.yaml_source import Source
 
 Where = Callable[[KeyPath], str]
-Made = TypeVar("Made")
+Plugin = TypeVar("Plugin")
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A plugin that a recipe means, and its checked options."""
+    """A plugin chosen by a recipe, and its validated options."""
 
     entry: Entry
     options: BaseModel
     catalogue: Catalogue = field(repr=False, compare=False)
 
     def build(self, *, optional: Mapping[str, Any] | None = None, **arguments: Any) -> Any:
-        """The plugin itself; `arguments` are its seam's own (see `hft_core.hooks`), and those of `optional` reach only
-        a factory that names them.
+        """Build the plugin with the `arguments` of its seam (see `hft_core.hooks`), and those of `optional` that its
+        factory accepts.
 
         Raises `PluginError` when its module cannot be imported or its factory fails, and the factory's own `HftError`.
         """
@@ -51,12 +48,13 @@ class Chosen:
         except (Exception, SystemExit) as error:
             raise PluginError(f"{self.title} could not be made: {one_line(error)}") from error
 
-    def build_a(self, kind: type[Made], *, optional: Mapping[str, Any] | None = None, **arguments: Any) -> Made:
-        """As `build`. Raises `PluginError` for what is no `kind`, the class of the seam's contract."""
-        made = self.build(optional=optional, **arguments)
-        if not isinstance(made, kind):
-            raise PluginError(f"{self.title}: its factory returned a {type(made).__name__}, expected a {kind.__name__}")
-        return made
+    def build_a(self, kind: type[Plugin], *, optional: Mapping[str, Any] | None = None, **arguments: Any) -> Plugin:
+        """Build the plugin, which must be a `kind`. Raises `PluginError`, also if it is not."""
+        plugin = self.build(optional=optional, **arguments)
+        if not isinstance(plugin, kind):
+            returned = type(plugin).__name__
+            raise PluginError(f"{self.title}: its factory returned a {returned}, expected a {kind.__name__}")
+        return plugin
 
     @property
     def title(self) -> str:
@@ -66,7 +64,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class ResolvedStage:
-    """A stage with its plugins; None where the recipe leaves one out."""
+    """A stage with its plugins; None for one that the recipe leaves out."""
 
     stage: Stage
     strategy: Chosen | None
@@ -74,7 +72,7 @@ class ResolvedStage:
 
     @property
     def merges(self) -> bool:
-        """Whether what the strategy adds can be folded into the trunk."""
+        """Whether the parameters that the strategy adds can be merged into the trunk."""
         if self.strategy is None:
             return True
         spec = self.strategy.entry.spec
@@ -83,31 +81,31 @@ class ResolvedStage:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A recipe with all of its plugins; `recipe` says everything in full, so that saving it pins the defaults."""
+    """A recipe with all of its plugins. `recipe` has every default written out, so that saving it pins them."""
 
     recipe: Recipe
     backbone: Chosen
     heads: dict[str, Chosen]
     stages: tuple[ResolvedStage, ...]
     where: Where = field(repr=False, compare=False)
-    """Names the place of a key, for what is found wrong only when the recipe meets its data and its model."""
+    """Names the place of a key, for errors found only with the data and the model."""
 
     def providers(self) -> list[dict[str, str]]:
-        """Where each plugin in use comes from: seam, name, distribution and version, and the hash of a single file."""
+        """Return the origin of each plugin in use: seam, name, distribution, version, and hash of a single file."""
         used = {(c.entry.seam, c.entry.name, c.entry.provider.distribution): c.entry for c in self._chosen()}
         return [provenance.origin(used[key]) for key in sorted(used)]
 
     def folds_after(self, index: int) -> bool:
-        """Whether what the strategy of stage `index` added is folded into the trunk when the stage is over."""
-        return index + 1 < len(self.stages) and not _carries_on(self.stages[index], self.stages[index + 1])
+        """Return whether the strategy of stage `index` is merged into the trunk at the end of the stage."""
+        return index + 1 < len(self.stages) and not _continues(self.stages[index], self.stages[index + 1])
 
     def last_strategies(self) -> tuple[ResolvedStage, ...]:
-        """The stages whose strategies make the parts that the finished model has beside the trunk, in their order."""
+        """Return the stages whose strategies are still unmerged in the finished model, in order."""
         last = len(self.stages) - 1
         return (*self.strategies_before(last), self.stages[last])
 
     def strategies_before(self, index: int) -> tuple[ResolvedStage, ...]:
-        """The stages whose strategies' parts are still in the trunk when stage `index` begins, in their order."""
+        """Return the stages whose strategies are still unmerged when stage `index` begins, in order."""
         first = index
         while first > 0 and not self.folds_after(first - 1):
             first -= 1
@@ -121,10 +119,10 @@ class Resolved:
 
 
 def resolve(recipe: Recipe, catalogue: Catalogue, where: Where | None = None) -> Resolved:
-    """The plugins that `recipe` means, with their options; `where` names the place of a key (`Source.where`).
+    """Resolve the plugins of `recipe` and validate their options; `where` names the place of a key (`Source.where`).
 
-    Raises `PluginError` for a plugin that is unknown, unusable or refuses its options, and `RecipeError` for stages
-    that do not fit together.
+    Raises `PluginError` for a plugin that is unknown, unusable or rejects its options, and `RecipeError` for stages
+    that cannot follow each other.
     """
     resolver = _Resolver(catalogue, where or Source.of(recipe.model_dump(mode="json")).where)
     backbone = resolver.backbone(recipe.backbone)
@@ -151,13 +149,12 @@ def resolve(recipe: Recipe, catalogue: Catalogue, where: Where | None = None) ->
 
 
 def choose(catalogue: Catalogue, seam: str, choice: PluginChoice, place: str) -> Chosen:
-    """One plugin with its options, apart from any recipe; what is wrong is said to be at `place`. Raises
-    `PluginError`."""
+    """Resolve one plugin outside a recipe. Raises `PluginError` that begins with `place`."""
     return _Resolver(catalogue, lambda path: place).chosen(seam, choice, ())
 
 
 class _Resolver:
-    """Looks plugins up, and words what is wrong by the place of the key that asked for them."""
+    """Resolves plugins, with errors that name the place of the key."""
 
     def __init__(self, catalogue: Catalogue, where: Where) -> None:
         self.catalogue = catalogue
@@ -175,17 +172,17 @@ class _Resolver:
         return Chosen(entry, self.options(entry, model, choice, path), self.catalogue)
 
     def options(self, entry: Entry, model: type[BaseModel], choice: PluginChoice, path: KeyPath) -> BaseModel:
-        """The options as the plugin's model reads them; unknown ones are errors unless the model takes any."""
+        """Validate the options with the plugin's model; unknown ones are errors unless the model allows extras."""
         extra: Literal["forbid"] | None = None if model.model_config.get("extra") == "allow" else "forbid"
         try:
             return model.model_validate(choice.options, extra=extra)
         except ValidationError as error:
-            raise PluginError(self.refused(entry, model, error, path)) from None
+            raise PluginError(self.options_message(entry, model, error, path)) from None
         except Exception as error:
             title = f"{entry.seam} '{entry.name}' of {entry.provider.label}"
             raise PluginError(f"{self.where(path)}: {title} failed to read its options: {one_line(error)}") from error
 
-    def refused(self, entry: Entry, model: type[BaseModel], error: ValidationError, path: KeyPath) -> str:
+    def options_message(self, entry: Entry, model: type[BaseModel], error: ValidationError, path: KeyPath) -> str:
         title = f"{entry.seam} '{entry.name}'"
         lines = []
         for problem in problems(error, model):
@@ -211,58 +208,59 @@ class _Resolver:
         return self.chosen("backbone", choice.model_copy(update={"type": self.opener(model)}), ("backbone",))
 
     def opener(self, model: str) -> str:
-        """The name of the one usable backbone that says it opens `model`.
+        """Return the name of the one usable backbone that opens `model`.
 
-        Those of hft-core are asked first, so that a recipe without a type means the same whatever else is installed.
+        Those of hft-core come first, so that other installed plugins do not change the meaning of a recipe without a
+        type. Raises `PluginError` if there is none, or more than one.
         """
         entries = self.catalogue.seam("backbone")
         failed: dict[str, list[str]] = {}
         own = [entry for entry in entries if entry.provider.distribution == OWN]
         others = [entry for entry in entries if entry.provider.distribution != OWN]
-        able = self.able(own, model, failed) or self.able(others, model, failed)
+        openers = self.openers(own, model, failed) or self.openers(others, model, failed)
         place = self.where(("backbone", "options", "model"))
         model = " ".join(model.split())
-        if not able:
-            told = "".join(f"; {', '.join(names)} could not be asked: {why}" for why, names in failed.items())
+        if not openers:
+            errors = "".join(f"; {', '.join(names)} could not be asked: {why}" for why, names in failed.items())
             known = ", ".join(e.name if e.state is State.OK else f"{e.name} ({e.status})" for e in entries) or "none"
             raise PluginError(
-                f"{place}: no backbone opens '{model}' (known: {known}){told or what_is_there(model)}"
+                f"{place}: no backbone opens '{model}' (known: {known}){errors or path_hint(model)}"
                 f"{self.catalogue.not_loaded()}"
             )
-        if len(able) > 1:
-            raise PluginError(f"{place}: '{model}' can be opened by {', '.join(able)}; say which one with 'type'")
-        return able[0]
+        if len(openers) > 1:
+            raise PluginError(f"{place}: '{model}' can be opened by {', '.join(openers)}; say which one with 'type'")
+        return openers[0]
 
-    def able(self, backbones: list[Entry], model: str, failed: dict[str, list[str]]) -> list[str]:
-        """The names that mean those of the usable `backbones` that open `model`; why others could not be asked goes
-        into `failed`, with their names."""
+    def openers(self, backbones: list[Entry], model: str, failed: dict[str, list[str]]) -> list[str]:
+        """Return the qualified names of the usable `backbones` that open `model`; add errors, with the names of the
+        backbones, to `failed`."""
         names = []
         for entry in backbones:
             if entry.state not in (State.OK, State.CONFLICT):
                 continue
-            taken = entry.state is State.CONFLICT
-            name = f"{entry.provider.distribution}:{entry.name}" if taken else entry.name
+            ambiguous = entry.state is State.CONFLICT
+            name = f"{entry.provider.distribution}:{entry.name}" if ambiguous else entry.name
             try:
                 opener = self.catalogue.load_opens(self.catalogue.get("backbone", name))
                 if opener is not None and opener(model):
                     names.append(name)
-            except (Exception, SystemExit) as error:  # another backbone may open it; told when none does
+            except (Exception, SystemExit) as error:  # another backbone may open it; reported if none does
                 why = " ".join(str(error).split()) if isinstance(error, HftError) else one_line(error)
                 failed.setdefault(why, []).append(f"{entry.name} of {entry.provider.label}")
         return names
 
     def check_order(self, stages: tuple[ResolvedStage, ...]) -> None:
-        """Raise `RecipeError` when a stage follows one whose strategy cannot be folded into the trunk."""
+        """Raise `RecipeError` if a stage follows one whose strategy cannot be merged into the trunk."""
         for i, (stage, following) in enumerate(pairwise(stages)):
             spec = stage.strategy.entry.spec if stage.strategy else None
-            if spec is not None and not stage.merges and not _carries_on(stage, following):
+            if spec is not None and not stage.merges and not _continues(stage, following):
                 raise RecipeError(
                     f"{self.where(('stages', i, 'strategy'))}: strategy '{spec.name}' adds parts that cannot be merged "
                     f"into the trunk, so that stage '{following.stage.name}' cannot follow; make it the last stage"
                 )
 
     def check_replay(self, recipe: Recipe, heads: Mapping[str, Chosen]) -> None:
-        """Raise `RecipeError` when a task with labels is to be replayed."""
+        """Raise `RecipeError` if a supervised task is replayed."""
         for name, task in recipe.tasks.items():
             spec = heads[name].entry.spec
             if task.replay and isinstance(spec, specs.HeadSpec) and spec.needs_labels:
@@ -272,8 +270,8 @@ class _Resolver:
                 )
 
 
-def what_is_there(model: str) -> str:
-    """What a model that nothing opens is, for a message."""
+def path_hint(model: str) -> str:
+    """Return, for a message, what is at the path of a model that no backbone opens."""
     if os.path.exists(model):  # noqa: PTH110 (pathlib's raises for a long name)
         return "; expected a folder as transformers saves it (config.json, weights, tokenizer), a GGUF file or a hub id"
     folder, name = os.path.split(model)
@@ -284,8 +282,8 @@ def what_is_there(model: str) -> str:
     return f"; it is no file or folder here, and no model of the hub{hub}.{near if near.startswith(' Did') else ''}"
 
 
-def _carries_on(stage: ResolvedStage, following: ResolvedStage) -> bool:
-    """Whether the strategy of the following stage takes over the parts of this one's as they are."""
+def _continues(stage: ResolvedStage, following: ResolvedStage) -> bool:
+    """Return whether the strategy of the following stage continues this one's without merging."""
     spec = following.strategy.entry.spec if following.strategy else None
     if not isinstance(spec, specs.StrategySpec) or stage.strategy is None:
         return False
@@ -293,13 +291,13 @@ def _carries_on(stage: ResolvedStage, following: ResolvedStage) -> bool:
 
 
 def _pinned(choice: PluginChoice, chosen: Chosen) -> PluginChoice:
-    """The choice with its type and every option written out, as YAML can hold them."""
+    """Return the choice with its type and every option written out."""
     options = chosen.options.model_dump(mode="json", by_alias=True)
     return choice.model_copy(update={"type": choice.type or chosen.entry.name, "options": options})
 
 
 def _stage(stage: Stage, strategy: Chosen | None, combiner: Chosen | None) -> ResolvedStage:
-    """The stage with its plugins' options and its budget written out."""
+    """Return the stage with its plugins' options and its budget written out."""
     pinned: dict[str, Any] = {
         "strategy": stage.strategy and strategy and _pinned(stage.strategy, strategy),
         "combiner": stage.combiner and combiner and _pinned(stage.combiner, combiner),

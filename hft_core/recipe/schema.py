@@ -1,8 +1,7 @@
-"""The recipe: what is learned, from what, in which stages. Pydantic models only; no torch, no plugin is imported.
+"""Define the recipe as pydantic models, without importing torch or any plugin.
 
-**Everything that is learned is a task; a stage is a set of tasks under one strategy and one combiner; a recipe is a
-list of stages.** `hft_core.recipe.recipe_file` reads recipes from YAML, `hft_core.recipe.resolve` checks them against
-the plugins.
+A recipe is a backbone, tasks, and a list of stages; a stage trains a set of tasks with one strategy and one combiner.
+`hft_core.recipe.recipe_file` reads recipes from YAML, `hft_core.recipe.resolve` checks them against the plugins.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ __all__ = [
 ]
 
 TRUNK_FOLDER = "trunk"
-"""Folder of the shared trunk beside those of the tasks in a finished run."""
+"""Name of the shared trunk's folder in a finished run, beside those of the tasks."""
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 REPLAY_SHARE = 0.1
@@ -37,10 +36,10 @@ REPLAY_SHARE = 0.1
 
 
 class BackboneChoice(PluginChoice):
-    """The trunk: `{type: hf-encoder, model: PATH}`; the type may be left out where one installed backbone opens it."""
+    """The trunk: `{type: hf-encoder, model: PATH}`; `type` is optional if exactly one installed backbone opens it."""
 
     type: str = ""
-    """Found by asking the installed backbones when left out."""
+    """The backbone plugin; by default, the installed one that can open the model."""
 
     @classmethod
     def expanded(cls, value: Any) -> Any:
@@ -48,17 +47,17 @@ class BackboneChoice(PluginChoice):
 
 
 class Split(Model):
-    """How `files` is split: seeded, and stratified by label where there is one."""
+    """How `files` is split: seeded, and stratified by label if there is one."""
 
     dev: Share = 0.1
-    """Share of the rows."""
+    """Share of the rows for dev."""
     test: Share = 0.1
-    """Share of the rows."""
+    """Share of the rows for test."""
     by: str | None = None
-    """A column whose equal values stay in the same split (so that near-copies do not leak)."""
+    """A column; rows with equal values in it stay in the same split, to avoid leakage."""
 
     @model_validator(mode="after")
-    def _something_is_left(self) -> Split:
+    def _train_share_is_positive(self) -> Split:
         if self.dev + self.test >= 1:
             raise ValueError("dev and test together must leave rows for training (their sum must be below 1)")
         return self
@@ -69,24 +68,24 @@ DATA_FILES = ("files", "train", "dev", "test")
 
 
 class Data(Model):
-    """Where a task's rows come from. Paths may hold wildcards; those in a recipe file are relative to that file."""
+    """Where a task's rows come from. Paths may have wildcards; those in a recipe file are relative to that file."""
 
     files: Names = ()
-    """Rows to be split into train, dev and test."""
+    """Files to split into train, dev and test."""
     train: Names = ()
-    """Training rows, where the splits are files of their own."""
+    """Training files, if the splits are separate files."""
     dev: Names = ()
-    """Rows that choose the best checkpoint."""
+    """Files for evaluation during training."""
     test: Names = ()
-    """Rows that are only measured at the end."""
+    """Files for evaluation at the end."""
     format: Literal["csv", "tsv", "json", "jsonl", "parquet", "txt", "folder", "conll"] | None = None
-    """Taken from the file name when left out; `folder`: one subfolder of text files a class."""
+    """By default, from the file name; `folder`: one subfolder of text files per class."""
     row: Literal["line", "file"] = "line"
-    """For `txt`: what makes a row."""
+    """For `txt`: whether a line or a file is a row."""
     split: Split = Split()
-    """How `files` is divided."""
+    """How `files` is split."""
     max_rows: Annotated[int, Field(gt=0)] | None = None
-    """Keep only this many training rows, drawn with the recipe's seed."""
+    """Train on at most this many rows, sampled with the recipe's seed."""
 
     @classmethod
     def expanded(cls, value: Any) -> Any:
@@ -107,21 +106,21 @@ class Data(Model):
 
 
 class Task(Model):
-    """One thing to learn: a head and its data.
+    """A head and its data.
 
-    Keys that are not the task's own are the head's options: `{head: classification, data: …, label: topic}` is
+    Other keys are options of the head: `{head: classification, data: …, label: topic}` is
     `{head: {type: classification, label: topic}, data: …}`.
     """
 
     head: PluginChoice
-    """The head plugin: what is learned."""
+    """The head plugin."""
     data: Data | None = None
-    """The rows, or only their path. None only where the host passes the rows in Python."""
+    """The data, or only its path; empty only if the host passes rows in Python."""
     max_length: Annotated[int, Field(ge=4)] | None = None
-    """Tokens; longer texts are cut (or chunked, by heads that say so). The backbone's limit when left out."""
+    """Maximum tokens of a text; longer ones are truncated (some heads chunk them). By default, the backbone's limit."""
     replay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Of a self-supervised task: it takes this share of the rows of every stage (`true`: a tenth) as a guard against
-    forgetting, beside the stage's own tasks. A stage that trains only such tasks trains them as any other."""
+    """For a self-supervised task: its share of the rows of every stage (`true`: 0.1), against forgetting. No effect in
+    a stage that trains only such tasks."""
 
     @classmethod
     def expanded(cls, value: Any) -> Any:
@@ -145,14 +144,13 @@ class Output(Model):
     """What is written, and how often."""
 
     logging_steps: Annotated[int, Field(gt=0)] = 10
-    """A line of `log.jsonl` every so many steps."""
+    """Steps between lines of `log.jsonl`."""
     save_strategy: Literal["auto", "steps", "epoch", "no"] = "auto"
-    """When a checkpoint is saved from which the run can go on: `auto`, every two minutes (less often where saving takes
-    long), by steps, after each epoch, or never."""
+    """When to save checkpoints for resuming: `auto` saves every two minutes, less often if saving is slow."""
     save_steps: Annotated[int, Field(gt=0)] | None = None
     """Steps between checkpoints, for `save_strategy: steps`."""
     save_total_limit: Annotated[int, Field(gt=0)] = 2
-    """The newest checkpoints that are kept while a run goes on; a finished run needs none."""
+    """Number of checkpoints to keep; a finished run keeps none."""
 
     @model_validator(mode="after")
     def _steps_are_given(self) -> Output:
@@ -169,11 +167,11 @@ class Recipe(Model):
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
     """The tasks by name."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, strict=False)]
-    """What is done, in order; a single stage may stand without a list."""
+    """The stages in order; a single stage needs no list."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Of the splits, the plan, fresh weights, masks and dropout."""
+    """Seed of the splits, sampling, weight initialization, masking and dropout."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto`: the faster of both on this machine, by a measurement."""
+    """`auto`: the faster one on this machine, as measured."""
     output: Output = Output()
     """What is written."""
 
@@ -202,11 +200,11 @@ class Recipe(Model):
                 raise KeyPathError(
                     ("tasks", name), f"no stage trains the task '{name}'; add it to a stage or remove it"
                 )
-        object.__setattr__(self, "stages", stages)  # the model is frozen from here on
+        object.__setattr__(self, "stages", stages)  # the model is immutable from here on
         return self
 
     def _tasks_of(self, stage: Stage) -> tuple[str, ...]:
-        """The stage's own tasks, or all; and those that are replayed beside them."""
+        """Return the stage's own tasks, or all, and those replayed with them."""
         replayed = [name for name, task in self.tasks.items() if task.replay and name not in stage.tasks]
         if not stage.tasks:
             return tuple(self.tasks)
@@ -214,12 +212,12 @@ class Recipe(Model):
         return stage.tasks if only_replay else (*stage.tasks, *replayed)
 
     def replay_in(self, stage: Stage) -> dict[str, float]:
-        """The share of each task that is replayed in the stage."""
+        """Return the share of each task that is replayed in the stage."""
         shares = {name: self.tasks[name].replay for name in stage.tasks if self.tasks[name].replay}
         return shares if len(shares) < len(stage.tasks) else {}
 
     def _check_task_names(self, index: int, stage: Stage) -> None:
-        """Raise `KeyPathError` for a task name in a stage that no task has."""
+        """Raise `KeyPathError` for an unknown task name in a stage."""
         for i, name in enumerate(stage.tasks):
             _check_known(name, self.tasks, "task", ("stages", index, "tasks", i))
         for key, names in stage.sampling.by_task.items():
@@ -234,7 +232,7 @@ class Recipe(Model):
             _check_known(task, self.tasks, "task", path)
 
     def _check_sampling(self, path: tuple[str | int, ...], stage: Stage) -> None:
-        """Raise `KeyPathError` where the stage's sampling does not fit its other keys."""
+        """Raise `KeyPathError` if the stage's sampling contradicts its other keys."""
         sampling, replay = stage.sampling, self.replay_in(stage)
         missing = [name for name in stage.tasks if sampling.batch_size and name not in sampling.batch_size]
         if missing:

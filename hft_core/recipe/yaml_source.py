@@ -1,7 +1,10 @@
-"""Plain data that remembers where it was written; the strict YAML that recipes are read from.
+"""Read strict YAML into plain data with the line of each key.
 
-Scalars are those of YAML 1.2's core schema (only true and false are booleans, `1e-4` is a number, `no` and `12:30` are
-text). Refused are duplicate keys, anchors, aliases, merge keys, tags, and files that are too large or too deep.
+Scalars follow YAML 1.2's core schema (only true and false are booleans, `1e-4` is a number, `no` and `12:30` are text).
+Duplicate keys, anchors, aliases, merge keys, tags, and files that are too large or too deep are refused.
+
+ruamel.yaml would save no code: its resolver also accepts dates, `1_000` and `0b1`, and aliases, tags, merge keys, depth
+and non-text keys have to be refused by hand all the same.
 """
 
 from __future__ import annotations
@@ -33,76 +36,79 @@ SCALARS = {
         r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
     ),
 }
-"""Plain scalars by kind, first match wins; everything else is text."""
+"""Plain scalars by kind; the first match wins, and anything else is text."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Plain data, and the place of each of its keys."""
+    """Plain data and the place of each key."""
 
     data: dict[str, Any]
     name: str
-    """What messages call it: a file name, or `recipe`."""
+    """Its name in messages: a file name, or `recipe`."""
     folder: Path
-    """What relative paths in it start from."""
+    """The folder that relative paths start from."""
     places: Mapping[KeyPath, str] = field(default_factory=dict)
-    """For each key path that was written: `line 12`, `--set a.b=c`, or an empty string."""
+    """The place of each written key path: `line 12`, `--set a.b=c`, or an empty string."""
 
     @classmethod
     def of(cls, data: dict[str, Any], name: str = "recipe", folder: Path | None = None) -> Source:
-        """Data that was not read from a file. Paths start from `folder`, or from the working directory.
+        """Wrap data that was not read from a file. Paths start from `folder`, or from the working directory.
 
-        Raises `RecipeError` for text that no file could hold.
+        Raises `RecipeError` for text that cannot be encoded.
         """
         places: dict[KeyPath, str] = {}
         for path, value in _items(data, ()):
             places[path] = ""
             for text in (*path[-1:], value):
-                if isinstance(text, str) and _HALF.search(text):
+                if isinstance(text, str) and _SURROGATE.search(text):
                     raise RecipeError(f"{name}: {text!a} is no valid text: it holds half a character")
         return cls(data, name, folder or Path.cwd(), places)
 
     def where(self, key_path: KeyPath) -> str:
-        """The place of a key (`recipe.yaml, line 12, stages.0.learning_rate`), or of its nearest parent."""
+        """Return the place of a key (`recipe.yaml, line 12, stages.0.learning_rate`), or of its nearest parent."""
         written, _ = self.written(key_path)
         place = self.places.get(written, "")
         if place.startswith("--set"):
             return place
-        dotted = " ".join(".".join(map(str, written)).split())  # a quoted key may hold line breaks
+        dotted = " ".join(".".join(map(str, written)).split())  # a quoted key may contain line breaks
         return ", ".join(part for part in (self.name, place, dotted) if part)
 
     def written(self, key_path: KeyPath) -> tuple[KeyPath, KeyPath]:
-        """How the source spells a key path of the recipe's models, as far as it holds it, and the keys it lacks."""
-        at: KeyPath = ()
+        """Return the existing part of a key path as the source spells it, and the missing keys.
+
+        `key_path` is spelled as in the recipe's models, without short forms.
+        """
+        written: KeyPath = ()
         for i, key in enumerate(key_path):
-            found = next((path for path in _spellings(at, key) if path in self.places), None)
-            if found is not None:
-                at = found
-            elif not _is_implied(at, key, self.places):
-                return at, key_path[i:]
-        return at, ()
+            path = next((path for path in _spellings(written, key) if path in self.places), None)
+            if path is not None:
+                written = path
+            elif not _is_implied(written, key, self.places):
+                return written, key_path[i:]
+        return written, ()
 
 
-def _spellings(at: KeyPath, key: str | int) -> Iterator[KeyPath]:
-    """The ways to write a key below `at`: short forms included."""
-    yield (*at, key)
-    yield (*at, "options", key)
+def _spellings(parent: KeyPath, key: str | int) -> Iterator[KeyPath]:
+    """Yield the ways to write a key below `parent`, including short forms."""
+    yield (*parent, key)
+    yield (*parent, "options", key)
     if key in ("num_train_epochs", "epochs"):
-        yield (*at, "epochs" if key == "num_train_epochs" else "num_train_epochs")
-    if len(at) == 3 and at[0] == "tasks" and at[2] == "head":
-        yield (*at[:2], key)
-    if len(at) == 2 and at[0] == "tasks":
-        yield (*at, "head", key)
-        yield (*at, "head", "options", key)
+        yield (*parent, "epochs" if key == "num_train_epochs" else "num_train_epochs")
+    if len(parent) == 3 and parent[0] == "tasks" and parent[2] == "head":
+        yield (*parent[:2], key)
+    if len(parent) == 2 and parent[0] == "tasks":
+        yield (*parent, "head", key)
+        yield (*parent, "head", "options", key)
 
 
-def _is_implied(at: KeyPath, key: str | int, places: Mapping[KeyPath, str]) -> bool:
-    """Whether an unwritten key stands for its parent: options beside the type, one stage or files without a key."""
-    return key == "options" or (at, key) == (("stages",), 0) or (key == "files" and (*at, 0) in places)
+def _is_implied(parent: KeyPath, key: str | int, places: Mapping[KeyPath, str]) -> bool:
+    """Return whether a short form leaves the key out: options beside the type, a single stage, files without a key."""
+    return key == "options" or (parent, key) == (("stages",), 0) or (key == "files" and (*parent, 0) in places)
 
 
 def read(path: str | Path) -> Source:
-    """The data of a recipe file. Raises `RecipeError` with file and line."""
+    """Read a recipe file. Raises `RecipeError` with file and line."""
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -120,24 +126,24 @@ def read(path: str | Path) -> Source:
         line = content.count(b"\n", 0, error.start) + 1
         if len(content) <= MAX_BYTES:
             raise RecipeError(f"{path}, line {line}: not valid UTF-8; save the file as UTF-8") from None
-        text = content.decode("utf-8-sig", errors="replace")  # cut in the middle of a character; refused by its size
+        text = content.decode("utf-8-sig", errors="replace")  # cut inside a character; refused below for its size
     return parse(text, str(path), path.absolute().parent)
 
 
 def parse(text: str, name: str, folder: Path | None = None) -> Source:
-    """The data of a recipe's YAML text; `name` is what messages call it. Raises `RecipeError` with name and line."""
+    """Parse a recipe's YAML text; `name` is its name in messages. Raises `RecipeError` with name and line."""
     places: dict[KeyPath, str] = {}
     data = _compose(text, name, places)
     if data is None:
         raise RecipeError(f"{name}: is empty; a recipe has 'backbone', 'tasks' and 'stages'")
     if not isinstance(data, dict):
-        found = "a list" if isinstance(data, list) else f"'{' '.join(str(data).split())[:40]}'"
-        raise RecipeError(f"{name}, line 1: expected a mapping with 'backbone', 'tasks' and 'stages', not {found}")
+        shown = "a list" if isinstance(data, list) else f"'{' '.join(str(data).split())[:40]}'"
+        raise RecipeError(f"{name}, line 1: expected a mapping with 'backbone', 'tasks' and 'stages', not {shown}")
     return Source(data, name, folder or Path.cwd(), places)
 
 
 def parse_value(text: str, name: str) -> Any:
-    """One value as YAML would read it (`3e-4`, `[a, b]`). Raises `RecipeError` that starts with `name`."""
+    """Parse one YAML value (`3e-4`, `[a, b]`). Raises `RecipeError` that starts with `name`."""
     try:
         return _compose(text, name, {})
     except RecipeError as error:
@@ -145,7 +151,7 @@ def parse_value(text: str, name: str) -> Any:
 
 
 def absolute(path: str, folder: Path) -> str:
-    """`path` from `folder`. Where it holds wildcards, those that happen to stand in the folder's name are escaped."""
+    """Resolve `path` from `folder`. If it has wildcards, those in the folder's own name are escaped."""
     if "://" in path:
         return path
     expanded = os.path.expanduser(path)  # noqa: PTH111 (pathlib's raises for an unknown user)
@@ -153,25 +159,25 @@ def absolute(path: str, folder: Path) -> str:
 
 
 def existing(path: str, folder: Path) -> str:
-    """`path` from `folder` where something is there; otherwise as it is (it may be a hub id)."""
-    found = Path(folder, os.path.expanduser(path))  # noqa: PTH111
-    return str(found) if path and os.path.exists(found) else path  # noqa: PTH110 (pathlib's raises for a long name)
+    """Resolve `path` from `folder` if it exists; otherwise return it unchanged (it may be a hub id)."""
+    resolved = Path(folder, os.path.expanduser(path))  # noqa: PTH111
+    return str(resolved) if path and os.path.exists(resolved) else path  # noqa: PTH110 (pathlib's raises for a long name)
 
 
-def _items(value: Any, at: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
-    """All values in plain data, each with its place."""
-    yield at, value
+def _items(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield all values in plain data with their key paths."""
+    yield path, value
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
     for key, inner in items:
-        yield from _items(inner, (*at, key))
+        yield from _items(inner, (*path, key))
 
 
-_HALF = re.compile("[\ud800-\udfff]")
-"""A surrogate, which is a character of UTF-16 only together with another one."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Surrogates, which are no characters on their own."""
 
 
 class _RefusedError(Exception):
-    """Valid YAML that a recipe may not hold."""
+    """Valid YAML that is not allowed in a recipe."""
 
     def __init__(self, mark: yaml.Mark, problem: str) -> None:
         super().__init__(problem)
@@ -179,7 +185,7 @@ class _RefusedError(Exception):
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Composes nodes, refusing anchors, aliases, tags and depth before anything is built from them."""
+    """Composes nodes; refuses anchors, aliases, tags and deep nesting before building data."""
 
     depth = 0
 
@@ -231,11 +237,11 @@ def _plain(error: yaml.MarkedYAMLError) -> str:
     return f"{error.context}, {problem}" if error.context and error.problem else problem
 
 
-def _build(node: yaml.Node, at: KeyPath, places: dict[KeyPath, str]) -> Any:
-    """Plain data from a node; the line of every key and list entry goes into `places`."""
-    places.setdefault(at, f"line {node.start_mark.line + 1}" if at else "")
+def _build(node: yaml.Node, path: KeyPath, places: dict[KeyPath, str]) -> Any:
+    """Build plain data from a node and add the line of every key and list entry to `places`."""
+    places.setdefault(path, f"line {node.start_mark.line + 1}" if path else "")
     if isinstance(node, yaml.SequenceNode):
-        return [_build(inner, (*at, i), places) for i, inner in enumerate(node.value)]
+        return [_build(inner, (*path, i), places) for i, inner in enumerate(node.value)]
     if isinstance(node, yaml.ScalarNode):
         return _scalar(node)
     data: dict[str, Any] = {}
@@ -245,13 +251,13 @@ def _build(node: yaml.Node, at: KeyPath, places: dict[KeyPath, str]) -> Any:
         if key in lines:
             raise _RefusedError(key_node.start_mark, f"the key '{key}' is given twice (first in line {lines[key]})")
         lines[key] = line
-        places[*at, key] = f"line {line}"
-        data[key] = _build(inner, (*at, key), places)
+        places[*path, key] = f"line {line}"
+        data[key] = _build(inner, (*path, key), places)
     return data
 
 
 def _key(node: yaml.Node) -> str:
-    """A key by its text, so that `on`, `no` and `1` are keys like all others."""
+    """Return a key as its text, so that `on`, `no` and `1` are ordinary keys."""
     if not isinstance(node, yaml.ScalarNode) or not node.value:
         raise _RefusedError(node.start_mark, "expected a key that is one word of text")
     if node.value == "<<" and node.style is None:

@@ -217,7 +217,10 @@ def test_a_stage_of_the_replayed_task_alone_trains_it_as_any_other() -> None:
         ({"sampling": "robin"}, "'round-robin'"),
         ({"sampling": {"batch_size": {"topic": 4}}}, "'language' of the stage is missing"),
         ({"sampling": {"round_robin": True}}, "'replay' share"),
-        ({"sampling": {"round_robin": True, "weights": {"topic": 2.0}}}, "'round_robin' divides the rows by itself"),
+        (
+            {"sampling": {"round_robin": True, "weights": {"topic": 2.0}}},
+            "'weights' cannot be combined",
+        ),
         ({"sampling": {"patience": {"topik": 2}}}, "Did you mean 'topic'"),
         ({"sampling": {"max_epochs": {"topik": 2}}}, "Did you mean 'topic'"),
         ({"sampling": "adaptive", "eval_strategy": "no"}, "needs evaluations"),

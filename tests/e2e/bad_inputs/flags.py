@@ -125,13 +125,13 @@ RECIPES = [
         what="a task name that leads out of the folder",
         given=nothing,
         command=f"{FLAGS} --task ../a=mlm:articles.txt",
-        says="--task ../a=mlm:articles.txt: '../a' is no task name (letters, digits, '-' and '_'); …",
+        says="--task ../a=mlm:articles.txt: '../a' is not a task name (letters, digits, '-' and '_'); …",
     ),
     Case(
         what="an option of a strategy without a value",
         given=nothing,
         command=f"{FLAGS} --task topic=classification:news.csv --strategy lora,r",
-        says="--strategy lora,r: 'r' is no option; expected NAME or NAME,OPTION=VALUE, for instance lora,r=16",
+        says="--strategy lora,r: 'r' is not an option; expected NAME or NAME,OPTION=VALUE, for instance lora,r=16",
     ),
     Case(
         what="an unknown option of a strategy",
