@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hft_core.acceleration.forward_override import has_none, standing_in
+from hft_core.forward_override import is_overridden, override_forward
 
 LEVELS = 1 << 16
 """Chances are multiples of one in so many."""
@@ -41,9 +41,11 @@ def factors(shape: Sequence[int], p: float, dtype: torch.dtype) -> Tensor:
 def held(model: nn.Module) -> Iterator[None]:
     """Inside, the model's `nn.Dropout`s that are nobody else's go this way."""
     chosen = [
-        module for module in model.modules() if type(module) is nn.Dropout and not module.inplace and has_none(module)
+        module
+        for module in model.modules()
+        if type(module) is nn.Dropout and not module.inplace and not is_overridden(module)
     ]
-    with standing_in({module: _Quick(module) for module in chosen}):
+    with override_forward({module: _Quick(module) for module in chosen}):
         yield
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hft_core.acceleration import cached_casts, fast_dropout
+from hft_core.acceleration import fast_dropout
 from hft_core.device.distributed import Machine
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage
@@ -18,7 +18,6 @@ def held(model: HybridModel, stage: Stage, machine: Machine) -> Iterator[None]:
         yield
         return
     with (
-        cached_casts.held(model, stage, machine),
         fast_dropout.held(model),
         model.backbone.in_training(),
         model.strategy.in_training(model.backbone),

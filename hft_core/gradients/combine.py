@@ -19,7 +19,7 @@ from hft_core.device.distributed import Machine
 from hft_core.gradients.hidden import Comparison, HiddenGradient, added_up, same_rows, with_products
 from hft_core.gradients.jacobian import Jacobian, cast_once, of_tokens_alone
 from hft_core.gradients.losses import Forward
-from hft_core.gradients.one_pass import Casts, told_apart
+from hft_core.gradients.one_pass import Casts, collect_task_gradients
 from hft_core.model.hybrid import HybridModel
 from hft_core.runtime.random_state import random_state_kept
 
@@ -173,7 +173,7 @@ class _Step:
         tied = [_Own(self._tied(task)) for task in self.tasks]
         for batch in self.batches:
             rows = [(self.tasks.index(s.task), s.rows) for s in batch.segments if s.task in self.counts]
-            with told_apart(self.model.trunk, shared, rows, batch.rows, casts):
+            with collect_task_gradients(self.model.trunk, shared, rows, batch.rows, casts):
                 hidden = self.forward.hidden(batch)
             found = self._at_hidden(batch, hidden, own, tied)
             if hidden.requires_grad:

@@ -18,8 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from hft_core.acceleration import frozen_prefix
-from hft_core.acceleration.forward_override import standing_in
 from hft_core.errors import RunError
+from hft_core.forward_override import override_forward
 from hft_core.gradients.jacobian import Jacobian
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _proven(model: HybridModel, batch: Batch) -> bool:
         hidden = model.hidden(batch)
         weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0)).to(hidden)
         try:
-            with told_apart(model.trunk, found, rows, size, {}):
+            with collect_task_gradients(model.trunk, found, rows, size, {}):
                 again = model.hidden(batch)
             left = torch.autograd.grad(again, parameters, weights, allow_unused=True)
         except Exception:  # whatever a layer does that is not called as it expects: there is another way
@@ -99,27 +99,35 @@ def _alike(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> b
 
 
 @contextmanager
-def told_apart(trunk: nn.Module, jacobian: Jacobian, rows: TaskRows, size: int, casts: Casts) -> Iterator[None]:
-    """Inside, a pass of `size` rows through the trunk has a backward pass that adds the gradients of the parameters of
-    `jacobian` to it, task by task, and nothing to the parameters themselves. The layers' own ways are theirs again
-    afterwards; the backward pass may come then. `casts` is filled, and serves the passes of one step."""
-    pass_ = _Pass(jacobian, rows, size, casts)
-    ways: dict[nn.Module, Callable[..., Any]] = {}
+def collect_task_gradients(
+    trunk: nn.Module, jacobian: Jacobian, rows: TaskRows, size: int, casts: Casts
+) -> Iterator[None]:
+    """Override the trunk's layers for a forward pass of `size` rows, so that its backward pass adds the gradients of
+    the parameters of `jacobian` to it by task, and nothing to their `.grad`.
+
+    The backward pass may follow after the context. `casts` is filled, and may be shared by the passes of one step.
+    """
+    context = _Pass(jacobian, rows, size, casts)
+    forwards: dict[nn.Module, Callable[..., Any]] = {}
     for name, module in trunk.named_modules():
         if any(jacobian.has(parameter) for parameter in module.parameters(recurse=False)):
-            ways[module] = _WAYS.get(type(module), _AnyLayer)(module, name, pass_)
-    with standing_in(ways):
+            forwards[module] = _FORWARDS.get(type(module), _AnyLayer)(module, name, context)
+    with override_forward(forwards):
         yield
 
 
 @dataclass(frozen=True)
 class _Pass:
+    """What the overridden layers of one pass share."""
+
     jacobian: Jacobian
     rows: TaskRows
     size: int
+    """Rows of the batch."""
     casts: Casts
 
     def cast(self, parameter: nn.Parameter | None, dtype: torch.dtype) -> Tensor | None:
+        """Cast a parameter, once a step."""
         if parameter is None:
             return None
         if parameter.dtype == dtype:
@@ -128,38 +136,40 @@ class _Pass:
             self.casts[id(parameter)] = parameter.detach().to(dtype)
         return self.casts[id(parameter)]
 
-    def wants(self, parameter: nn.Parameter | None) -> bool:
+    def needs(self, parameter: nn.Parameter | None) -> bool:
+        """Whether the gradients of a parameter are collected."""
         return parameter is not None and self.jacobian.has(parameter)
 
 
 class _Layer:
-    """A layer that goes row by row, in the place of its `forward`."""
+    """The forward of a layer that computes each row of a batch from that row alone."""
 
-    def __init__(self, layer: Any, name: str, pass_: _Pass) -> None:
-        self.layer, self.name, self.pass_ = layer, name, pass_
+    def __init__(self, layer: Any, name: str, context: _Pass) -> None:
+        self.layer, self.name, self.context = layer, name, context
         self.plain = layer.forward
 
     def check(self, rows: int, *, or_one: bool = False) -> None:
-        if rows != self.pass_.size and not (or_one and rows == 1):
-            raise NotByRow(f"the layer '{self.name}' of the trunk takes {rows} rows of a batch of {self.pass_.size}")
+        """Raise `NotByRow` unless the layer is given as many rows as the batch has, or one where that is allowed."""
+        if rows != self.context.size and not (or_one and rows == 1):
+            raise NotByRow(f"the layer '{self.name}' of the trunk takes {rows} rows of a batch of {self.context.size}")
 
 
 class _LinearLayer(_Layer):
-    """`nn.Linear`: `[rows, …, in]` → `[rows, …, out]`."""
+    """`nn.Linear`, `[rows, …, in]` → `[rows, …, out]`."""
 
     def __call__(self, input: Tensor) -> Tensor:
         self.check(len(input))
         if torch.is_autocast_enabled(input.device.type):
             input = input.to(torch.get_autocast_dtype(input.device.type))
-        found: Tensor = _Product.apply(input, self.layer.weight, self.layer.bias, self.pass_)  # type: ignore[no-untyped-call]
-        return found
+        output: Tensor = _Product.apply(input, self.layer.weight, self.layer.bias, self.context)  # type: ignore[no-untyped-call]
+        return output
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: nn.Parameter, bias: nn.Parameter | None, pass_: _Pass) -> Tensor:
         ctx.save_for_backward(input)
-        ctx.weight, ctx.bias, ctx.pass_ = weight, bias, pass_
+        ctx.weight, ctx.bias, ctx.context = weight, bias, pass_
         ctx.cast = pass_.cast(weight, input.dtype)
         return functional.linear(input, ctx.cast, pass_.cast(bias, input.dtype))
 
@@ -167,27 +177,28 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
         (input,) = ctx.saved_tensors
-        for task, rows in ctx.pass_.rows:
+        for task, rows in ctx.context.rows:
             of_rows = gradient[rows].flatten(0, -2)
-            if ctx.pass_.wants(ctx.weight):
-                ctx.pass_.jacobian.add_one(ctx.weight, task, of_rows.T @ input[rows].flatten(0, -2))
-            if ctx.pass_.wants(ctx.bias):
-                ctx.pass_.jacobian.add_one(ctx.bias, task, of_rows.sum(dim=0))
+            if ctx.context.needs(ctx.weight):
+                ctx.context.jacobian.add_one(ctx.weight, task, of_rows.T @ input[rows].flatten(0, -2))
+            if ctx.context.needs(ctx.bias):
+                ctx.context.jacobian.add_one(ctx.bias, task, of_rows.sum(dim=0))
         if not ctx.needs_input_grad[0]:
             return None, None, None, None
-        # Flat: of three dimensions, one that is not contiguous would be multiplied row by row.
+        # Flat: a product of three dimensions, one of them not contiguous, would be computed row by row.
         return (gradient.flatten(0, -2) @ ctx.cast).view_as(input), None, None, None
 
 
 class _EmbeddingLayer(_Layer):
-    """`nn.Embedding`: `[rows or 1, seq]` → `[rows, seq, d]`. Its gradients are sparse."""
+    """`nn.Embedding`, `[rows or 1, seq]` → `[rows, seq, d]`. Its gradients are sparse."""
 
     def __call__(self, input: Tensor) -> Tensor:
         self.check(len(input), or_one=True)
         if self.layer.max_norm is not None or self.layer.scale_grad_by_freq:
-            raise NotByRow(f"the layer '{self.name}' of the trunk goes by how often a token is there")
-        found: Tensor = _Lookup.apply(input.expand(self.pass_.size, *input.shape[1:]), self.layer.weight, self)  # type: ignore[no-untyped-call]
-        return found
+            raise NotByRow(f"the layer '{self.name}' of the trunk has max_norm or scale_grad_by_freq")
+        ids = input.expand(self.context.size, *input.shape[1:])
+        output: Tensor = _Lookup.apply(ids, self.layer.weight, self)  # type: ignore[no-untyped-call]
+        return output
 
 
 class _Lookup(torch.autograd.Function):
@@ -201,23 +212,23 @@ class _Lookup(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
         (ids,) = ctx.saved_tensors
-        skipped = -1 if ctx.owner.layer.padding_idx is None else ctx.owner.layer.padding_idx
+        padding = -1 if ctx.owner.layer.padding_idx is None else ctx.owner.layer.padding_idx
         size = ctx.owner.layer.num_embeddings
-        for task, rows in ctx.owner.pass_.rows:
-            sparse = torch.ops.aten.embedding_backward(gradient[rows], ids[rows], size, skipped, False, sparse=True)
-            ctx.owner.pass_.jacobian.add_one(ctx.weight, task, sparse)
+        for task, rows in ctx.owner.context.rows:
+            sparse = torch.ops.aten.embedding_backward(gradient[rows], ids[rows], size, padding, False, sparse=True)
+            ctx.owner.context.jacobian.add_one(ctx.weight, task, sparse)
         return None, None, None
 
 
 class _NormLayer(_Layer):
-    """`nn.LayerNorm`: `[rows, …, d]` → `[rows, …, d]`."""
+    """`nn.LayerNorm`, `[rows, …, d]` → `[rows, …, d]`."""
 
     def __call__(self, input: Tensor) -> Tensor:
         self.check(len(input))
         if input.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
             input = input.float()
-        found: Tensor = _Norm.apply(input, self.layer.weight, self.layer.bias, self)  # type: ignore[no-untyped-call]
-        return found
+        output: Tensor = _Norm.apply(input, self.layer.weight, self.layer.bias, self)  # type: ignore[no-untyped-call]
+        return output
 
 
 class _Norm(torch.autograd.Function):
@@ -226,71 +237,71 @@ class _Norm(torch.autograd.Function):
         ctx: Any, input: Tensor, weight: nn.Parameter | None, bias: nn.Parameter | None, owner: _NormLayer
     ) -> Tensor:
         layer = owner.layer
-        found, mean, rstd = torch.native_layer_norm(input, layer.normalized_shape, weight, bias, layer.eps)
+        output, mean, rstd = torch.native_layer_norm(input, layer.normalized_shape, weight, bias, layer.eps)
         ctx.save_for_backward(input, mean, rstd)
         ctx.parameters, ctx.owner = (weight, bias), owner
-        return found
+        return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
         input, mean, rstd = ctx.saved_tensors
-        pass_, shape = ctx.owner.pass_, ctx.owner.layer.normalized_shape
-        wanted = [ctx.needs_input_grad[0], *map(pass_.wants, ctx.parameters)]
-        total = torch.zeros_like(input) if wanted[0] else None
-        for task, rows in pass_.rows:
-            seen = (gradient[rows], input[rows], shape, mean[rows], rstd[rows], *ctx.parameters)
-            of_input, *found = torch.ops.aten.native_layer_norm_backward(*seen, wanted)
-            for parameter, of_task, asked in zip(ctx.parameters, found, wanted[1:], strict=True):
-                if asked:
-                    pass_.jacobian.add_one(parameter, task, of_task)
+        context, shape = ctx.owner.context, ctx.owner.layer.normalized_shape
+        needed = [ctx.needs_input_grad[0], *map(context.needs, ctx.parameters)]
+        total = torch.zeros_like(input) if needed[0] else None
+        for task, rows in context.rows:
+            tensors = (gradient[rows], input[rows], shape, mean[rows], rstd[rows], *ctx.parameters)
+            of_input, *of_parameters = torch.ops.aten.native_layer_norm_backward(*tensors, needed)
+            for parameter, of_task, collected in zip(ctx.parameters, of_parameters, needed[1:], strict=True):
+                if collected:
+                    context.jacobian.add_one(parameter, task, of_task)
             if total is not None:
                 total[rows] = of_input
         return total, None, None, None
 
 
 class _AnyLayer(_Layer):
-    """A layer of any other kind: `[rows, …]` → `[rows, …]`, computed again for each task in the backward pass."""
+    """A layer of any other class, `[rows, …]` → `[rows, …]`, recomputed for each task in the backward pass."""
 
-    def __call__(self, *inputs: Any, **named: Any) -> Tensor:
-        if len(inputs) != 1 or named or not isinstance(inputs[0], Tensor):
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Tensor:
+        if len(inputs) != 1 or kwargs or not isinstance(inputs[0], Tensor):
             raise NotByRow(f"the layer '{self.name}' of the trunk takes more than one tensor")
         self.check(len(inputs[0]))
-        found: Tensor = _Again.apply(inputs[0], self, *self.layer.parameters(recurse=False))  # type: ignore[no-untyped-call]
-        if not isinstance(found, Tensor) or len(found) != self.pass_.size:
-            raise NotByRow(f"the layer '{self.name}' of the trunk does not make a row of each row")
-        return found
+        output: Tensor = _Recomputed.apply(inputs[0], self, *self.layer.parameters(recurse=False))  # type: ignore[no-untyped-call]
+        if not isinstance(output, Tensor) or len(output) != self.context.size:
+            raise NotByRow(f"the layer '{self.name}' of the trunk does not return one row for each row of the batch")
+        return output
 
 
-class _Again(torch.autograd.Function):
+class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, owner: _AnyLayer, *parameters: nn.Parameter) -> Tensor:
         ctx.save_for_backward(input)
         kind = input.device.type
-        ctx.owner, ctx.parameters = owner, [parameter for parameter in parameters if owner.pass_.wants(parameter)]
+        ctx.owner, ctx.parameters = owner, [parameter for parameter in parameters if owner.context.needs(parameter)]
         ctx.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
-        found: Tensor = owner.plain(input)
-        return found
+        output: Tensor = owner.plain(input)
+        return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (input,) = ctx.saved_tensors
         total = torch.zeros_like(input) if ctx.needs_input_grad[0] else None
-        for task, rows in ctx.owner.pass_.rows:
-            seen = input[rows].detach().requires_grad_(total is not None)
+        for task, rows in ctx.owner.context.rows:
+            of_rows = input[rows].detach().requires_grad_(total is not None)
             with torch.enable_grad(), torch.autocast(ctx.autocast[0], ctx.autocast[1], enabled=ctx.autocast[2]):
-                again = ctx.owner.plain(seen)
-            wanted = [*ctx.parameters, *([seen] if total is not None else [])]
-            found = torch.autograd.grad(again, wanted, gradient[rows])
-            for parameter, of_task in zip(ctx.parameters, found, strict=False):
-                ctx.owner.pass_.jacobian.add_one(parameter, task, of_task)
+                output = ctx.owner.plain(of_rows)
+            leaves = [*ctx.parameters, *([of_rows] if total is not None else [])]
+            gradients = torch.autograd.grad(output, leaves, gradient[rows])
+            for parameter, of_task in zip(ctx.parameters, gradients, strict=False):
+                ctx.owner.context.jacobian.add_one(parameter, task, of_task)
             if total is not None:
-                total[rows] = found[-1]
+                total[rows] = gradients[-1]
         return total, None, *(None for _ in ctx.needs_input_grad[2:])
 
 
-_WAYS: dict[type[nn.Module], Callable[[nn.Module, str, _Pass], Callable[..., Tensor]]] = {
+_FORWARDS: dict[type[nn.Module], Callable[[nn.Module, str, _Pass], Callable[..., Tensor]]] = {
     nn.Linear: _LinearLayer,
     nn.Embedding: _EmbeddingLayer,
     nn.LayerNorm: _NormLayer,

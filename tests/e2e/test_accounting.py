@@ -202,22 +202,6 @@ def test_gradient_checkpointing_is_refused_where_it_cannot_be(
         type(stages.material.model.trunk).supports_gradient_checkpointing = True
 
 
-def test_frozen_weights_that_are_cast_once_equal_those_cast_in_every_pass(
-    models: Any, toys: ModuleType, prepare: Callable[..., Stages], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from hft_core.acceleration import cached_casts
-    from hft_core.device import distributed
-
-    found = []
-    for limit in (0, 1 << 30):
-        monkeypatch.setattr(cached_casts, "LIMIT", limit)
-        stages = prepare(recipe(models["bert"], {"strategy": "lora", "head_warmup_steps": 2}), rows(toys))
-        stages.machine = distributed.find("bf16")
-        stages.run(0, stages.material.resolved.stages[0], fold=True)
-        found.append(weights(stages))
-    assert all(torch.equal(left, right) for left, right in zip(*found, strict=True))
-
-
 def test_bfloat16_ends_where_float32_does(models: Any, toys: ModuleType) -> None:
     scores = {}
     for precision in ("fp32", "bf16"):

@@ -132,12 +132,12 @@ def test_it_takes_the_rows_of_all_tasks_through_the_trunk_at_once(
     models: Any, toys: ModuleType, prepare: Callable[..., Stages], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
-    through = one_pass.told_apart
+    through = one_pass.collect_task_gradients
 
     def counted(trunk: Any, jacobian: Any, rows: Any, size: int, casts: Any) -> Any:
         passes.append(size)
         return through(trunk, jacobian, rows, size, casts)
 
-    monkeypatch.setattr("hft_core.gradients.combine.told_apart", counted)
+    monkeypatch.setattr("hft_core.gradients.combine.collect_task_gradients", counted)
     trained(prepare, recipe(models, "bert", max_steps=3, per_device_train_batch_size=12), toys)
     assert passes == [12, 12, 12]

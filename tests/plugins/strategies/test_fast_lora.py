@@ -8,8 +8,6 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hft_core.acceleration import cached_casts
-from hft_core.acceleration.forward_override import standing_in
 from hft_plugins.strategies.peft import fast_lora
 
 SHAPES = [(5, 12), (2, 5, 12), (2, 3, 5, 12)]
@@ -40,8 +38,8 @@ def passed(trunk: Any, shape: tuple[int, ...], bf16: bool = False, again: bool =
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One entry for each time that the additions are one product."""
     seen: list[str] = []
-    apply = fast_lora._Addition.apply
-    monkeypatch.setattr(fast_lora._Addition, "apply", lambda *args: seen.append("") or apply(*args))
+    apply = fast_lora._LoraAddition.apply
+    monkeypatch.setattr(fast_lora._LoraAddition, "apply", lambda *args: seen.append("") or apply(*args))
     return seen
 
 
@@ -49,9 +47,9 @@ def test_the_addition_has_the_derivatives_of_its_products() -> None:
     torch.manual_seed(0)
     shapes = ((2, 5, 20), (2, 5, 12), (3, 12), (20, 3))
     base, x, first, second = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
-    found = fast_lora._Addition.apply(base, x, first, second)
+    found = fast_lora._LoraAddition.apply(base, x, first, second)
     torch.testing.assert_close(found, base + x @ first.T @ second.T)
-    assert torch.autograd.gradcheck(fast_lora._Addition.apply, (base, x, first, second))
+    assert torch.autograd.gradcheck(fast_lora._LoraAddition.apply, (base, x, first, second))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -60,7 +58,7 @@ def test_a_layer_that_is_computed_again_makes_the_same(
     shape: tuple[int, ...], dropout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trunk, seen = injected(lora_dropout=dropout), calls(monkeypatch)
-    with fast_lora.held(trunk):
+    with fast_lora.patched(trunk):
         once, twice = (passed(trunk, shape, bf16=True, again=again) for again in (False, True))
     assert len(seen) == 3
     assert all(torch.equal(one, other) for one, other in zip(once, twice, strict=True))
@@ -69,7 +67,7 @@ def test_a_layer_that_is_computed_again_makes_the_same(
 def test_in_float32_it_is_peft_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     trunk, seen = injected(), calls(monkeypatch)
     wanted = passed(trunk, (2, 5, 12))
-    with fast_lora.held(trunk):
+    with fast_lora.patched(trunk):
         found = passed(trunk, (2, 5, 12))
     assert not seen
     assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
@@ -82,7 +80,7 @@ def test_under_autocast_it_is_as_near_to_float32_as_peft(dropout: float) -> None
     errors = []
     for seed in range(40):
         exact, theirs = (passed(trunk, (8, 40, 12), bf16, seed=seed) for bf16 in (False, True))
-        with fast_lora.held(trunk):
+        with fast_lora.patched(trunk):
             ours = passed(trunk, (8, 40, 12), bf16=True, seed=seed)
         assert [each.dtype for each in ours] == [each.dtype for each in theirs]
         pairs = zip((ours, theirs), (exact, exact), strict=True)
@@ -98,7 +96,7 @@ def test_under_autocast_it_is_as_near_to_float32_as_peft(dropout: float) -> None
 def test_what_is_not_plain_goes_pefts_way(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     trunk, seen = injected(**fields), calls(monkeypatch)
     wanted = passed(trunk, (5, 12), bf16=True)
-    with fast_lora.held(trunk):
+    with fast_lora.patched(trunk):
         found = passed(trunk, (5, 12), bf16=True)
     assert not seen
     assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
@@ -109,7 +107,7 @@ def test_a_layer_that_changes_inside_goes_pefts_way(change: str, monkeypatch: py
     trunk, seen = injected(), calls(monkeypatch)
     layer, x = trunk[0], torch.ones(2, 12)
     more = {"adapter_names": ["default", "__base__"]} if change == "named" else {}
-    with fast_lora.held(trunk), torch.autocast("cpu", torch.bfloat16):
+    with fast_lora.patched(trunk), torch.autocast("cpu", torch.bfloat16):
         if change == "disabled":
             layer.enable_adapters(False)
         elif change == "merged":
@@ -128,7 +126,7 @@ def test_factors_with_a_forward_of_their_own_are_called(monkeypatch: pytest.Monk
     asked: list[tuple[int, ...]] = []
     factor = trunk[0].lora_A["default"]
     factor.forward = lambda x: asked.append(tuple(x.shape)) or nn.functional.linear(x, factor.weight)
-    with fast_lora.held(trunk):
+    with fast_lora.patched(trunk):
         found = passed(trunk, (2, 5, 12), bf16=True)
     assert asked == [(2, 5, 12)]
     assert not seen
@@ -136,20 +134,8 @@ def test_factors_with_a_forward_of_their_own_are_called(monkeypatch: pytest.Monk
         assert float(((one.float() - other.float()).norm() / other.float().norm()).detach()) < 2**-6
 
 
-def test_factors_that_stood_still_while_heads_warmed_up_are_multiplied_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linear layers that stand still when a stage begins keep casts of their weights, and go on so when they train."""
-    trunk, seen = injected(), calls(monkeypatch)
-    linear = [module for module in trunk.modules() if type(module) is nn.Linear]
-    with standing_in({layer: cached_casts._Product(layer) for layer in linear}), fast_lora.held(trunk):
-        kept = passed(trunk, (2, 5, 12), bf16=True)
-    assert seen
-    with fast_lora.held(trunk):
-        bare = passed(trunk, (2, 5, 12), bf16=True)
-    assert all(torch.equal(one, other) for one, other in zip(kept, bare, strict=True))
-
-
 def test_forwards_are_pefts_again_afterwards() -> None:
     trunk = injected()
-    with fast_lora.held(trunk):
+    with fast_lora.patched(trunk):
         assert "forward" in vars(trunk[0])
     assert "forward" not in vars(trunk[0])

@@ -77,7 +77,7 @@ class Injected(Strategy):
         self._originals = {n: t for n, t in copies.items() if not torch.equal(t, now[n].detach().cpu())}
 
     def in_training(self, backbone: Backbone) -> AbstractContextManager[None]:
-        return fast_lora.held(backbone.trunk)
+        return fast_lora.patched(backbone.trunk)
 
     def penalty(self, backbone: Backbone) -> Tensor | None:
         """Sum the auxiliary losses of the method, if it has any."""
