@@ -98,7 +98,8 @@ class Backbone(ABC):
         each `[batch, target seq]`."""
 
     def in_training(self) -> AbstractContextManager[None]:
-        """A context in which a stage trains the trunk: for ways of computing the same that are quicker there."""
+        """Return a context for the training steps of a stage, in which the trunk may use fast paths: other kernels for
+        the same function (see `hft_core.forward_override` and `hft_core.cpu_dropout`)."""
         return nullcontext()
 
     @property

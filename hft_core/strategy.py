@@ -82,7 +82,8 @@ class Strategy:
         until it is told anew (a checkpointed layer is computed again in the backward pass)."""
 
     def in_training(self, backbone: Backbone) -> AbstractContextManager[None]:
-        """A context in which a stage trains: for ways of computing what was injected that are quicker there."""
+        """Return a context for the training steps of a stage, in which what was injected may use fast paths: other
+        kernels for the same function (see `hft_core.forward_override`)."""
         return nullcontext()
 
     def forward(self, backbone: Backbone, inputs: Mapping[str, Tensor], rows: TaskRows) -> Tensor:

@@ -35,6 +35,8 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "hft_core.head": (),
     "hft_core.strategy": (),
     "hft_core.combiner": (),
+    "hft_core.forward_override": (),
+    "hft_core.cpu_dropout": (),
     "hft_core.testing": (),
 }
 """The modules that others may import, and their public names; without any, all those without an underscore."""

@@ -27,7 +27,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from hft_core import events
-from hft_core.acceleration import quick_ways
+from hft_core.acceleration import fast_paths
 from hft_core.acceleration.activation_cache import FrozenWork
 from hft_core.batching.batch import Batch, idle_batch
 from hft_core.batching.collate import Collator, slices_of_process
@@ -107,7 +107,7 @@ class StageLoop:
         self._hold(trunk, still=progress.step < self.head_steps)
         try:
             frozen_work.begin(progress)
-            with quick_ways.held(self.model, self.stage, self.machine):
+            with fast_paths.patched(self.model):
                 self._train(progress, checkpoints, trunk, due, planned)
         except signals.Interrupted:
             self._checkpoint(progress, checkpoints)

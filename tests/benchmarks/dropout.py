@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from hft_core.acceleration import fast_dropout
+from hft_core.acceleration.fast_paths import fast_dropout
 from hft_plugins.backbones import attention
 
 ROWS, LENGTH, HIDDEN, HEADS = 32, 70, 384, 12
@@ -37,7 +37,7 @@ def hidden(kind: torch.dtype, quick: bool, steps: int) -> float:
     layer = nn.Dropout(P).train()
     if not quick:
         return rate(lambda: layer(values), steps)
-    with fast_dropout.held(layer):
+    with fast_dropout(layer):
         return rate(lambda: layer(values), steps)
 
 

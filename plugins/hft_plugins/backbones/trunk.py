@@ -168,7 +168,7 @@ class HfBackbone(Backbone):
         return hidden
 
     def in_training(self) -> AbstractContextManager[None]:
-        return attention.quick(self.trunk)
+        return attention.patched(self.trunk)
 
     splits = True
 

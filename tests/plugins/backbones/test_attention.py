@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, BertModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from hft_core.acceleration import fast_dropout
+from hft_core import cpu_dropout
 from hft_plugins.backbones import attention
 
 BATCH, HEADS, LENGTH, SIZE = 3, 4, 6, 8
@@ -40,14 +40,12 @@ def masks() -> dict[str, Tensor | None]:
 
 
 def without_dropping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_dropout, "factors", lambda shape, p, dtype: torch.ones(shape, dtype=dtype))
+    monkeypatch.setattr(cpu_dropout, "scaled_mask", lambda shape, p, dtype: torch.ones(shape, dtype=dtype))
 
 
 @pytest.mark.parametrize("kind", list(masks()))
 @pytest.mark.parametrize("groups", [1, 2])
-def test_equals_sdpa_where_nothing_happens_to_be_dropped(
-    kind: str, groups: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equals_sdpa_when_nothing_is_dropped(kind: str, groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
     without_dropping(monkeypatch)
     torch.manual_seed(0)
     q = drawn(BATCH, HEADS, LENGTH, SIZE)
@@ -75,7 +73,7 @@ def test_under_autocast_it_is_as_near_to_float32_as_sdpa(monkeypatch: pytest.Mon
     assert float((ours - exact).abs().max()) < 0.03
 
 
-def test_shares_of_attention_are_dropped_and_their_mean_is_that_without() -> None:
+def test_attention_weights_are_dropped_and_the_mean_output_is_that_without_dropout() -> None:
     torch.manual_seed(2)
     q, k, v = (torch.randn(1, 2, LENGTH, SIZE) for _ in range(3))
     whole, _ = sdpa_attention_forward(Layer(), q, k, v, None)
@@ -89,7 +87,7 @@ def test_shares_of_attention_are_dropped_and_their_mean_is_that_without() -> Non
     "case",
     [{"dropout": 0.0}, {"dropout": P, "is_causal": True}, {"dropout": P, "position_bias": torch.zeros(1, 1, 6, 6)}],
 )
-def test_other_cases_are_sdpas(case: dict[str, Any]) -> None:
+def test_other_cases_are_left_to_sdpa(case: dict[str, Any]) -> None:
     q, k, v = (torch.randn(BATCH, HEADS, LENGTH, SIZE) for _ in range(3))
     torch.manual_seed(3)
     ours, _ = attention.attend(Layer(), q, k, v, None, **case)
@@ -99,18 +97,18 @@ def test_other_cases_are_sdpas(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-def test_a_trunk_goes_this_way_inside_alone_and_only_instead_of_sdpa(
+def test_a_trunk_is_patched_inside_the_context_only_and_only_instead_of_sdpa(
     implementation: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     called: list[str] = []
     monkeypatch.setattr(
-        fast_dropout, "factors", lambda shape, p, dtype: called.append("") or torch.ones(shape, dtype=dtype)
+        cpu_dropout, "scaled_mask", lambda shape, p, dtype: called.append("") or torch.ones(shape, dtype=dtype)
     )
     config = BertConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=2, intermediate_size=8, vocab_size=20)
     trunk = AutoModel.from_config(config, attn_implementation=implementation).train()
     assert isinstance(trunk, BertModel)
     ids, mask = torch.randint(20, (2, 5)), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
-    with attention.quick(trunk):
+    with attention.patched(trunk):
         trunk(input_ids=ids, attention_mask=mask)
         assert len(called) == (2 if implementation == "sdpa" else 0)
     assert trunk.config._attn_implementation == implementation
