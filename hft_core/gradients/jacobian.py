@@ -1,7 +1,7 @@
-"""The gradients of a step's tasks with respect to the parameters that they share: one row a task, kept in pieces.
+"""Hold the gradients of a step's tasks with respect to their shared parameters: one row per task, in pieces.
 
-A combiner that goes by products is given these alone, added up parameter by parameter, and no matrix of all gradients
-is ever made. Gradients of embeddings hold the tokens of the step and no others.
+A combiner that uses the Gramian only gets it summed parameter by parameter, without a matrix of all gradients.
+Gradients of embeddings are sparse: they hold the tokens of the step only.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from hft_core.device.process_group import ProcessGroup
 
 PIECE = 1 << 20
-"""Values of all tasks' gradients whose products are taken at once: 4 MiB, less than a processor's cache."""
+"""Values of all tasks' gradients that are multiplied at once: 4 MiB, which fits into a processor's cache."""
 
 
 class Jacobian:
-    """`[t, p]`, for `t` tasks and the `p` values of the shared parameters."""
+    """A matrix `[t, p]` of `t` tasks and the `p` values of the shared parameters."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], tasks: int) -> None:
         self.parameters = list(parameters)
-        self._held: list[list[Tensor | None]] = [[None] * tasks for _ in self.parameters]
-        """By parameter and task; nothing where a task has none (yet)."""
+        self._gradients: list[list[Tensor | None]] = [[None] * tasks for _ in self.parameters]
+        """By parameter and task; None where a task has none (yet)."""
         self._places = {id(parameter): place for place, parameter in enumerate(self.parameters)}
 
     def has(self, parameter: nn.Parameter) -> bool:
-        """Whether it is one of the shared parameters."""
+        """Tell whether a parameter is one of the shared ones."""
         return id(parameter) in self._places
 
     def add(self, task: int, gradients: Sequence[Tensor | None]) -> None:
@@ -38,56 +38,56 @@ class Jacobian:
                 self.add_one(parameter, task, gradient)
 
     def add_one(self, parameter: nn.Parameter, task: int, gradient: Tensor) -> None:
-        """Add a task's gradient of one parameter; it is kept, not copied, in the number format that it was computed in
-        as long as it is the only one. That of an embedding may be sparse."""
-        held = self._held[self._places[id(parameter)]]
-        before, total = held[task], gradient
+        """Add a task's gradient of one parameter, which may be sparse. The first one is kept without a copy, in the
+        dtype that it was computed in."""
+        by_task = self._gradients[self._places[id(parameter)]]
+        before, total = by_task[task], gradient
         if before is not None:
             first, second = (gradient, before) if before.is_sparse else (before, gradient)  # torch adds in this order
             total = first.to(parameter.dtype) + second.to(parameter.dtype)
-        held[task] = total.coalesce() if total.is_sparse else total
+        by_task[task] = total.coalesce() if total.is_sparse else total
 
     def of(self, task: int) -> list[Tensor | None]:
-        """Those of one task, by parameter."""
-        of_task = [held[task] for held in self._held]
+        """Return the gradients of one task, by parameter."""
+        of_task = [by_task[task] for by_task in self._gradients]
         return [None if gradient is None else _dense(gradient) for gradient in of_task]
 
     def all_reduce(self, group: ProcessGroup) -> None:
         """Sum the rows over all processes."""
         if group.world_size > 1:  # else the matrix need not be built
             rows = group.all_reduce(self.rows())
-            self._held = [
+            self._gradients = [
                 [row.view_as(parameter) for row in piece]
                 for parameter, piece in zip(self.parameters, self._pieces(rows), strict=True)
             ]
 
     def rows(self) -> Tensor:
-        """The whole matrix, `[t, p]`."""
-        columns = [_stacked(p, held).flatten(1) for p, held in zip(self.parameters, self._held, strict=True)]
+        """Return the whole matrix `[t, p]`."""
+        columns = [_stacked(p, by_task).flatten(1) for p, by_task in zip(self.parameters, self._gradients, strict=True)]
         return torch.cat(columns, dim=1)
 
     def products(self) -> Tensor:
-        """`[t, t]`: the products of the rows with one another (the Gramian)."""
-        tasks = len(self._held[0])
+        """Compute the Gramian `[t, t]`: the products of the rows with one another."""
+        tasks = len(self._gradients[0])
         total = torch.zeros(tasks, tasks, device=self.parameters[0].device)
-        for held in self._held:
-            there = [task for task, gradient in enumerate(held) if gradient is not None]
-            if there:
-                place = torch.tensor(there, device=total.device)
-                total[place[:, None], place] += _products(_of_tokens([g for g in held if g is not None]))
+        for by_task in self._gradients:
+            present = [task for task, gradient in enumerate(by_task) if gradient is not None]
+            if present:
+                place = torch.tensor(present, device=total.device)
+                total[place[:, None], place] += _products(_of_tokens([g for g in by_task if g is not None]))
         return total
 
     def fill(self, factors: Tensor) -> None:
-        """Leave in `.grad` of each parameter the sum of the tasks' gradients, each times its factor: `[t]`, or `[t, p]`
-        for one a value."""
+        """Set `.grad` of each parameter to the sum of the tasks' gradients, each times its factor: `[t]`, or `[t, p]`
+        for one per value."""
         if factors.ndim == 2:
             combined = (factors * self.rows()).sum(dim=0)
             for parameter, part in zip(self.parameters, self._pieces(combined), strict=True):
                 parameter.grad = part.view_as(parameter)
             return
-        for parameter, held in zip(self.parameters, self._held, strict=True):
+        for parameter, by_task in zip(self.parameters, self._gradients, strict=True):
             total: Tensor | None = None
-            for gradient, factor in zip(held, factors.tolist(), strict=True):
+            for gradient, factor in zip(by_task, factors.tolist(), strict=True):
                 if gradient is None:
                     continue
                 if total is None and not gradient.is_sparse:
@@ -97,7 +97,7 @@ class Jacobian:
             parameter.grad = torch.zeros_like(parameter) if total is None else total
 
     def _pieces(self, values: Tensor) -> tuple[Tensor, ...]:
-        """`[…, p]` by parameter."""
+        """Split `[…, p]` by parameter."""
         return torch.split(values, [parameter.numel() for parameter in self.parameters], dim=-1)
 
 
@@ -105,14 +105,14 @@ def _dense(gradient: Tensor) -> Tensor:
     return gradient.to_dense() if gradient.is_sparse else gradient
 
 
-def _stacked(parameter: nn.Parameter, held: Sequence[Tensor | None]) -> Tensor:
+def _stacked(parameter: nn.Parameter, by_task: Sequence[Tensor | None]) -> Tensor:
     """`[t, *parameter]`"""
     zero = torch.zeros_like(parameter)
-    return torch.stack([zero if gradient is None else _dense(gradient).to(zero.dtype) for gradient in held])
+    return torch.stack([zero if gradient is None else _dense(gradient).to(zero.dtype) for gradient in by_task])
 
 
 def _products(gradients: Sequence[Tensor]) -> Tensor:
-    """`[n, n]`, by pieces: a matrix of them all would be written and read again from memory, and these from a cache."""
+    """Compute the Gramian `[n, n]` of gradients in pieces that stay in the cache."""
     flat = [each.reshape(-1) for each in gradients]
     size, step = len(flat[0]), PIECE // len(flat)
     rows = torch.empty(len(flat), min(step, size), device=flat[0].device)
@@ -126,7 +126,7 @@ def _products(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def _of_tokens(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Gradients of an embedding that are all sparse, of its rows that any of them has, each `[tokens, d]`."""
+    """Restrict sparse gradients of an embedding to the tokens that any of them has, each `[tokens, d]`."""
     if not all(each.is_sparse for each in gradients):
         return [_dense(each) for each in gradients]
     tokens, places = torch.unique(torch.cat([each.indices()[0] for each in gradients]), return_inverse=True)
@@ -140,8 +140,8 @@ def _of_tokens(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
 
 @contextmanager
 def of_tokens_alone(model: nn.Module, group: ProcessGroup) -> Iterator[None]:
-    """Inside, the gradients of embeddings that train are sparse. Not with several processes, which may have different
-    tokens."""
+    """Make the gradients of trainable embeddings sparse inside the context; not with several processes, which may have
+    different tokens."""
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding) and group.world_size == 1]
     chosen = [each for each in embeddings if each.weight.requires_grad and not (each.sparse or each.scale_grad_by_freq)]
     for module in chosen:
@@ -155,8 +155,10 @@ def of_tokens_alone(model: nn.Module, group: ProcessGroup) -> Iterator[None]:
 
 @contextmanager
 def cast_once(device: torch.device) -> Iterator[None]:
-    """Inside, autocast casts a weight that trains once, not in every pass: it drops its casts at the end of the
-    outermost context, which need not be one that casts. No pass without gradients may be made inside: the cast would
-    have none later either."""
+    """Let autocast cast each trainable weight once inside the context, instead of once a pass.
+
+    autocast drops its casts at the end of the outermost context, even of one that is disabled. Run no forward pass
+    without gradients inside: its casts would have none in later passes either.
+    """
     with torch.autocast(device.type, enabled=False):
         yield
