@@ -1,8 +1,7 @@
-"""A run that is killed at any instant, its processes all at once or one of them, ends with the bytes of one never
-stopped.
+"""Kill a run at any instant, all of its processes or one, and compare the resumed run with an uninterrupted one.
 
-What is killed is a fork of a process that has imported everything (`killing.py`), so that a start costs a second and
-not five. The matrix of all kills is printed at the end (`pytest -rP`), and is in the properties of the test report.
+What is killed is a fork of a process that has imported everything (`killing.py`), so that a start costs a second
+instead of five. Each test runs a sample of its kills; `--whole` runs all of them.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -117,9 +116,6 @@ TOGETHER: dict[str, list[tuple[str, int, str]]] = {
 }
 """Those of two processes, and which of them are killed."""
 
-matrix: Counter[tuple[str, str, int]] = Counter()
-"""Kills by the moment's kind, case and number of processes."""
-
 
 class Starter:
     """Starts runs by way of `killing.py`."""
@@ -200,17 +196,21 @@ def starter(models: Any, toys: ModuleType, tmp_path_factory: pytest.TempPathFact
 Digest = dict[str, str]
 
 
+Uninterrupted = Callable[[str, int], Digest]
+
+
 @pytest.fixture(scope="module")
-def wanted(starter: Starter) -> dict[tuple[str, int], Digest]:
-    """What runs leave behind that nobody stops, by case and number of processes."""
-    found = {}
-    for case in CASES:
-        for world in (1, 2):
-            folder = starter.folder / f"whole, {case}, {world}"
-            code, _, printed = starter.start(case, folder, world)
-            assert code == 0, printed
-            found[case, world] = digest(folder)
-    return found
+def uninterrupted(starter: Starter) -> Uninterrupted:
+    """Runs a case in so many processes without stopping it, once, and returns what it leaves behind."""
+
+    @cache
+    def run(case: str, world: int) -> Digest:
+        folder = starter.folder / f"whole, {case}, {world}"
+        code, _, printed = starter.start(case, folder, world)
+        assert code == 0, printed
+        return digest(folder)
+
+    return run
 
 
 def digest(folder: Path) -> Digest:
@@ -247,44 +247,36 @@ def finish(starter: Starter, case: str, folder: Path, world: int) -> Digest:
     return digest(folder)
 
 
-def kind_of(instant: str) -> str:
-    for line in (Path(__file__).with_name("killing.py")).read_text().splitlines():
-        name, _, rest = line.strip().partition(": Instant(")
-        if name == f'"{instant}"':
-            return rest.split('"')[1]
-    raise KeyError(instant)
-
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.sampled(10)
+@pytest.mark.parametrize(
+    ("case", "instant", "nth"), [(case, *instant) for case, instants in INSTANTS.items() for instant in instants]
+)
 def test_killed_at_any_instant_of_saving_learning_and_ending(
-    case: str, starter: Starter, wanted: dict[tuple[str, int], Digest]
+    case: str, instant: str, nth: int, starter: Starter, uninterrupted: Uninterrupted
 ) -> None:
-    for number, (instant, nth) in enumerate(INSTANTS[case]):
-        folder = starter.folder / f"{case}, {number}"
-        kill = {"instant": instant, "nth": nth, "who": "whole"}
-        code, _, printed = starter.start(case, folder, 1, kill=kill)
-        assert code == KILLED, (instant, printed[-3000:])
-        matrix[kind_of(instant), case, 1] += 1
-        assert differing(finish(starter, case, folder, 1), wanted[case, 1]) == set(), instant
+    folder = starter.folder / f"{case}, {instant}, {nth}"
+    code, _, printed = starter.start(case, folder, 1, kill={"instant": instant, "nth": nth, "who": "whole"})
+    assert code == KILLED, printed[-3000:]
+    assert differing(finish(starter, case, folder, 1), uninterrupted(case, 1)) == set()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize(
+    ("case", "instant", "nth", "who"), [(case, *kill) for case, kills in TOGETHER.items() for kill in kills]
+)
 def test_two_processes_of_which_one_or_both_are_killed(
-    case: str, starter: Starter, wanted: dict[tuple[str, int], Digest]
+    case: str, instant: str, nth: int, who: str, starter: Starter, uninterrupted: Uninterrupted
 ) -> None:
-    for number, (instant, nth, who) in enumerate(TOGETHER[case]):
-        folder = starter.folder / f"{case}, both, {number}"
-        kill = {"instant": instant, "nth": nth, "who": who}
-        code, _, printed = starter.start(case, folder, 2, kill=kill)
-        assert code == KILLED, (instant, printed[-3000:])
-        if who != "whole":  # the one that was left has ended by itself
-            assert "error: another process of the run has ended without a word" in printed, printed[-3000:]
-        matrix[kind_of(instant), case, 2] += 1
-        assert differing(finish(starter, case, folder, 2), wanted[case, 2]) == set(), (instant, who)
+    folder = starter.folder / f"{case}, {instant}, {nth}, {who}"
+    code, _, printed = starter.start(case, folder, 2, kill={"instant": instant, "nth": nth, "who": who})
+    assert code == KILLED, printed[-3000:]
+    if who != "whole":  # the one that was left has ended by itself
+        assert "error: another process of the run has ended without a word" in printed, printed[-3000:]
+    assert differing(finish(starter, case, folder, 2), uninterrupted(case, 2)) == set()
 
 
 def test_killed_while_it_is_being_resumed_and_again_at_the_next_instant(
-    starter: Starter, wanted: dict[tuple[str, int], Digest]
+    starter: Starter, uninterrupted: Uninterrupted
 ) -> None:
     folder = starter.folder / "again and again"
     for instant, nth in (
@@ -300,15 +292,15 @@ def test_killed_while_it_is_being_resumed_and_again_at_the_next_instant(
         kill = {"instant": instant, "nth": nth, "who": "whole"}
         code, _, printed = starter.start("full", folder, 1, kill=kill)
         assert code == KILLED, (instant, printed[-3000:])
-        matrix[kind_of(instant), "full", 1] += 1
-    assert differing(finish(starter, "full", folder, 1), wanted["full", 1]) == set()
+    assert differing(finish(starter, "full", folder, 1), uninterrupted("full", 1)) == set()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("case", "world", "kills"), [("full", 1, 5), ("two stages", 1, 5), ("task lora, pcgrad", 2, 4)]
 )
 def test_killed_at_random_instants(
-    case: str, world: int, kills: int, starter: Starter, wanted: dict[tuple[str, int], Digest]
+    case: str, world: int, kills: int, starter: Starter, uninterrupted: Uninterrupted
 ) -> None:
     """Each run is killed up to three times, at moments within the time that one takes here and now; one that was faster
     and came to its end is compared, and another begun."""
@@ -326,16 +318,16 @@ def test_killed_at_random_instants(
             assert code in (KILLED, 0), printed[-3000:]
             if code == 0:
                 break
-            matrix["at random", case, world] += 1
             done += 1
             if (folder / "results.json").exists():
                 break
         else:
             code = starter.start(case, folder, world)[0]
             assert code == 0
-        assert differing(finish(starter, case, folder, world), wanted[case, world]) == set()
+        assert differing(finish(starter, case, folder, world), uninterrupted(case, world)) == set()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("instant", "nth", "world", "sent"),
     [
@@ -355,7 +347,7 @@ def test_a_signal_in_any_long_loop_ends_the_run_with_its_code_and_the_command_th
     world: int,
     sent: list[int],
     starter: Starter,
-    wanted: dict[tuple[str, int], Digest],
+    uninterrupted: Uninterrupted,
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "run"
@@ -367,12 +359,12 @@ def test_a_signal_in_any_long_loop_ends_the_run_with_its_code_and_the_command_th
     assert "Traceback" not in printed
     code, _, printed = starter.start("full", folder, world, arguments=["resume", str(folder)])
     assert code == 0, printed[-3000:]
-    assert differing(digest(folder), wanted["full", world]) == set()
+    assert differing(digest(folder), uninterrupted("full", world)) == set()
 
 
 @pytest.mark.parametrize("instant", ["between two passes of one step", "a checkpoint is due"])
 def test_a_second_ctrl_c_ends_the_run_at_once(
-    instant: str, starter: Starter, wanted: dict[tuple[str, int], Digest], tmp_path: Path
+    instant: str, starter: Starter, uninterrupted: Uninterrupted, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     kill = {"instant": instant, "nth": 2, "who": "lead", "signals": [signal.SIGINT, signal.SIGINT]}
@@ -380,23 +372,4 @@ def test_a_second_ctrl_c_ends_the_run_at_once(
     assert code == 130, printed[-3000:]
     assert "go on with" not in printed
     assert "Traceback" not in printed
-    assert differing(finish(starter, "full", folder, 1), wanted["full", 1]) == set()
-
-
-def test_the_matrix_of_kills(record_property: Any) -> None:
-    """Says what the tests above have done."""
-    columns = [(case, world) for world in (1, 2) for case in CASES]
-    print("kills, by instant; processes and what is trained:")
-    print(f"{'':>16}", *(f"{world} × {case}"[:20].rjust(21) for case, world in columns), "all", sep=" ")
-    for kind in dict.fromkeys(kind for kind, _, _ in matrix):
-        counts = [matrix[kind, case, world] for case, world in columns]
-        print(f"{kind:>16}", *(str(count or "–").rjust(21) for count in counts), sum(counts), sep=" ")
-        record_property(f"kills: {kind}", sum(counts))
-    print(
-        f"{'all':>16}",
-        *(str(sum(n for (_, c, w), n in matrix.items() if (c, w) == each)).rjust(21) for each in columns),
-    )
-    record_property("kills", sum(matrix.values()))
-    print("in all:", sum(matrix.values()))
-    if len({kind for kind, _, _ in matrix}) > 1:  # all of the file was run
-        assert sum(matrix.values()) >= 40
+    assert differing(finish(starter, "full", folder, 1), uninterrupted("full", 1)) == set()
