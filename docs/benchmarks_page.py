@@ -14,10 +14,10 @@ SCRIPTS = Path(__file__).parents[1] / "tests" / "benchmarks"
 INTRODUCTION = """\
 # Benchmarks
 
-Every figure here was written by a script of `tests/benchmarks` into `docs/benchmarks/`; this page is made from those
-files by `docs/benchmarks_page.py`, and a test compares them. Ratios are medians over rounds in which all contenders
-take turns in one run, on shared machines with two cores: they hold on such machines, while times do not carry over to
-others. What limits a figure, and what was tried, is said in [where the speed comes from](explanation/speed.md).
+Every number was written by a script of `tests/benchmarks` into `docs/benchmarks/`; `docs/benchmarks_page.py` makes
+this page of those files, and a test compares them. Ratios are medians over rounds that alternate between all
+contenders in one run, on shared machines with two cores; absolute times do not transfer to other machines. Methods
+and limits are described in [Speed](explanation/speed.md).
 
 """
 CHART = "training_loops"
@@ -75,9 +75,9 @@ def _chart(rows: list[dict[str, Any]]) -> list[str]:
     return [
         "```mermaid",
         "xychart-beta",
-        '    title "Real tokens a second: one task, short texts, full fine-tuning"',
+        '    title "Tokens per second without padding: one task, short texts, full fine-tuning"',
         f"    x-axis [{names}]",
-        '    y-axis "tokens a second"',
+        '    y-axis "tokens per second"',
         f"    bar [{rates}]",
         "```",
         "",

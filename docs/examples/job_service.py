@@ -1,11 +1,12 @@
-"""A small service that trains on request and answers with what it trained, for programs on the same machine.
+"""A small service that trains recipes and answers predictions, for programs on the same machine.
 
     pip install hft-core fastapi uvicorn
     uvicorn --app-dir docs/examples --factory job_service:service --host 127.0.0.1
 
-POST /jobs takes a recipe and rows by task, GET /jobs/{id} says how far the job is, POST /jobs/{id}/predict takes a task
-and rows. A request names no file and no model of its own: its recipe's `backbone` is one of the service's names, its
-tasks have no `data`, and its plugins are those below.
+POST /jobs takes a recipe and rows by task, GET /jobs/{id} returns the job's progress, POST /jobs/{id}/predict takes a
+task and rows. A request cannot name files or models: its recipe's `backbone` is one of the service's names, its tasks
+have no
+`data`, and its plugins are those below.
 """
 
 from __future__ import annotations

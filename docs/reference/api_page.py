@@ -47,8 +47,8 @@ MADE_BY_HFT = ("Catalogue", "Session")
 INTRODUCTION = """\
 # Public names
 
-What a host or a plugin may import. Names and modules that are not here may change at any time; what is here changes
-only with a line in the changelog. All of it is annotated, and the package says so (`py.typed`).
+The names that hosts and plugins may import. Changes are announced in the [changelog](../../CHANGELOG.md); anything not
+listed here may change at any time. All names are annotated (`py.typed`).
 
 For hosts: [Use in Python](../how-to/use-in-python.md). For plugins: [Hooks](hooks.md). The keys of a recipe:
 [Recipe](recipe.md).

@@ -13,26 +13,25 @@ PAGE = Path(__file__).with_name("bad-input.md")
 TABLE = PAGE.parents[2] / "tests" / "e2e" / "bad_inputs"
 
 INTRODUCTION = """\
-# Bad input
+# Error messages
 
-What `hft` says when something that it is given is wrong: {count} cases, each of which a test makes and tries. The
-answer is one line on standard error, `error: ` and what is below, and never a traceback (`--debug` shows it). It names
-the file and the line, row or key, says what was found and what was expected, and gives the nearest valid name where
-there is one. Files that were there before stay as they were.
+The messages of `hft` for {count} invalid inputs, each of which a test reproduces. A message is one line on standard
+error, after `error: `, without a traceback (`--debug` shows it). It names the file and the line, row or key, what was
+found and expected, and the nearest valid name. Existing files are not changed.
 
 | exit code | |
 | --- | --- |
-| 2 | what was asked for is wrong: found before anything is trained, and nothing is left in the way of the next try |
-| 1 | a run that had begun could not go on; its last checkpoint is untouched |
+| 2 | invalid request, found before training; the command can be repeated once it is corrected |
+| 1 | a run failed during training; its last checkpoint is untouched |
 | 143, 130 | ended by SIGTERM, by SIGINT (Ctrl-C) |
 
 `…` stands for any text. This page is written by `docs/reference/bad_input_page.py`; a test compares them. All cases
-start from this `recipe.yaml`, with good data (`news.csv`, `articles.txt`) and a good encoder (`model/`) beside it:
+start from this `recipe.yaml`, with valid data (`news.csv`, `articles.txt`) and a valid encoder (`model/`):
 
 ```yaml
 {recipe}```
 
-`done/` and `stopped/` are runs, one finished and one not, and `mine.py` is a plugin.
+`done/` is a finished run, `stopped/` an interrupted one, and `mine.py` a plugin.
 """
 
 
@@ -56,7 +55,7 @@ def page() -> str:
     for where, cases in found.TABLE.items():
         lines = [
             f"## {where.capitalize()}\n",
-            "| what is wrong | `hft …` | the answer | |",
+            "| input | `hft …` | message | exit code |",
             "| --- | --- | --- | --- |",
         ]
         lines += [_row(case) for case in cases]

@@ -12,12 +12,12 @@ PAGE = Path(__file__).with_name("combinations.md")
 CROSSING = PAGE.parents[2] / "tests" / "e2e" / "crossing.py"
 
 INTRODUCTION = """\
-# What goes with what
+# Combinations
 
-Every built-in head with every built-in strategy, on tiny random trunks: a BERT (bidirectional), a Llama
-(autoregressive) and a T5 (encoder-decoder). What is not refused here was trained for three steps beside a second task
-under the combiners `sum`, `uncertainty` and `pcgrad`, saved, opened again, and gave the same predictions. What is
-refused is refused before anything is trained, by `hft validate` as by `hft run`, with the reason given here.
+Every built-in head with every built-in strategy, on tiny random models: a BERT (bidirectional), a Llama
+(autoregressive) and a T5 (encoder-decoder). Supported pairs were trained for three steps beside a second task with
+the combiners `sum`, `uncertainty` and `pcgrad`, saved, and reopened with the same predictions. Unsupported pairs are
+refused before training, by `hft validate` and `hft run`, with the reason given here.
 
 This page is written by `docs/reference/combinations_page.py`; a test compares them.
 

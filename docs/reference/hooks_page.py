@@ -16,22 +16,21 @@ PAGE = Path(__file__).with_name("hooks.md")
 INTRODUCTION = """\
 # Hooks
 
-What a plugin module may implement. Each function is marked with `hft_core.hookimpl`; it may leave out arguments that it
-does not need. A marked function whose name is no hook, or that takes other arguments, makes the plugin broken, and the
-listing says why.
+The functions that a plugin module may implement, each marked with `hft_core.hookimpl`. Arguments may be omitted. A
+marked function with an unknown name or unknown arguments makes the plugin `broken`, with the reason in `hft
+list-plugins`.
 
 This page is written by `docs/reference/hooks_page.py` from the docstrings; a test compares them.
 
 ## Seams
 
-Called when plugins are listed or a recipe is resolved, never while training. Each returns a list of specs: light facts
-and import strings (`"package.module:attribute"`); what they name is imported at its first use.
+Called when plugins are listed or a recipe is resolved, not during training. Each returns a list of specs with import
+strings (`"package.module:attribute"`), which are imported at first use.
 """
 SPECS_INTRODUCTION = """\
 ## Specs
 
-Frozen dataclasses of `hft_core`; a field that does not have its form raises `ValueError`, and the plugin is listed as
-broken.
+Frozen dataclasses of `hft_core`. An invalid field raises `ValueError`, and the plugin is listed as `broken`.
 """
 
 

@@ -148,6 +148,17 @@ def test_links_lead_somewhere() -> None:
     assert broken == []
 
 
+def test_modules_that_a_page_names_exist() -> None:
+    named = re.compile(r"`((?:hft_core|plugins|tests|docs)/[\w/]+\.py)`")
+    missing = [
+        f"{page}: {path}"
+        for page, text in TEXTS.items()
+        for path in named.findall(text)
+        if not (ROOT / path).exists() and Path(path).stem not in OF_THE_READER | {"test_conformance"}
+    ]
+    assert missing == []
+
+
 def anchors(text: str) -> set[str]:
     """The anchors of a page's headings, as code hosts make them."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
