@@ -16,7 +16,7 @@ import torch
 
 import hft_core
 from hft_core import Catalogue, hookimpl
-from hft_core.predict.saved_run import SavedRun, open_run
+from hft_core.predict import SavedRun, open_run
 from hft_lora_pro.closed_form import Pair, adjust
 
 STEPS, BATCH, TOKENS, TEST_ROWS = 60, 8, 24, 200

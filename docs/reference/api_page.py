@@ -26,6 +26,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "hft_core": (),
     "hft_core.recipe": (),
     "hft_core.predict": (),
+    "hft_core.data": (),
     "hft_core.events": (),
     "hft_core.cli.progress": ("Lines", "Bars"),
     "hft_core.runtime.run_lock": ("RunLock",),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hft_core.recipe.recipe_file import dump, from_dict, load
     from hft_core.recipe.schema import BackboneChoice, Data, Output, Recipe, Split, Task
     from hft_core.recipe.stage import Sampling, Stage
+    from hft_core.recipe.yaml_source import existing
 
 __all__ = [
     "BackboneChoice",
@@ -23,6 +24,7 @@ __all__ = [
     "Stage",
     "Task",
     "dump",
+    "existing",
     "from_dict",
     "load",
 ]
@@ -38,6 +40,7 @@ _LAZY = {
     "Stage": "stage:Stage",
     "Task": "schema:Task",
     "dump": "recipe_file:dump",
+    "existing": "yaml_source:existing",
     "from_dict": "recipe_file:from_dict",
     "load": "recipe_file:load",
 }

@@ -10,16 +10,20 @@ pytest (`pip install 'hft-core[test]'`).
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from hft_core.specs import load
 from hft_core.testing.check import Check, Failed, NotClaimed, Outcome, Result, Subject
 
 if TYPE_CHECKING:
+    from hft_core.testing import trunks
     from hft_core.testing.pytest_cases import conformance
     from hft_core.testing.suite import Case, cases, checks_of, examine
+    from hft_core.testing.toys import CLASSES, sentence
 
 __all__ = [
+    "CLASSES",
     "Case",
     "Check",
     "Failed",
@@ -31,15 +35,20 @@ __all__ = [
     "checks_of",
     "conformance",
     "examine",
+    "sentence",
+    "trunks",
 ]
 
 _LAZY = {
     **dict.fromkeys(("Case", "cases", "checks_of", "examine"), "hft_core.testing.suite"),
+    **dict.fromkeys(("CLASSES", "sentence"), "hft_core.testing.toys"),
     "conformance": "hft_core.testing.pytest_cases",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "trunks":
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module 'hft_core.testing' has no attribute '{name}'")
     return load(f"{_LAZY[name]}:{name}")

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hft_chinese.labels import INFERENCE, KEYWORDS, SAME_MEANING, TNEWS, TNEWS_CHINESE, description, read_labels
-from hft_core.data.cells import as_label, shown
-from hft_core.data.rows import nearest
+from hft_core.data import as_label, nearest, shown
 
 LABELS_FILE = "labels.json"
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hft_chinese import classes, spans
-from hft_core.data.readers import read_file
-from hft_core.data.rows import Rows
+from hft_core.data import Rows, read_file
 from hft_core.errors import DataError, did_you_mean
 
 __all__ = ["TASKS", "Format", "Row", "read", "read_unlabelled"]

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hft_core.data.cells import as_label, shown
-from hft_core.data.readers import read_file
+from hft_core.data import as_label, read_file, shown
 from hft_core.errors import DataError
 
 DESCRIPTIONS = ("label_desc", "label_des")

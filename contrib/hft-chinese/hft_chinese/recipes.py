@@ -15,7 +15,7 @@ from pydantic import Field
 from hft_chinese.clue import Format, read
 from hft_chinese.spans import Overlaps, Spans
 from hft_core import options
-from hft_core.recipe.yaml_source import existing
+from hft_core.recipe import existing
 
 TOKENS = 128
 """Longest sequence; longer texts are cut."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from hft_chinese.labels import CLUENER
-from hft_core.data.cells import shown
+from hft_core.data import shown
 from hft_core.errors import did_you_mean
 
 Overlaps = Literal["refuse", "longest"]

@@ -15,11 +15,9 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 import hft_core
 from hft_chinese.mlm_jieba import JiebaMaskedLanguageModelling, Options, build
 from hft_chinese.segmentation import read_dictionary, segmenter
+from hft_core import Catalogue, predict
 from hft_core.backbone import Backbone, Features
-from hft_core.data import loading
 from hft_core.head import Draw, Encoded
-from hft_core.plugins.catalogue import Catalogue
-from hft_core.predict import prediction, saved_run
 
 TEXT = "自然语言处理是人工智能领域中的重要方向。研究人员正在使用语言模型来预测词语。"
 TERM = "模型来预测"
@@ -180,8 +178,8 @@ def test_a_run_learns_the_language_and_does_without_its_dictionary_afterwards(be
     before, after = result.base_lm_loss["language"].values()
     assert after < 0.7 * before
     dictionary.unlink()
-    opened = saved_run.open_run(tmp_path / "run", Catalogue.discover())
-    again = prediction.evaluate(opened, "language", loading.from_python(rows[:8], task="language"))
+    opened = predict.open_run(tmp_path / "run", Catalogue.discover())
+    again = predict.evaluate(opened, "language", rows[:8])
     assert again["loss"] == pytest.approx(after, abs=1e-4)
     text = AutoTokenizer.from_pretrained(tmp_path / "run" / "model" / "language")(TEXT, return_tensors="pt")
     logits = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "model" / "language")(**text).logits

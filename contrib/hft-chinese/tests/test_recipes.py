@@ -12,9 +12,8 @@ from pydantic import ValidationError
 
 import hft_core
 from hft_chinese import recipes
+from hft_core import Catalogue, predict
 from hft_core.errors import DataError
-from hft_core.plugins.catalogue import Catalogue
-from hft_core.predict import prediction, saved_run
 from hft_core.recipe.recipe_file import Source, load, override
 
 Row = dict[str, Any]
@@ -60,8 +59,8 @@ def test_a_recipe_learns_its_task_and_answers(
     metric = result.main_metrics[task]
     assert result.final["dev"][task][metric] > 0.9
     assert result.final["test"][task][metric] > 0.9
-    opened = saved_run.open_run(tmp_path / "run", Catalogue.discover())
-    (answer,) = prediction.predict(opened, task, prediction.rows_from_texts(opened, task, asked))
+    opened = predict.open_run(tmp_path / "run", Catalogue.discover())
+    (answer,) = predict.predict(opened, task, predict.rows_from_texts(opened, task, asked))
     given = answer["value"] if task == "cluener" else [answer["label"]]
     assert set(given) <= answers
 

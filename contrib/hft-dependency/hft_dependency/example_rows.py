@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hft_core.testing.toys import sentence
+from hft_core.testing import sentence
 
 
 def dependency(count: int, seed: int) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features
-from hft_core.data.rows import as_label, as_list, as_number
+from hft_core.data import as_label, as_list, as_number
 from hft_core.errors import did_you_mean
 from hft_core.head import Column, Draw, Encoded, Head, Targets
 from hft_dependency import tree

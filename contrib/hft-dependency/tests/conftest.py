@@ -25,7 +25,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def head() -> Callable[..., object]:
     """A function that makes a head that has learned the relations of the toy rows; `attached` to a tiny BERT."""
-    from hft_core.plugins.catalogue import Catalogue
+    from hft_core import Catalogue
     from hft_core.testing import trunks
     from hft_dependency.example_rows import dependency
     from hft_dependency.head import Options, build

@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 
 import hft_core
-from hft_core.data import loading
+from hft_core import Catalogue, predict
 from hft_core.errors import DataError
-from hft_core.plugins.catalogue import Catalogue
-from hft_core.predict import prediction
-from hft_core.predict.saved_run import open_run
+from hft_core.predict import open_run
 from hft_core.testing import trunks
 from hft_dependency import tree
 from hft_dependency.conllu import read
@@ -56,10 +54,9 @@ def test_a_parser_is_learned_from_conllu_saved_and_opened_again(tmp_path: Path) 
     assert scores["uas"] > 0.95
     assert scores["las"] > 0.95
     saved = open_run(tmp_path / "run", Catalogue.discover())
-    rows = loading.from_python(dev, task="syntax")
-    assert prediction.evaluate(saved, "syntax", rows) == pytest.approx(scores, abs=1e-4)
-    bare = prediction.rows_from_texts(saved, "syntax", ["the cat saw the dog"])
-    (answer,) = prediction.predict(saved, "syntax", bare)
+    assert predict.evaluate(saved, "syntax", dev) == pytest.approx(scores, abs=1e-4)
+    bare = predict.rows_from_texts(saved, "syntax", ["the cat saw the dog"])
+    (answer,) = predict.predict(saved, "syntax", bare)
     assert [each["word"] for each in answer["value"]] == ["the", "cat", "saw", "the", "dog"]
     assert tree.fault([each["head"] for each in answer["value"]]) == ""
     assert answer["value"][2] == {"word": "saw", "head": 0, "relation": "root"}
@@ -73,7 +70,7 @@ def test_a_parser_and_a_classifier_share_a_lora_in_one_stage(tmp_path: Path) -> 
     shared["tasks"]["verb"] = {"head": "classification"}
     hft_core.run(shared, data={"verb": texts}, output=tmp_path / "run")
     saved = open_run(tmp_path / "run", Catalogue.discover())
-    (answer,) = prediction.predict(saved, "syntax", prediction.rows_from_texts(saved, "syntax", ["the cat saw"]))
+    (answer,) = predict.predict(saved, "syntax", predict.rows_from_texts(saved, "syntax", ["the cat saw"]))
     assert len(answer["value"]) == 3
 
 

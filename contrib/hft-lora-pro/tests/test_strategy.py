@@ -14,8 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import hft_core
 from hft_core import Catalogue, PluginError, hookimpl
 from hft_core.backbone import Backbone
-from hft_core.predict import predict, rows_from_texts
-from hft_core.predict.saved_run import open_run
+from hft_core.predict import open_run, predict, rows_from_texts
 from hft_core.testing import trunks
 from hft_lora_pro.strategy import LoraPro, Options, build
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from hft_core import Catalogue
 from hft_core.backbone import Features
 from hft_core.errors import ModelError
-from hft_core.plugins.catalogue import Catalogue
 from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import resolve
 from hft_core.testing import trunks

@@ -11,10 +11,8 @@ import pytest
 import torch
 
 import hft_core
-from hft_core.data import loading
-from hft_core.plugins.catalogue import Catalogue
-from hft_core.predict import prediction
-from hft_core.predict.saved_run import open_run
+from hft_core import Catalogue, predict
+from hft_core.predict import open_run
 from hft_core.testing import toys
 
 TEXTS = ["the cat saw the dog", "the market followed the broker in the early morning before anybody else"]
@@ -40,7 +38,7 @@ def run(place: Path, output: Path, head: str | dict[str, Any], strategy: Any, **
 
 def answers(folder: Path) -> list[dict[str, Any]]:
     saved = open_run(folder, Catalogue.discover())
-    return prediction.predict(saved, "topic", prediction.rows_from_texts(saved, "topic", TEXTS))
+    return predict.predict(saved, "topic", predict.rows_from_texts(saved, "topic", TEXTS))
 
 
 @pytest.mark.parametrize("pooling", ["max", "cls"])
@@ -85,7 +83,7 @@ def test_a_classifier_on_the_pooled_vector_is_saved_and_opened_again(
     scorer = saved.model.head("topic").scorer
     assert scorer.pool.modes == ("lasttoken",)
     assert [name for name, _ in scorer.named_parameters()] == ["output.weight", "output.bias"]
-    scores = prediction.evaluate(saved, "topic", loading.from_python(rows(24, 1), task="topic"))
+    scores = predict.evaluate(saved, "topic", rows(24, 1))
     assert scores == pytest.approx(result.final["dev"]["topic"], abs=1e-4)
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features, Pooler
-from hft_core.data.rows import as_list
+from hft_core.data import as_list
 from hft_core.head import Column, Draw, Encoded, Head, Targets
 from hft_plugins.heads.parts.example_groups import group_of, identity
 from hft_plugins.heads.parts.pooling import Pooling, pooler_of

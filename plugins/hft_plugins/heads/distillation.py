@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from hft_core.backbone import Features
-from hft_core.data.rows import as_label, as_list, as_number
+from hft_core.data import as_label, as_list, as_number
 from hft_core.errors import ModelError, did_you_mean
 from hft_core.head import Column, Draw, Encoded, HeadContext, Targets
 from hft_plugins.heads import classification

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from hft_core.backbone import Backbone
-from hft_core.data.cells import as_list, shown
+from hft_core.data import as_list, shown
 from hft_core.errors import DataError
 from hft_core.head import Column, Encoded
 from hft_plugins.heads.parts import chat_template

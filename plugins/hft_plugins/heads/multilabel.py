@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from hft_core.backbone import Backbone, Features
-from hft_core.data.rows import as_label, as_list
+from hft_core.data import as_label, as_list
 from hft_core.head import Column, Draw, Encoded, Targets
 from hft_plugins.heads.parts.label_names import config_of, in_order, unknown
 from hft_plugins.heads.parts.sequence_head import ScoringHead, SequenceOptions, tokenize_texts

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features
-from hft_core.data.rows import as_label, as_list, nearest
+from hft_core.data import as_label, as_list, nearest
 from hft_core.head import Column, Draw, Encoded, Targets
 from hft_plugins.heads.parts.example_groups import table
 from hft_plugins.heads.parts.sequence_head import ScoringHead, tokenize_texts

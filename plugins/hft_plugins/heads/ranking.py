@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features
-from hft_core.data.rows import as_label, as_number
+from hft_core.data import as_label, as_number
 from hft_core.head import Column, Draw, Encoded, Targets
 from hft_plugins.heads.parts.example_groups import identity, table
 from hft_plugins.heads.parts.ranking_losses import LOSSES, RankingLoss

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hft_core.backbone import Backbone, Features
-from hft_core.data.rows import as_number
+from hft_core.data import as_number
 from hft_core.head import Column, Targets
 from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
 

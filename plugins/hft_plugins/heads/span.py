@@ -15,8 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features
-from hft_core.data.cells import shown
-from hft_core.data.rows import as_list, as_number
+from hft_core.data import as_list, as_number, shown
 from hft_core.errors import PluginError
 from hft_core.head import Column, Draw, Encoded, Targets
 from hft_plugins.heads.parts.squad_metrics import best, exact_match

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features
-from hft_core.data.rows import as_label, as_list
+from hft_core.data import as_label, as_list
 from hft_core.head import Column, Draw, Encoded, Targets
 from hft_plugins.heads.parts import tag_schemes
 from hft_plugins.heads.parts.label_names import config_of, in_order, unknown

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hft_core.testing.toys import CLASSES, sentence
+from hft_core.testing import CLASSES, sentence
 
 
 def multiple_choice(count: int, seed: int) -> list[dict[str, Any]]:
