@@ -177,7 +177,7 @@ def from_python(value: Any, *, task: str) -> Rows:
         else:
             rows = from_columns(_columns_of(value), *origins)
     except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"the rows of task '{task}' hold something that is not plain data: {error}") from None
+        raise DataError(f"the rows of task '{task}' contain something that is not plain data: {error}") from None
     if len(rows) == 0:
         raise DataError(f"the rows of task '{task}' are empty, expected at least one row and one column")
     return rows

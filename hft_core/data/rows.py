@@ -202,7 +202,7 @@ def refuse_odd_names(columns: Iterable[str], source: Source) -> None:
     for name in columns:
         if any(unicodedata.category(mark) in _BREAKING for mark in name):
             where = f"the rows of task '{source.name}'" if source.unit == "memory" else source.name
-            raise DataError(f"{where}: the column name {name!r} holds a line break or another control character")
+            raise DataError(f"{where}: the column name {name!r} contains a line break or another control character")
 
 
 def dataset_of(table: pa.Table) -> Dataset:

@@ -85,25 +85,26 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
     """Return one problem per key, joining the alternatives of a union by `or`."""
     expected: dict[KeyPath, list[str]] = {}
     values: dict[KeyPath, Any] = {}
-    found: dict[KeyPath, Problem] = {}
+    by_path: dict[KeyPath, Problem] = {}
     for detail in error.errors(include_url=False):
         kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
         path = key_path(model, detail["loc"])
         if kind == "too_short" and len(value) >= context["min_length"]:
             continue  # pydantic counts only the valid entries; the invalid ones have their own errors
         if kind == "extra_forbidden":
-            found.setdefault(path, Problem(path, "unknown", "unknown key"))
+            by_path.setdefault(path, Problem(path, "unknown", "unknown key"))
         elif kind == "missing":
-            found.setdefault(path, Problem(path, "missing", "missing"))
+            by_path.setdefault(path, Problem(path, "missing", "missing"))
         elif isinstance(reason := context.get("error"), Exception):
             path += reason.path if isinstance(reason, KeyPathError) else ()
-            found.setdefault(path, Problem(path, "value", " ".join(str(reason).split())))
+            by_path.setdefault(path, Problem(path, "value", " ".join(str(reason).split())))
         else:
             expected.setdefault(path, []).append(_expectation(kind, context, detail["msg"]))
             values[path] = path[-1] if detail["loc"][-1:] == ("[key]",) else value
             text = f"expected {' or '.join(dict.fromkeys(expected[path]))}, not {shown(values[path])}"
-            found[path] = Problem(path, "value", text)
-    return sorted(found.values(), key=lambda problem: problem.kind == "missing")  # a misspelled key is more informative
+            by_path[path] = Problem(path, "value", text)
+    # Missing keys last, since a misspelled key explains them.
+    return sorted(by_path.values(), key=lambda problem: problem.kind == "missing")
 
 
 def _expectation(kind: str, context: Mapping[str, Any], message: str) -> str:

@@ -72,7 +72,7 @@ def _assign(data: dict[str, Any], keys: Sequence[str], value: Any, label: str) -
             path = (*path, key)
             node = _below(node, path, label)
             if not isinstance(node, dict):
-                raise RecipeError(f"{label}: '{_dotted(path)}' holds no keys")
+                raise RecipeError(f"{label}: '{_dotted(path)}' has no keys")
         path = (*path, step[-1])
         if not keys:
             node[step[-1]] = _resolve_paths(path, value, Path.cwd())
@@ -123,7 +123,7 @@ def _below(node: Any, path: KeyPath, label: str) -> Any:
     if inner is None and (model_at(Recipe, path) or "options" in path or key == "weights"):
         node[key] = {}
         return node[key]
-    raise RecipeError(f"{label}: '{_dotted(path)}' holds no keys")
+    raise RecipeError(f"{label}: '{_dotted(path)}' has no keys")
 
 
 def _override_places(source: Source, path: KeyPath, label: str) -> dict[KeyPath, str]:

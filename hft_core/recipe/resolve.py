@@ -275,11 +275,12 @@ def path_hint(model: str) -> str:
     if os.path.exists(model):  # noqa: PTH110 (pathlib's raises for a long name)
         return "; expected a folder as transformers saves it (config.json, weights, tokenizer), a GGUF file or a hub id"
     folder, name = os.path.split(model)
-    beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    siblings = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    hub = " (HF_HUB_OFFLINE is set, so that it was not asked)" if offline else ""
-    near = did_you_mean(name, beside)
-    return f"; it is no file or folder here, and no model of the hub{hub}.{near if near.startswith(' Did') else ''}"
+    hub = " (not asked, since HF_HUB_OFFLINE is set)" if offline else ""
+    nearest = did_you_mean(name, siblings)
+    nearest = nearest if nearest.startswith(" Did") else ""
+    return f"; it is neither a file or folder nor a model of the hub{hub}.{nearest}"
 
 
 def _continues(stage: ResolvedStage, following: ResolvedStage) -> bool:

@@ -62,7 +62,7 @@ class Source:
             places[path] = ""
             for text in (*path[-1:], value):
                 if isinstance(text, str) and _SURROGATE.search(text):
-                    raise RecipeError(f"{name}: {text!a} is no valid text: it holds half a character")
+                    raise RecipeError(f"{name}: {text!a} is not valid text: it contains half of a surrogate pair")
         return cls(data, name, folder or Path.cwd(), places)
 
     def where(self, key_path: KeyPath) -> str:
@@ -229,9 +229,9 @@ def _compose(text: str, name: str, places: dict[KeyPath, str]) -> Any:
 def _plain(error: yaml.MarkedYAMLError) -> str:
     problem = " ".join(str(error.problem or error.context).split())
     if "'\\t'" in problem:
-        return "a tab where YAML wants blanks"
+        return "a tab where YAML expects blanks"
     if "mapping values are not allowed" in problem:
-        return "a second ': ' in one line, or a wrong indentation; quote text that holds ': '"
+        return "a second ': ' in one line, or a wrong indentation; quote text that contains ': '"
     if problem == "but found another document":
         return "a second document ('---'); a recipe is one document"
     return f"{error.context}, {problem}" if error.context and error.problem else problem

@@ -45,7 +45,7 @@ def _records(path: str, delimiter: str, format: str) -> NumberedRecords:
                 if len(record) != len(header):
                     raise DataError(
                         f"{place}: found {len(record)} cells, expected {len(header)} as in the header "
-                        f"(a cell with the separator or a line break in it must stand in double quotes)"
+                        f"(a cell with the separator or a line break in it must be in double quotes)"
                     )
                 yield row, dict(zip(header, record, strict=True))
         except csv.Error as error:
@@ -53,7 +53,7 @@ def _records(path: str, delimiter: str, format: str) -> NumberedRecords:
             place = f"row {row + 1}" if header else "the header"
             raise DataError(
                 f"{path}, {place} (line {start}): not well-formed {format}: {problem} "
-                f"(a cell with a double quote in it must stand in double quotes, with the inner ones doubled)"
+                f"(a cell with a double quote in it must be in double quotes, with the inner ones doubled)"
             ) from None
         if not header:
             raise DataError(f"{path}: the file is empty, expected a header with the names of the columns")

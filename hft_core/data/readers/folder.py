@@ -20,7 +20,7 @@ def read(path: str) -> Rows:
     for entry in _visible(folder):
         if not entry.is_dir():
             raise DataError(
-                f"{entry}: lies directly in the folder, expected one subfolder of text files a class "
+                f"{entry}: is directly in the folder, expected one subfolder of text files a class "
                 f"(texts without classes are named by a pattern, for instance '{folder}/*.txt')"
             )
         members = _visible(entry)

@@ -86,8 +86,8 @@ def test_overrides_apply_in_order_and_to_saved_recipes() -> None:
         ("stages.2.learning_rate=1", ["'stages' has no entry '2' (of 2, counted from 0)"]),
         ("tasks.topik.max_length=8", ["no task is called 'topik'", "'topic'?"]),
         ("task.topic.max_length=8", ["a recipe has no key 'task'", "'tasks'?"]),
-        ("seed.x=1", ["'seed' holds no keys"]),
-        ("stages.1.learning_rate.x=1", ["'stages.1.learning_rate' holds no keys"]),
+        ("seed.x=1", ["'seed' has no keys"]),
+        ("stages.1.learning_rate.x=1", ["'stages.1.learning_rate' has no keys"]),
         ("tasks.language.data.train.4=x", ["has no entry '4' (of 1, counted from 0)"]),
         ("seed", ["KEY.PATH=VALUE"]),
         ("=3", ["KEY.PATH=VALUE"]),
@@ -131,6 +131,6 @@ def test_where_names_the_override_that_set_a_key() -> None:
 
 def test_an_override_below_something_of_the_wrong_kind_is_refused() -> None:
     text = GOOD.replace("head: {type: mlm}", "head: []")
-    assert "'tasks.language.head' holds no keys" in message(text, "tasks.language.p=1")
+    assert "'tasks.language.head' has no keys" in message(text, "tasks.language.p=1")
     text = GOOD.replace("{type: lora, r: 16}", "{type: lora, options: 3}")
-    assert "'stages.1.strategy.options' holds no keys" in message(text, "stages.1.strategy.r=1")
+    assert "'stages.1.strategy.options' has no keys" in message(text, "stages.1.strategy.r=1")

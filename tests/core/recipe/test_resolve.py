@@ -325,7 +325,7 @@ def test_a_backbone_without_opens_is_used_by_its_type_only() -> None:
     assert resolved(GOOD.replace("{model", "{type: shy, model")).backbone.entry.name == "shy"
     line = message(GOOD, SHY)
     assert line.startswith(
-        "recipe.yaml, line 1, backbone.model: no backbone opens 'tiny-1' (known: shy); it is no file"
+        "recipe.yaml, line 1, backbone.model: no backbone opens 'tiny-1' (known: shy); it is neither a file"
     )
 
 

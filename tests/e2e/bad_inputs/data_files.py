@@ -69,7 +69,7 @@ PATHS = [
         what="a folder without classes",
         given=data("model"),
         command=CHECK,
-        says="model/…: lies directly in the folder, expected one subfolder of text files a class (texts without "
+        says="model/…: is directly in the folder, expected one subfolder of text files a class (texts without "
         "classes are named by a pattern, for instance 'model/*.txt')",
     ),
     Case(
@@ -118,7 +118,7 @@ TABLES = [
         given=line("news.csv", 8, "the cat saw the dog"),
         command=CHECK,
         says="news.csv, row 7 (line 8): found 1 cells, expected 2 as in the header (a cell with the separator or a "
-        "line break in it must stand in double quotes)",
+        "line break in it must be in double quotes)",
         process=True,
     ),
     Case(
@@ -126,7 +126,7 @@ TABLES = [
         given=line("news.csv", 8, "the cat, the dog,animals"),
         command=CHECK,
         says="news.csv, row 7 (line 8): found 3 cells, expected 2 as in the header (a cell with the separator or a "
-        "line break in it must stand in double quotes)",
+        "line break in it must be in double quotes)",
     ),
     Case(
         what="a quote that is never closed",
@@ -178,7 +178,7 @@ TABLES = [
         what="a NUL byte in the header",
         given=line("news.csv", 1, "te\0xt,label"),
         command=CHECK,
-        says="news.csv: the column name 'te\\x00xt' holds a line break or another control character",
+        says="news.csv: the column name 'te\\x00xt' contains a line break or another control character",
     ),
     Case(
         what="NUL bytes alone",

@@ -50,9 +50,8 @@ CASES = [
         given=replace("recipe.yaml", "backbone: model", "backbone: nobody/nothing"),
         command="validate recipe.yaml",
         variables={"HF_HUB_OFFLINE": "1"},
-        says="recipe.yaml, line 1, backbone: no backbone opens 'nobody/nothing' (known: …); it is no file or folder "
-        "here, "
-        "and no model of the hub (HF_HUB_OFFLINE is set, so that it was not asked)…",
+        says="recipe.yaml, line 1, backbone: no backbone opens 'nobody/nothing' (known: …); it is neither a "
+        "file or folder nor a model of the hub (not asked, since HF_HUB_OFFLINE is set)…",
         process=True,
     ),
     Case(

@@ -71,9 +71,8 @@ CASES = [
         what="no such folder",
         given=model("modle"),
         command=CHECK,
-        says="recipe.yaml, line 1, backbone: no backbone opens 'modle' (known: …); it is no file or folder here, "
-        "and no model of "
-        "the hub (HF_HUB_OFFLINE is set, so that it was not asked). Did you mean 'model'?…",
+        says="recipe.yaml, line 1, backbone: no backbone opens 'modle' (known: …); it is neither a file or "
+        "folder nor a model of the hub (not asked, since HF_HUB_OFFLINE is set). Did you mean 'model'?…",
         process=True,
     ),
     Case(

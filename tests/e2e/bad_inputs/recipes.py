@@ -95,14 +95,14 @@ YAML = [
         what="indented by a tab",
         given=recipe("    combiner", "\tcombiner"),
         command=CHECK,
-        says="recipe.yaml, line 13: not valid YAML: a tab where YAML wants blanks",
+        says="recipe.yaml, line 13: not valid YAML: a tab where YAML expects blanks",
     ),
     Case(
         what="a colon in unquoted text",
         given=recipe("name: train", "name: train: again"),
         command=CHECK,
         says="recipe.yaml, line 10: not valid YAML: a second ': ' in one line, or a wrong indentation; "
-        "quote text that holds ': '",
+        "quote text that contains ': '",
     ),
     Case(
         what="two documents",
