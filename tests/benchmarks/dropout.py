@@ -32,22 +32,22 @@ def rate(step: Callable[[], Tensor], steps: int) -> float:
     return steps / (time.perf_counter() - began)
 
 
-def hidden(kind: torch.dtype, quick: bool, steps: int) -> float:
+def hidden(kind: torch.dtype, fast: bool, steps: int) -> float:
     values = torch.randn(ROWS, LENGTH, HIDDEN, dtype=kind).requires_grad_()
     layer = nn.Dropout(P).train()
-    if not quick:
+    if not fast:
         return rate(lambda: layer(values), steps)
     with fast_dropout(layer):
         return rate(lambda: layer(values), steps)
 
 
-def attended(kind: torch.dtype, quick: bool, steps: int) -> float:
+def attended(kind: torch.dtype, fast: bool, steps: int) -> float:
     shape = (ROWS, HEADS, LENGTH, HIDDEN // HEADS)
     query, key, value = (torch.randn(shape, dtype=kind).requires_grad_() for _ in range(3))
     seen = (torch.arange(LENGTH) < torch.randint(50, LENGTH + 1, (ROWS, 1)))[:, None, None, :]
     mask = seen.expand(ROWS, 1, LENGTH, LENGTH)
-    way = attention.attend if quick else sdpa_attention_forward
-    return rate(lambda: way(nn.Module(), query, key, value, mask, dropout=P)[0], steps)
+    attend = attention.attend if fast else sdpa_attention_forward
+    return rate(lambda: attend(nn.Module(), query, key, value, mask, dropout=P)[0], steps)
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
     report = side_by_side.Report("dropout")
     for kind in (torch.float32, torch.bfloat16):
         for name, measured in {"hidden states": hidden, "attention": attended}.items():
-            found = side_by_side.in_turn(
+            rates = side_by_side.in_turn(
                 {
                     "hft": lambda m=measured, k=kind: m(k, True, settings.steps),  # type: ignore[misc]
                     "torch": lambda m=measured, k=kind: m(k, False, settings.steps),  # type: ignore[misc]
@@ -65,8 +65,8 @@ def main() -> None:
             report.add(
                 of=name,
                 dtype=str(kind).removeprefix("torch."),
-                torch_ms=1000 / sorted(found["torch"])[settings.rounds // 2],
-                hft_is_times=side_by_side.ratio(found, "hft", "torch"),
+                torch_ms=1000 / sorted(rates["torch"])[settings.rounds // 2],
+                hft_is_times=side_by_side.ratio(rates, "hft", "torch"),
             )
     side_by_side.finish(report, settings.json)
 

@@ -1,4 +1,4 @@
-"""A trunk's pass in two parts is the whole pass."""
+"""A forward pass in two parts equals the whole pass."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hft_core.backbone import Backbone
+from hft_core.forward_override import is_overridden
 from hft_plugins.backbones import decoder, encoder, seq2seq
 from hft_plugins.backbones.options import DecoderOptions, EncoderOptions, Seq2SeqOptions
 
@@ -29,7 +30,7 @@ def batch(backbone: Backbone) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
-def test_the_upper_part_of_the_lower_part_is_the_whole_pass_to_the_last_bit(name: str, models: Any) -> None:
+def test_the_two_parts_are_bit_identical_to_the_whole_pass(name: str, models: Any) -> None:
     backbone = opened(name, models)
     backbone.trunk.eval()
     inputs = batch(backbone)
@@ -49,16 +50,16 @@ def test_gradients_of_the_upper_part_are_those_of_the_whole_pass(name: str, mode
     backbone.trunk.eval()
     inputs = batch(backbone)
     trained = list(backbone.layers[1].parameters())
-    wanted = torch.autograd.grad(backbone.forward(inputs).square().sum(), trained)
+    expected = torch.autograd.grad(backbone.forward(inputs).square().sum(), trained)
     with torch.no_grad():
         lower = backbone.lower(inputs, 1)
     fresh = opened(name, models)  # one that has never made the lower part
     fresh.trunk.eval()
-    found = torch.autograd.grad(fresh.upper(lower, inputs, 1).square().sum(), list(fresh.layers[1].parameters()))
-    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    gradients = torch.autograd.grad(fresh.upper(lower, inputs, 1).square().sum(), list(fresh.layers[1].parameters()))
+    assert all(torch.equal(one, other) for one, other in zip(gradients, expected, strict=True))
 
 
-def test_an_encoder_decoder_says_that_it_has_no_middle(models: Any) -> None:
+def test_an_encoder_decoder_does_not_split(models: Any) -> None:
     backbone = seq2seq.build(Seq2SeqOptions(model=str(models["t5"])))
     assert not backbone.splits
 
@@ -69,3 +70,4 @@ def test_the_layers_are_back_after_an_error_inside(models: Any) -> None:
     with pytest.raises(IndexError):
         backbone.lower({"input_ids": torch.tensor([[10**6]])}, 1)
     assert list(backbone.layers) == layers
+    assert not any(is_overridden(layer) for layer in layers)

@@ -36,7 +36,7 @@ def passed(trunk: Any, shape: tuple[int, ...], bf16: bool = False, again: bool =
 
 
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """One entry for each time that the additions are one product."""
+    """One entry for each fused addition."""
     seen: list[str] = []
     apply = fast_lora._LoraAddition.apply
     monkeypatch.setattr(fast_lora._LoraAddition, "apply", lambda *args: seen.append("") or apply(*args))
@@ -47,14 +47,14 @@ def test_the_addition_has_the_derivatives_of_its_products() -> None:
     torch.manual_seed(0)
     shapes = ((2, 5, 20), (2, 5, 12), (3, 12), (20, 3))
     base, x, first, second = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes)
-    found = fast_lora._LoraAddition.apply(base, x, first, second)
-    torch.testing.assert_close(found, base + x @ first.T @ second.T)
+    ours = fast_lora._LoraAddition.apply(base, x, first, second)
+    torch.testing.assert_close(ours, base + x @ first.T @ second.T)
     assert torch.autograd.gradcheck(fast_lora._LoraAddition.apply, (base, x, first, second))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_layer_that_is_computed_again_makes_the_same(
+def test_a_recomputed_layer_returns_the_same(
     shape: tuple[int, ...], dropout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trunk, seen = injected(lora_dropout=dropout), calls(monkeypatch)
@@ -64,17 +64,17 @@ def test_a_layer_that_is_computed_again_makes_the_same(
     assert all(torch.equal(one, other) for one, other in zip(once, twice, strict=True))
 
 
-def test_in_float32_it_is_peft_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_is_bit_identical_to_peft(monkeypatch: pytest.MonkeyPatch) -> None:
     trunk, seen = injected(), calls(monkeypatch)
-    wanted = passed(trunk, (2, 5, 12))
+    expected = passed(trunk, (2, 5, 12))
     with fast_lora.patched(trunk):
-        found = passed(trunk, (2, 5, 12))
+        ours = passed(trunk, (2, 5, 12))
     assert not seen
-    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_under_autocast_it_is_as_near_to_float32_as_peft(dropout: float) -> None:
+def test_under_autocast_it_is_as_close_to_float32_as_peft(dropout: float) -> None:
     """On the average of many inputs: what a single one is rounded to is chance."""
     trunk = injected(lora_dropout=dropout)
     errors = []
@@ -93,17 +93,17 @@ def test_under_autocast_it_is_as_near_to_float32_as_peft(dropout: float) -> None
 
 
 @pytest.mark.parametrize("fields", [{"use_dora": True}, {"lora_bias": True}], ids=str)
-def test_what_is_not_plain_goes_pefts_way(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_are_not_plain_are_left_to_peft(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     trunk, seen = injected(**fields), calls(monkeypatch)
-    wanted = passed(trunk, (5, 12), bf16=True)
+    expected = passed(trunk, (5, 12), bf16=True)
     with fast_lora.patched(trunk):
-        found = passed(trunk, (5, 12), bf16=True)
+        ours = passed(trunk, (5, 12), bf16=True)
     assert not seen
-    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
 
 
 @pytest.mark.parametrize("change", ["disabled", "merged", "named", "evaluated"])
-def test_a_layer_that_changes_inside_goes_pefts_way(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_changes_inside_is_left_to_peft(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trunk, seen = injected(), calls(monkeypatch)
     layer, x = trunk[0], torch.ones(2, 12)
     more = {"adapter_names": ["default", "__base__"]} if change == "named" else {}
@@ -114,27 +114,27 @@ def test_a_layer_that_changes_inside_goes_pefts_way(change: str, monkeypatch: py
             layer.merge()
         elif change == "evaluated":
             layer.eval()
-        found = layer(x, **more)
+        ours = layer(x, **more)
     assert not seen
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(found, layer(x, **more))
+        assert torch.equal(ours, layer(x, **more))
 
 
 def test_factors_with_a_forward_of_their_own_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
     trunk, seen = injected(), calls(monkeypatch)
-    wanted = passed(trunk, (2, 5, 12), bf16=True)
+    expected = passed(trunk, (2, 5, 12), bf16=True)
     asked: list[tuple[int, ...]] = []
     factor = trunk[0].lora_A["default"]
     factor.forward = lambda x: asked.append(tuple(x.shape)) or nn.functional.linear(x, factor.weight)
     with fast_lora.patched(trunk):
-        found = passed(trunk, (2, 5, 12), bf16=True)
+        ours = passed(trunk, (2, 5, 12), bf16=True)
     assert asked == [(2, 5, 12)]
     assert not seen
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in zip(ours, expected, strict=True):
         assert float(((one.float() - other.float()).norm() / other.float().norm()).detach()) < 2**-6
 
 
-def test_forwards_are_pefts_again_afterwards() -> None:
+def test_nothing_is_overridden_afterwards() -> None:
     trunk = injected()
     with fast_lora.patched(trunk):
         assert "forward" in vars(trunk[0])
