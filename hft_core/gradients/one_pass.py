@@ -1,8 +1,12 @@
-"""Each task's gradients of the trunk's weights from one backward pass over the rows of all tasks.
+"""Compute each task's gradients of the trunk's weights in one backward pass over the rows of all tasks.
 
-A layer's weight gradient is a sum over the rows of a batch. Here each layer adds it up by task, so that the gradient of
-every task's loss is known after one pass of as many rows as a step has, and none passes a few rows alone. (Gradients of
-single examples are found in this manner too: Goodfellow 2015, arXiv:1510.01799.)
+The gradient of a layer's weight is a sum over the rows of a batch. Each layer sums it by task instead (per-example
+gradients by the same means: Goodfellow 2015, arXiv:1510.01799).
+
+`torchjd.autogram.Engine` (torchjd 0.18) computes the same Gramian. For four tasks' losses on 32 sentences (the layers
+of MiniLM-L6, UPGrad, float32, no dropout) its step took 3.4 times as long (3.3 to 4.1 over five paired rounds of one
+step), and with one loss per row (`batch_dim=0`) 3.7 times (3.4 to 4.6). Peak memory above that of the loaded model was
+664 and 572 MiB, here 407 MiB. CPU time, one thread of an AMD EPYC without fast bfloat16, 2026-11-29.
 """
 
 from __future__ import annotations
