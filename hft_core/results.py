@@ -69,8 +69,7 @@ class StageResult:
     `total`, with those before a resume (see `hft_core.device.clock`)."""
     skipped_steps: int
     compilation: dict[str, Any] = field(default_factory=dict)
-    """Whether the trunk's layers were `chosen` to be compiled, the `reason`, the `estimated_seconds` of compilation
-    (null where nothing was estimated) and the measured `seconds` (see `hft_core.acceleration.compile`)."""
+    """Whether the trunk's layers were compiled (`chosen`), and the `reason` (see `hft_core.acceleration.decide`)."""
     warnings: tuple[str, ...] = ()
 
 

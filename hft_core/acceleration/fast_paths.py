@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hft_core import cpu_dropout
+from hft_core.acceleration import compile
 from hft_core.forward_override import is_overridden, override_forward
+from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 
 
 @contextmanager
-def patched(model: HybridModel) -> Iterator[None]:
-    """Use fast kernels inside the context: dropout on CPUs, and those of the backbone and of the
-    strategy, in the order of `hft_core.forward_override`.
-
-    Compiled layers have kernels of their own, so that nothing is done then.
-    """
-    if model.compiled:
-        yield
-        return
-    with fast_dropout(model), model.backbone.in_training(), model.strategy.in_training(model.backbone):
+def patched(model: HybridModel, plan: ExecutionPlan) -> Iterator[None]:
+    """Use the plan's fast paths inside the context: compiled layers, or fast kernels for dropout on CPUs and those of
+    the backbone and of the strategy, in the order of `hft_core.forward_override`."""
+    with ExitStack() as context:
+        if plan.compiled:
+            context.enter_context(compile.compiled_layers(model))
+        if plan.fast_kernels:
+            context.enter_context(fast_dropout(model))
+            context.enter_context(model.backbone.in_training())
+            context.enter_context(model.strategy.in_training(model.backbone))
         yield
 
 

@@ -1,61 +1,52 @@
-"""The layers that tasks have in common under a strategy that routes rows: a text goes through them once for all tasks
-of a batch that read it, and from there on as a row for each.
+"""Find the lower layers that tasks share under a strategy that routes rows: a text passes them once for all tasks of a
+batch that read it, and the layers above as a row for each task.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 
 from hft_core.acceleration import frozen_prefix
 from hft_core.batching.batch import Batch, UniqueRows
-from hft_core.device.gemm_speed import DTYPES
-from hft_core.model.frozen_layers import Common
-
-if TYPE_CHECKING:
-    from hft_core.data.examples import Examples
-    from hft_core.device.distributed import Machine
-    from hft_core.model.hybrid import HybridModel
+from hft_core.data.examples import Examples
+from hft_core.device.distributed import Machine
+from hft_core.model.hybrid import HybridModel
 
 
-def settle(model: HybridModel, examples: Mapping[str, Examples], machine: Machine, *, seed: int) -> None:
-    """Find out which layers the tasks of `examples` have in common, once for each strategy that the model is under.
-
-    After the strategy was applied. It is seen in a pass of a few rows whether one that is divided there is the whole.
-    """
-    known = model.common.strategy is model.strategy
-    some = next((task for task, part in examples.items() if len(part)), None)
-    if not known and len(examples) > 1 and some is not None:
-        divisible = model.backbone.splits and not machine.sharded
-        depth = model.strategy.common_layers if divisible and model.strategy.routes_rows else 0
-        if depth and not all(_divides(model, batch, machine, depth) for batch in _probe(model, some, examples, seed)):
-            depth = 0
-        model.common = Common(model.strategy, depth)
+def depth(model: HybridModel, examples: Mapping[str, Examples], machine: Machine, *, seed: int) -> int:
+    """How many layers tasks share under the model's strategy: as many as it says, if a deduplicated pass of a few rows
+    of `examples` has the hidden states of a plain one, otherwise none."""
+    task = next((task for task, part in examples.items() if len(part)), None)
+    possible = model.backbone.splits and model.strategy.routes_rows
+    layers = model.strategy.common_layers if possible and task is not None else 0
+    if not layers or task is None:
+        return 0
+    alike = (_matches(model, batch, machine, layers) for batch in _probe(model, task, examples, seed))
+    return layers if all(alike) else 0
 
 
 def _probe(model: HybridModel, task: str, examples: Mapping[str, Examples], seed: int) -> list[Batch]:
     """A few rows of a task, each twice."""
-    found = []
+    batches = []
     for batch in frozen_prefix.probe(model, [task], examples, seed=seed):
         rows = torch.arange(batch.rows)
         twice = {name: torch.cat([tensor, tensor]) for name, tensor in batch.inputs.items()}
-        found.append(Batch(twice, (), unique_rows=UniqueRows(rows, torch.cat([rows, rows])), idle_task=task))
-    return found
+        batches.append(Batch(twice, (), unique_rows=UniqueRows(rows, torch.cat([rows, rows])), idle_task=task))
+    return batches
 
 
-def _divides(model: HybridModel, batch: Batch, machine: Machine, depth: int) -> bool:
-    """Whether a batch that is divided above `depth` layers has the hidden states that it has in one pass."""
-    products = DTYPES[machine.precision.name]  # a norm may give float32 of what was multiplied in bfloat16
+def _matches(model: HybridModel, batch: Batch, machine: Machine, layers: int) -> bool:
+    """Whether a batch that is deduplicated in `layers` layers has the hidden states of a plain pass."""
     moved = batch.to(machine.device)
     assert moved.unique_rows is not None
     with model.evaluating(), torch.no_grad(), machine.autocast():
-        whole = model.strategy.forward(model.backbone, moved.inputs, moved.task_rows)
-        lower = model.backbone.lower(moved.inputs, depth)
-        if lower.shape != whole.shape:  # hidden states in a form of the family's own
+        expected = model.hidden(moved)
+        lower = model.backbone.lower(moved.inputs, layers)
+        if lower.shape != expected.shape:  # hidden states in a form of the family's own
             return False
-        again = model.above_common(moved, moved.unique_rows, depth)
+        deduplicated = model.deduplicated(moved, moved.unique_rows, layers)
     real = moved.inputs["attention_mask"].bool()
-    off = (again - whole)[real].abs().max() / whole[real].abs().max()
-    return float(off) <= max(frozen_prefix.TOLERANCES.get(kind, 0.0) for kind in (lower.dtype, products))
+    error = (deduplicated - expected)[real].abs().max() / expected[real].abs().max()
+    return float(error) <= frozen_prefix.tolerance(lower.dtype, machine)

@@ -20,6 +20,7 @@ from hft_core.gradients.hidden import Comparison, HiddenGradient, added_up, same
 from hft_core.gradients.jacobian import Jacobian, cast_once, of_tokens_alone
 from hft_core.gradients.losses import Forward
 from hft_core.gradients.one_pass import Casts, collect_task_gradients
+from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.runtime.random_state import random_state_kept
 
@@ -37,13 +38,18 @@ class Combined:
 
 
 def fill(
-    model: HybridModel, combiner: Combiner, batches: Sequence[Batch], machine: Machine, draw_seed: int
+    model: HybridModel,
+    combiner: Combiner,
+    batches: Sequence[Batch],
+    machine: Machine,
+    draw_seed: int,
+    plan: ExecutionPlan = PLAIN,
 ) -> Combined:
     """Leave in `.grad` of every trained parameter the combined gradient of the step's losses.
 
     `draw_seed` seeds what the combiner draws at random, the same on every process.
     """
-    step = _Step(model, combiner, batches, machine, draw_seed)
+    step = _Step(model, combiner, batches, machine, draw_seed, plan)
     if not step.tasks:  # nothing in these rows is to be learned
         return Combined((), step.losses, step.losses)
     if not combiner.per_task_gradients:
@@ -51,18 +57,30 @@ def fill(
     return step.at_representation() if combiner.at == "representation" else step.by_gradients()
 
 
-def losses_again(model: HybridModel, combiner: Combiner, batches: Sequence[Batch], machine: Machine) -> Tensor:
+def losses_again(
+    model: HybridModel,
+    combiner: Combiner,
+    batches: Sequence[Batch],
+    machine: Machine,
+    plan: ExecutionPlan = PLAIN,
+) -> Tensor:
     """`[t]`: the mean losses of the same step with the weights as they are now."""
-    return _Step(model, combiner, batches, machine, 0).losses_ahead()
+    return _Step(model, combiner, batches, machine, 0, plan).losses_ahead()
 
 
 class _Step:
     def __init__(
-        self, model: HybridModel, combiner: Combiner, batches: Sequence[Batch], machine: Machine, draw_seed: int
+        self,
+        model: HybridModel,
+        combiner: Combiner,
+        batches: Sequence[Batch],
+        machine: Machine,
+        draw_seed: int,
+        plan: ExecutionPlan,
     ) -> None:
         self.model, self.combiner, self.batches, self.machine = model, combiner, batches, machine
-        self.draw_seed = draw_seed
-        self.forward = Forward(model, batches, machine)
+        self.draw_seed, self.plan = draw_seed, plan
+        self.forward = Forward(model, batches, machine, plan)
         self.counts = {task: n for task, n in self.forward.counts.items() if n}
         self.tasks = tuple(task for task in combiner.tasks if task in self.counts)
         device = machine.device
@@ -140,7 +158,7 @@ class _Step:
         are each task's own. A batch has the rows of one task where the trunk cannot tell the rows of several apart."""
         shared = Jacobian(self.model.shared_parameters(), len(self.tasks))
         own: list[_Own] = [_Own(self.model.task_parameters(task)) for task in self.tasks]
-        if self.model.one_pass:
+        if self.plan.one_pass:
             self._add_gradients_of_all(shared, own)
         else:
             with cast_once(self.machine.device), of_tokens_alone(self.model.trunk, self.machine.group):

@@ -14,6 +14,7 @@ from hft_core.batching.batch import Batch, Segment
 from hft_core.device.clock import FORWARD
 from hft_core.device.distributed import Machine
 from hft_core.head import Targets
+from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.runtime.random_state import random_state_kept
 
@@ -44,8 +45,10 @@ class Forward:
     2021, arXiv:2101.06983).
     """
 
-    def __init__(self, model: HybridModel, batches: Sequence[Batch], machine: Machine) -> None:
-        self.model, self.batches, self.machine = model, batches, machine
+    def __init__(
+        self, model: HybridModel, batches: Sequence[Batch], machine: Machine, plan: ExecutionPlan = PLAIN
+    ) -> None:
+        self.model, self.batches, self.machine, self.plan = model, batches, machine, plan
         counts, appearances = dict.fromkeys(model.heads, 0), dict.fromkeys(model.heads, 0)
         for segment in (segment for batch in batches for segment in batch.segments):
             counts[segment.task] += segment.targets.count
@@ -61,7 +64,7 @@ class Forward:
     def hidden(self, batch: Batch) -> Tensor:
         """The trunk's last hidden states of the batch."""
         with self.machine.clock.part(FORWARD), self.machine.autocast():
-            return self.model.hidden(batch)
+            return self.model.hidden(batch, self.plan)
 
     def sums(self, batch: Batch, hidden: Tensor | None = None) -> dict[str, Tensor]:
         """What the batch adds to each task's loss, summed over its targets; from `hidden` where that is known."""
@@ -94,7 +97,7 @@ class Forward:
         kept = random_state_kept(self.machine.device)
         with self.machine.clock.part(FORWARD), kept, torch.no_grad(), self.machine.autocast():
             for batch in self.batches:
-                for segment, features in self.model.segments(batch, self.model.hidden(batch)):
+                for segment, features in self.model.segments(batch, self.model.hidden(batch, self.plan)):
                     head = self.model.head(segment.task)
                     if segment.task in self._divided:
                         embeddings[segment.task].append((segment, head.embed(features).float()))

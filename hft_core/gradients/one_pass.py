@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +22,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from hft_core.acceleration import frozen_prefix
+from hft_core.batching.batch import Batch
 from hft_core.errors import RunError
 from hft_core.forward_override import override_forward
 from hft_core.gradients.jacobian import Jacobian
-
-if TYPE_CHECKING:
-    from hft_core.batching.batch import Batch
-    from hft_core.model.hybrid import HybridModel
-    from hft_core.training.loop import StageLoop
+from hft_core.model.hybrid import HybridModel
 
 TaskRows = Sequence[tuple[int, slice]]
 """Which rows of a batch are whose: the place of each task among those of the step, and its rows. No row is in two."""
@@ -37,69 +34,47 @@ TaskRows = Sequence[tuple[int, slice]]
 Casts = dict[int, Tensor]
 """Parameters as autocast would have them, by id."""
 
-PROBED_UNITS = 2
-"""Of each task, in the passes that show whether the trunk's layers go row by row."""
-
 
 class NotByRow(RunError):
     """A layer was given something else than one row for each of the batch."""
 
 
-def settle(loop: StageLoop, *, compiled: bool) -> None:
-    """Find out whether the stage of `loop`, which is about to run, can go this way: its combiner asks for gradients of
-    the shared weights, and a pass of a few rows gives those that a pass for each task gives."""
-    model, combiner = loop.model, loop.combiner
-    unusual = (
-        compiled
-        or loop.stage.gradient_checkpointing
-        or loop.machine.sharded
-        or model.strategy.routes_rows
-        or model.backbone.packs
-    )
-    asked = combiner.per_task_gradients and combiner.at == "shared" and bool(model.shared_parameters())
-    model.one_pass = asked and not unusual
-    if model.one_pass:
-        few = [replace(part, units=part.units[:PROBED_UNITS]) for part in loop.plan.step(0)]
-        proven = all(_proven(model, batch) for batch in loop.batches(few, None))
-        model.one_pass = not loop.machine.group.any(not proven)
-
-
-def _proven(model: HybridModel, batch: Batch) -> bool:
-    """Whether the gradients of the first task's rows and of all others are those of a pass for each, in float32."""
-    first, size = batch.segments[0].rows.stop, batch.rows
-    rows = [(0, slice(0, first)), *([(1, slice(first, size))] if first < size else [])]
+def matches(model: HybridModel, batch: Batch) -> bool:
+    """Whether one pass has the gradients of the first row and of all others that a pass for each has, in float32."""
+    size = batch.rows
+    rows = [(0, slice(0, 1)), *([(1, slice(1, size))] if size > 1 else [])]
     parameters = model.shared_parameters()
-    found = Jacobian(parameters, 2)
+    jacobian = Jacobian(parameters, 2)
     with model.evaluating(), torch.enable_grad():
         hidden = model.hidden(batch)
         weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0)).to(hidden)
         try:
-            with collect_task_gradients(model.trunk, found, rows, size, {}):
+            with collect_task_gradients(model.trunk, jacobian, rows, size, {}):
                 again = model.hidden(batch)
-            left = torch.autograd.grad(again, parameters, weights, allow_unused=True)
-        except Exception:  # whatever a layer does that is not called as it expects: there is another way
+            rest = torch.autograd.grad(again, parameters, weights, allow_unused=True)
+        except Exception:  # whatever a layer raises that is called in another way than it expects
             return False
-        if any(gradient is not None for gradient in left):  # by another way than the layers'
+        if any(gradient is not None for gradient in rest):  # not through the overridden layers
             return False
         for task, of_task in rows:
             loss = (hidden[of_task] * weights[of_task]).sum()
-            wanted = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-            if not _alike(found.of(task), wanted):
+            expected = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+            if not _alike(jacobian.of(task), expected):
                 return False
     return True
 
 
-def _alike(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> bool:
-    """Whether the gradients are the same but for rounding."""
-    largest, off = 0.0, 0.0
-    for one, other in zip(found, wanted, strict=True):
+def _alike(gradients: Sequence[Tensor | None], expected: Sequence[Tensor | None]) -> bool:
+    """Whether the gradients are the same up to rounding."""
+    largest, error = 0.0, 0.0
+    for one, other in zip(gradients, expected, strict=True):
         if other is not None:
             largest = max(largest, float(other.abs().max()))
         if one is not None or other is not None:
-            differ = one if other is None else other if one is None else one - other
-            assert differ is not None
-            off = max(off, float(differ.abs().max()))
-    return off <= frozen_prefix.TOLERANCES[torch.float32] * largest
+            difference = one if other is None else other if one is None else one - other
+            assert difference is not None
+            error = max(error, float(difference.abs().max()))
+    return error <= frozen_prefix.TOLERANCES[torch.float32] * largest
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the frozen part of a trunk made of rows that come again, kept in a memory-mapped file."""
+"""Read cached hidden states of the frozen prefix from a memory-mapped file, row by row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GIVEN = ("input_ids", "attention_mask")
 
 @dataclass(frozen=True)
 class Row:
-    """What the trunk is given of a row, without padding."""
+    """The trunk's inputs of one row, without padding."""
 
     ids: np.ndarray
     """`[seq]`"""
@@ -62,22 +62,39 @@ def inputs_of(rows: Sequence[Row], pad: int) -> dict[str, Tensor]:
 
 
 class Store:
-    """Hidden states `[seq, hidden]` by row, in a file that is read as batches need it."""
+    """Hidden states `[seq, hidden]` by row, in a file that is read as batches need it, while it is open."""
 
-    def __init__(self, path: Path, rows: Mapping[bytes, int], *, hidden: int, dtype: torch.dtype) -> None:
-        """`rows`: the tokens of each row by its key, in the order of the file, which begins with one token of zeros.
+    def __init__(self, rows: Sequence[Row], sample: Tensor) -> None:
+        """`rows`: in the order of the file, which begins with one token of zeros; `sample` `[seq, hidden]`: the hidden
+        states of some row."""
+        self.rows, self.sample = rows, sample
+        self._file: _File | None = None
 
-        Raises `OSError` when the file cannot be read or has another size.
-        """
-        lengths = np.fromiter(rows.values(), np.int64, len(rows))
-        tokens = 1 + int(lengths.sum())
-        self._table = _mapped(path, tokens * hidden * dtype.itemsize).view(dtype).view(tokens, hidden)
-        self._starts = np.append(np.cumsum(lengths) - lengths + 1, 0)  # the last one: of a row that is not there
-        self._lengths = np.append(lengths, 0)
-        self._places = {key: place for place, key in enumerate(rows)}
+    def open(self, path: Path) -> None:
+        """Read from `path` from now on. Raises `OSError` when it cannot be read or has another size."""
+        self._file = _File(path, self.rows, self.sample)
+        self.rows = ()  # the file's index has their keys
+
+    def close(self) -> None:
+        """Read no longer: `put_into` leaves batches as they are."""
+        self._file = None
 
     def put_into(self, batch: Batch) -> Batch:
-        """The batch with what is stored of its rows, where there is any of it."""
+        """The batch with the stored hidden states of its rows, where there are any."""
+        return batch if self._file is None else self._file.put_into(batch)
+
+
+class _File:
+    def __init__(self, path: Path, rows: Sequence[Row], sample: Tensor) -> None:
+        by_key = {row.key: len(row.ids) for row in rows}
+        lengths = np.fromiter(by_key.values(), np.int64, len(by_key))
+        tokens, hidden = 1 + int(lengths.sum()), sample.shape[1]
+        self._table = _mapped(path, tokens * hidden * sample.itemsize).view(sample.dtype).view(tokens, hidden)
+        self._starts = np.append(np.cumsum(lengths) - lengths + 1, 0)  # the last one: of a row that is not there
+        self._lengths = np.append(lengths, 0)
+        self._places = {key: place for place, key in enumerate(by_key)}
+
+    def put_into(self, batch: Batch) -> Batch:
         places = np.array([self._places.get(row.key, -1) for row in rows_of(batch.inputs)])
         if (places < 0).all():
             return batch
@@ -89,9 +106,9 @@ class Store:
 
 
 def _mapped(path: Path, size: int) -> Tensor:
-    """The bytes of a file, which are read when they are looked at."""
+    """Map the bytes of a file, which are read when they are accessed."""
     if path.stat().st_size != size:
         raise OSError(f"{path} has {path.stat().st_size} bytes, expected {size}")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nor is it written to
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read
         return torch.from_numpy(np.memmap(path, np.uint8, mode="r"))

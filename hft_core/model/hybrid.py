@@ -1,4 +1,4 @@
-"""The model that a stage trains: one trunk under a strategy, and a head for each task."""
+"""Combine one trunk, the strategy that trains it, and a head for each task."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from hft_core.backbone import Backbone, Features
 from hft_core.batching.batch import Batch, CachedHidden, Segment, UniqueRows
 from hft_core.head import Head
-from hft_core.model.activation_store import Store
-from hft_core.model.frozen_layers import NOTHING, UNKNOWN
+from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.strategy import Strategy
 
 
@@ -34,51 +33,50 @@ class HybridModel(nn.Module):
         self.heads = _Heads(heads)
         self.strategy = Strategy()
         """The one that was last applied to the trunk: passes through the trunk go by it."""
-        self.frozen = NOTHING
-        """What stands still under it."""
-        self.stored: Store | None = None
-        """What the frozen part made of rows that come again."""
-        self.compiled = False
-        """Its trunk's layers go by compiled code while they train."""
-        self.one_pass = False
-        """Each task's gradients of the trunk are known from one backward pass over the rows of all (see
-        `hft_core.gradients.one_pass`)."""
-        self.common = UNKNOWN
-        """The layers that tasks have in common."""
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """The trunk's last hidden states of a batch."""
+    def apply_strategy(self, strategy: Strategy, tasks: tuple[str, ...]) -> None:
+        """Apply a strategy to the trunk; from now on, passes through the trunk go by it.
+
+        Raises `PluginError` when the strategy and the trunk do not go together.
+        """
+        strategy.apply(self.backbone, tasks)
+        self.strategy = strategy
+
+    def fold_strategy(self) -> None:
+        """Fold what the strategy added into the trunk's own weights, and return to the plain strategy."""
+        self.strategy.fold(self.backbone)
+        self.strategy = Strategy()
+
+    def hidden(self, batch: Batch, plan: ExecutionPlan = PLAIN) -> Tensor:
+        """The trunk's last hidden states of a batch, `[batch, seq, hidden]`, computed as the plan says."""
+        assert plan.strategy is None or plan.strategy is self.strategy, "the plan was decided for another strategy"
         if batch.cached is not None:
-            return self.upper(batch, self._completed(batch.inputs, batch.cached))
-        if batch.unique_rows is not None and self.common.depth and self.common.strategy is self.strategy:
-            return self.above_common(batch, batch.unique_rows, self.common.depth)
+            depth = plan.frozen.depth
+            return self.from_layer(batch, self._completed(batch.inputs, batch.cached, depth), depth)
+        if batch.unique_rows is not None and plan.shared_depth:
+            return self.deduplicated(batch, batch.unique_rows, plan.shared_depth)
         return self.strategy.forward(self.backbone, batch.inputs, batch.task_rows)
 
-    def above_common(self, batch: Batch, texts: UniqueRows, depth: int) -> Tensor:
-        """The same, with each text computed once in the first `depth` layers."""
-        once = {name: tensor.index_select(0, texts.first) for name, tensor in batch.inputs.items()}
-        lower = self.backbone.lower(once, depth).index_select(0, texts.of_row)
+    def deduplicated(self, batch: Batch, unique: UniqueRows, depth: int) -> Tensor:
+        """`hidden`, with each text computed once in the first `depth` layers."""
+        once = {name: tensor.index_select(0, unique.first) for name, tensor in batch.inputs.items()}
+        return self.from_layer(batch, self.backbone.lower(once, depth).index_select(0, unique.of_row), depth)
+
+    def from_layer(self, batch: Batch, lower: Tensor, depth: int) -> Tensor:
+        """`hidden`, from the output `[batch, seq, hidden]` of the first `depth` layers."""
         return self.strategy.upper(self.backbone, lower, batch.inputs, batch.task_rows, depth)
 
-    def upper(self, batch: Batch, lower: Tensor) -> Tensor:
-        """The same, from what the frozen part made of the batch, `[batch, seq, hidden]`."""
-        return self.strategy.upper(self.backbone, lower, batch.inputs, batch.task_rows, self.frozen.depth)
-
-    def _completed(self, inputs: Mapping[str, Tensor], lower: CachedHidden) -> Tensor:
-        """What the frozen part makes of a batch, that of the rows not known before computed."""
-        if not len(lower.missing):
-            return lower.hidden
+    def _completed(self, inputs: Mapping[str, Tensor], cached: CachedHidden, depth: int) -> Tensor:
+        """The output of the frozen prefix for a batch; rows that are not cached are computed."""
+        if not len(cached.missing):
+            return cached.hidden
         with torch.no_grad():
-            of_missing = {name: tensor[lower.missing] for name, tensor in inputs.items()}
-            made = self.backbone.lower(of_missing, self.frozen.depth)
-            return lower.hidden.index_copy(0, lower.missing, made.to(lower.hidden.dtype))
-
-    def with_stored(self, batch: Batch) -> Batch:
-        """The batch, with what is stored of it; before it is moved to a device."""
-        return batch if self.stored is None else self.stored.put_into(batch)
+            of_missing = {name: tensor[cached.missing] for name, tensor in inputs.items()}
+            computed = self.backbone.lower(of_missing, depth)
+            return cached.hidden.index_copy(0, cached.missing, computed.to(cached.hidden.dtype))
 
     def segments(self, batch: Batch, hidden: Tensor) -> list[tuple[Segment, Features]]:
-        """What each segment's head sees of the trunk."""
+        """The features that each segment's head gets of the hidden states."""
         ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
         return [(s, Features(hidden[s.rows], ids[s.rows], mask[s.rows])) for s in batch.segments]
 
@@ -88,32 +86,38 @@ class HybridModel(nn.Module):
         return head
 
     def train(self, mode: bool = True) -> HybridModel:
-        """As usual, but a trunk in which nothing trains, or the part of it below what does, stays in evaluation mode:
-        its dropout would only add noise."""
+        """As usual, but a trunk without trainable parameters stays in evaluation mode: its dropout would only add
+        noise."""
         super().train(mode)
-        self.frozen.settle()
         if not any(parameter.requires_grad for parameter in self.trunk.parameters()):
             self.trunk.eval()
         return self
 
+    def train_under(self, plan: ExecutionPlan) -> None:
+        """Put the model into training mode, and its frozen prefix into evaluation mode."""
+        self.train()
+        plan.frozen.eval()
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, the model is in evaluation mode; afterwards, in the mode it was in."""
-        training = self.training
+        """Inside, the model is in evaluation mode; afterwards, every module is in the mode it was in."""
+        training, modes = self.training, [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             yield
         finally:
             self.train(training)
+            for module, mode in modes:
+                module.training = mode
 
-    # --- what trains
+    # --- trainable parameters
 
     def trunk_parameters(self) -> list[nn.Parameter]:
-        """What trains in the trunk."""
+        """The trainable parameters of the trunk."""
         return [parameter for parameter in self.trunk.parameters() if parameter.requires_grad]
 
     def shared_parameters(self) -> list[nn.Parameter]:
-        """What trains in the trunk and belongs to no task alone."""
+        """The trainable parameters of the trunk that are private to no task."""
         private = {id(p) for parameters in self.strategy.private(self.backbone).values() for p in parameters}
         return [parameter for parameter in self.trunk_parameters() if id(parameter) not in private]
 
@@ -123,17 +127,17 @@ class HybridModel(nn.Module):
         return [parameter for parameter in self.heads[task].parameters() if id(parameter) not in shared]
 
     def head_parameters(self, tasks: Iterable[str]) -> list[nn.Parameter]:
-        """What trains in the heads of `tasks`, each parameter once."""
-        found = {id(p): p for task in tasks for p in self.own_parameters(task) if p.requires_grad}
-        return list(found.values())
+        """The trainable parameters of the heads of `tasks`, each once."""
+        by_id = {id(p): p for task in tasks for p in self.own_parameters(task) if p.requires_grad}
+        return list(by_id.values())
 
     def task_parameters(self, task: str) -> list[nn.Parameter]:
-        """What trains in a task's head and in its private part of the trunk."""
+        """The trainable parameters of a task's head and of its private part of the trunk."""
         private = self.strategy.private(self.backbone).get(task, ())
         return [*self.head_parameters([task]), *(parameter for parameter in private if parameter.requires_grad)]
 
     def choose_heads(self, tasks: Iterable[str]) -> None:
-        """Let the heads of `tasks` train and the others stand still; after the strategy was applied to the trunk.
+        """Make the heads of `tasks` trainable and freeze the others; after the strategy was applied to the trunk.
 
         A head that came with the trunk trains only where the whole trunk does.
         """

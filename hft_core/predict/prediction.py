@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from hft_core.acceleration.decide import decide_evaluation
 from hft_core.data import loading
 from hft_core.data.examples import Examples, encode
 from hft_core.data.rows import Rows
@@ -13,6 +14,7 @@ from hft_core.device import distributed
 from hft_core.device.distributed import Machine
 from hft_core.errors import UsageError, did_you_mean
 from hft_core.head import Column, Head
+from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.resolve import Resolved
 from hft_core.results import Scores
@@ -25,6 +27,7 @@ class Trained(Protocol):
     """What predicts: a `hft_core.SavedRun`, or a `hft_core.Session`."""
 
     machine: Machine | None
+    plan: ExecutionPlan | None
 
     @property
     def resolved(self) -> Resolved: ...
@@ -114,7 +117,8 @@ def _answers(saved: Trained, tasks: Sequence[str], rows: Any) -> dict[str, list[
         assembly.check_rows(task, head, rows, "input", need_targets=False)
         examples[task] = _encoded(saved, task, rows, with_targets=False)
     where, seed = _machine(saved), saved.resolved.recipe.seed
-    judged = judge_tasks(saved.model, examples, where, seed=seed, with_loss=False, predicting=heads)
+    plan = _plan(saved, examples, where)
+    judged = judge_tasks(saved.model, examples, where, seed=seed, with_loss=False, predicting=heads, plan=plan)
     return {task: _by_row(task, heads[task], rows, examples[task], judged[task].predictions) for task in heads}
 
 
@@ -145,7 +149,11 @@ def evaluate_recipe_data(saved: Trained, tasks: Sequence[str]) -> dict[str, Scor
     rows = assembly.load_rows(saved.resolved, heads, {})
     examples = assembly.tokenise(saved.resolved, rows, saved.model)
     where, seed = _machine(saved), saved.resolved.recipe.seed
-    return {split: score(saved.model, tasks, examples[split], where, seed=seed) for split in ("dev", "test")}
+    return {
+        split: score(saved.model, tasks, of_split, where, seed=seed, plan=_plan(saved, of_split, where))
+        for split, of_split in examples.items()
+        if split in ("dev", "test")
+    }
 
 
 def _head(saved: Trained, task: str) -> Any:
@@ -157,6 +165,15 @@ def _head(saved: Trained, task: str) -> Any:
 def _encoded(saved: Trained, task: str, rows: Rows, *, with_targets: bool = True) -> Examples:
     limit = assembly.max_length(saved.resolved, task, saved.model)
     return encode(rows, _head(saved, task), saved.model.backbone.tokenizer, limit, with_targets=with_targets)
+
+
+def _plan(saved: Trained, examples: Mapping[str, Examples], machine: Machine) -> ExecutionPlan:
+    """The plan of an earlier prediction, unless the model's strategy is another one since."""
+    if sum(len(part) > 0 for part in examples.values()) < 2:
+        return PLAIN
+    if saved.plan is None or saved.plan.strategy is not saved.model.strategy:
+        saved.plan = decide_evaluation(saved.model, examples, machine, seed=saved.resolved.recipe.seed)
+    return saved.plan
 
 
 def _machine(saved: Trained) -> Machine:

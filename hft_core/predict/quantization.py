@@ -20,7 +20,6 @@ from hft_core.errors import UsageError
 from hft_core.model.hybrid import HybridModel
 from hft_core.plugins.entries import one_line
 from hft_core.results import Scores
-from hft_core.strategy import Strategy
 
 OF_NO_CONCERN = (
     (DeprecationWarning, r"torch\.ao\.quantization is deprecated"),
@@ -58,8 +57,7 @@ def quantise(model: HybridModel, *, merges: bool) -> None:
     """
     trunk = model.trunk
     if merges and model.strategy.adapter:
-        model.strategy.fold(model.backbone)
-        model.strategy = Strategy()
+        model.fold_strategy()
     own = {tensor.data_ptr() for tensor in model.strategy.base_state(model.backbone).values()}
     layers = [n for n, m in trunk.named_modules() if type(m) is nn.Linear and m.weight.data_ptr() in own]
     if not layers:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from hft_core.device.distributed import Machine
 from hft_core.errors import HftError, ModelError, UsageError
+from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.plugins import provenance
 from hft_core.plugins.catalogue import Catalogue
@@ -36,6 +37,8 @@ class SavedRun:
         """What is not as it was when the run was made."""
         self.machine: Machine | None = None
         """Where it computes; found at the first prediction, so that the next ones have the same number format."""
+        self.plan: ExecutionPlan | None = None
+        """How it computes several tasks at once; decided at the first prediction of several."""
 
 
 @exclusive
@@ -87,9 +90,11 @@ def _load_weights(folder: Path, resolved: Resolved, model: HybridModel, changed:
     """Put in what the last strategies added, and read all tasks' weights; raises `ModelError`, which also says what has
     `changed`."""
     for stage in resolved.last_strategies():
-        model.strategy = assembly.strategy_of(stage)
-        if model.strategy.adapter:
-            model.strategy.apply(model.backbone, stage.stage.tasks)
+        strategy = assembly.strategy_of(stage)
+        if strategy.adapter:
+            model.apply_strategy(strategy, stage.stage.tasks)
+        else:
+            model.strategy = strategy
     for task in model.heads:
         try:
             _load_task(folder / task, model, task)

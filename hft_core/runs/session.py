@@ -12,6 +12,7 @@ from hft_core import events
 from hft_core.device import failures
 from hft_core.device.distributed import Machine
 from hft_core.errors import RunError, UsageError
+from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.resolve import Resolved
 from hft_core.results import RunResult, Scores, StageResult
@@ -45,6 +46,8 @@ class Session:
         self._over = False
         self.machine: Machine | None = stages.machine
         """Where it computes."""
+        self.plan: ExecutionPlan | None = None
+        """How it predicts several tasks at once, with the model as it is now."""
         self.result: RunResult | None = None
         """What `finish` found."""
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hft_core import events
-from hft_core.acceleration.activation_cache import FrozenWork
-from hft_core.acceleration.compile import Compiled
+from hft_core.acceleration.activation_cache import ActivationCache
 from hft_core.device.clock import TRAINING
 from hft_core.recipe.resolve import Chosen, ResolvedStage
 from hft_core.results import Scores, StageResult
@@ -35,8 +34,6 @@ def announcement(
     counts: Counts,
     before: Scores,
     step: int,
-    work: FrozenWork,
-    compiled: Compiled,
 ) -> events.StageStarted:
     """The stage before its first step, or before the one after `step`; `stages`: how many the run has."""
     return events.StageStarted(
@@ -53,9 +50,9 @@ def announcement(
         before=before,
         step=step,
         head_warmup_steps=loop.head_steps,
-        frozen_layers=loop.model.frozen.depth,
-        stored=work.chosen.told,
-        compiled=compiled.told,
+        frozen_layers=loop.execution.frozen.depth,
+        stored=loop.execution.reasons["store"],
+        compiled=_compiled(loop),
     )
 
 
@@ -66,8 +63,7 @@ def result(
     counts: Counts,
     before: Scores,
     after: Scores,
-    work: FrozenWork,
-    compiled: Compiled,
+    cache: ActivationCache,
 ) -> StageResult:
     """The stage after its last step: its dev scores `before` and `after`, and what it cost."""
     heads = {task: loop.model.head(task) for task in {*before, *after}}
@@ -101,15 +97,22 @@ def result(
         gemm_share=progress.work.flops / (training * machine.gflops * 1e9) if progress.work.flops else None,
         seconds={**seconds, "total": sum(seconds.values())},
         skipped_steps=progress.skipped,
-        compilation=compiled.record,
+        compilation={"chosen": loop.execution.compiled, "reason": loop.execution.reasons["compiled"]},
         warnings=(
             *_without_effect(loop),
             *_divided(loop, progress),
-            *work.problems,
-            *compiled.problems,
+            *cache.warnings,
+            *loop.execution.warnings,
             *made_worse(before, after, heads, rows),
         ),
     )
+
+
+def _compiled(loop: StageLoop) -> str:
+    """Whether the layers are compiled, and why; empty where the recipe does not ask for it."""
+    if loop.stage.torch_compile == "no":
+        return ""
+    return f"{'yes' if loop.execution.compiled else 'no'}: {loop.execution.reasons['compiled']}"
 
 
 def _without_effect(loop: StageLoop) -> list[str]:

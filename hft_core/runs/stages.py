@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from hft_core import events
-from hft_core.acceleration import activation_cache, compile, shared_layers
+from hft_core.acceleration.activation_cache import ActivationCache
+from hft_core.acceleration.decide import decide
 from hft_core.batching.mixture import AdaptiveMixture, Mixture, epoch_rows
 from hft_core.batching.plan import Plan
 from hft_core.batching.shared_inputs import tasks_with_shared_inputs
@@ -22,7 +22,7 @@ from hft_core.device.distributed import Machine
 from hft_core.errors import RecipeError
 from hft_core.gradients import one_pass
 from hft_core.model import fsdp, gradient_checkpointing
-from hft_core.model.frozen_layers import NOTHING
+from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.plugins.observers import Observers
 from hft_core.recipe.resolve import ResolvedStage
@@ -37,7 +37,7 @@ from hft_core.strategy import Strategy
 from hft_core.training import optimizer, weights
 from hft_core.training.checkpoint import Checkpoint
 from hft_core.training.checkpointing import CheckpointScheduler, StageCheckpoints
-from hft_core.training.evaluation import Selection, score
+from hft_core.training.evaluation import Selection, evaluation_steps, score
 from hft_core.training.loop import StageLoop
 from hft_core.training.training_state import StageState
 
@@ -102,8 +102,7 @@ def begin(resolved: ResolvedStage, model: HybridModel) -> tuple[Strategy, Combin
             f"stage '{stage.name}': the task '{writing[0]}' writes text, and text cannot be generated under strategy "
             f"'{plugin_name(resolved.strategy)}'"
         )
-    strategy.apply(model.backbone, stage.tasks)
-    model.strategy = strategy
+    model.apply_strategy(strategy, stage.tasks)
     gradient_checkpointing.set_for(stage, model)
     model.choose_heads(stage.tasks)
     counts = Counts(_size(model.trunk_parameters()), trunk, _size(model.head_parameters(stage.tasks)))
@@ -113,12 +112,6 @@ def begin(resolved: ResolvedStage, model: HybridModel) -> tuple[Strategy, Combin
             f"({', '.join(stage.tasks)}) came with the trunk and train only with it"
         )
     return strategy, combiner, counts
-
-
-def fold_into(model: HybridModel) -> None:
-    """Fold what the model's strategy added into the trunk."""
-    model.strategy.fold(model.backbone)
-    model.strategy, model.frozen = Strategy(), NOTHING
 
 
 def selection_of(stage: Stage, material: Material, machine: Machine) -> Selection:
@@ -151,6 +144,8 @@ class Stages:
     """The trunk's own weights are not those that the backbone was opened with."""
     scores: Scores = field(default_factory=dict)
     """Dev scores of the tasks that know something, with the weights as they are now."""
+    execution: ExecutionPlan = PLAIN
+    """How passes through the model are computed; of evaluations between stages too."""
     scheduler: CheckpointScheduler | None = None
     """Saves checkpoints; None in other processes than the first and for a run without a folder."""
     done: list[StageResult] = field(default_factory=list)
@@ -187,8 +182,7 @@ class Stages:
             for task in result.tasks:
                 model.head(task).pretrained = True
         for stage in resolved.strategies_before(state.index):  # parts that the stage found in the trunk
-            model.strategy = assembly.strategy_of(stage)
-            model.strategy.apply(model.backbone, stage.stage.tasks)
+            model.apply_strategy(assembly.strategy_of(stage), stage.stage.tasks)
         base = resume_from.tensors("base")
         if base:
             weights.put(base, weights.whole_state(model))
@@ -209,21 +203,19 @@ class Stages:
         combiner.to(self.machine.device)
         division = fsdp.divide(model, self._own, self.machine)
         moves = counts.trainable > 0
+        plan, an_epoch = plan_of(stage, self.material, index)
+        self.execution = self._decide(stage, combiner, plan, an_epoch)
         if resume_from is None:
             self.measure([task for task in model.heads if model.head(task).pretrained])
         before = dict(self.scores)
-        loop = self._loop(index, resolved, strategy, combiner)
-        work = activation_cache.of_stage(loop)
-        compiled = compile.of_stage(loop, work, resume_from)
-        shared_layers.settle(model, {task: loop.train[task] for task in stage.tasks}, self.machine, seed=loop.seed)
-        one_pass.settle(loop, compiled=compiled.record["chosen"])
+        loop = self._loop(index, resolved, strategy, combiner, plan, an_epoch)
         step = 0 if resume_from is None else resume_from.step
         stages = len(self.material.resolved.stages)
-        told = stage_report.announcement(index, stages, resolved, loop, counts, before, step, work, compiled)
+        told = stage_report.announcement(index, stages, resolved, loop, counts, before, step)
         self.observers.emit("stage_started", told)
-        checkpoints = self._checkpoints(index, before, compiled.record, base)
-        with work, compiled:
-            progress = loop.run(work, checkpoints=checkpoints, resume_from=resume_from)
+        checkpoints = self._checkpoints(index, before, base)
+        with ActivationCache(model, self.execution, self.machine) as cache:
+            progress = loop.run(cache, checkpoints=checkpoints, resume_from=resume_from)
         if combiner.state_dict() and self.machine.group.is_main:
             place = self.folder / COMBINER_FOLDER / f"{index + 1}-{stage.name}.safetensors"
             weights.save(place, combiner.state_dict())
@@ -233,17 +225,16 @@ class Stages:
         at_best = next((e.scores for e in progress.history if e.step == progress.best_step), {})
         self.scores = {**still_true, **at_best}
         self.measure([*before, *stage.tasks], progress.best_step)
-        result = stage_report.result(resolved, loop, progress, counts, before, self.scores, work, compiled)
+        result = stage_report.result(resolved, loop, progress, counts, before, self.scores, cache)
         division.undo()
         if fold:
-            fold_into(model)
+            model.fold_strategy()
+            self.execution = PLAIN
             self.trunk_changed = self.trunk_changed or moves
         self.observers.emit("stage_finished", events.StageFinished(result=result))
         return result
 
-    def _checkpoints(
-        self, index: int, before: Scores, compilation: dict[str, Any], links: Mapping[str, Path]
-    ) -> StageCheckpoints | None:
+    def _checkpoints(self, index: int, before: Scores, links: Mapping[str, Path]) -> StageCheckpoints | None:
         """Prepare the checkpoints of stage `index`."""
         if self.scheduler is None:
             return None
@@ -252,7 +243,6 @@ class Stages:
             finished=list(self.done),
             trunk_changed=self.trunk_changed,
             scores_before=before,
-            compilation=compilation,
         )
         return StageCheckpoints(scheduler=self.scheduler, stage=state, links=links)
 
@@ -278,7 +268,7 @@ class Stages:
         started = time.perf_counter()
         self.observers.emit("evaluation_started", events.EvaluationStarted(stage=self.name, split=split, tasks=scored))
         with self.machine.clock.part(EVALUATION):
-            scores = score(self.material.model, scored, examples, self.machine, seed=seed)
+            scores = score(self.material.model, scored, examples, self.machine, seed=seed, plan=self.execution)
         seconds = time.perf_counter() - started
         self.observers.emit(
             "evaluation_finished",
@@ -286,9 +276,33 @@ class Stages:
         )
         return scores
 
-    def _loop(self, index: int, resolved: ResolvedStage, strategy: Strategy, combiner: Combiner) -> StageLoop:
+    def _decide(self, stage: Stage, combiner: Combiner, plan: Plan, an_epoch: int) -> ExecutionPlan:
+        train, dev = self.material.examples["train"], self.material.examples["dev"]
+        dev = {task: dev[task] for task in stage.tasks if task in dev}
+        evaluated = evaluation_steps(stage, plan.steps, batch=plan.batch, an_epoch=an_epoch) if dev else ()
+        return decide(
+            stage,
+            self.material.model,
+            self.machine,
+            combiner,
+            {task: train[task] for task in stage.tasks},
+            dev,
+            passes={task: plan.passes(task) for task in stage.tasks},
+            evaluations=len(evaluated),
+            one_pass_matches=one_pass.matches,
+            seed=self.material.resolved.recipe.seed,
+        )
+
+    def _loop(
+        self,
+        index: int,
+        resolved: ResolvedStage,
+        strategy: Strategy,
+        combiner: Combiner,
+        plan: Plan,
+        an_epoch: int,
+    ) -> StageLoop:
         stage, material, model = resolved.stage, self.material, self.material.model
-        plan, an_epoch = plan_of(stage, material, index)
         fresh = any(not model.head(task).pretrained for task in stage.tasks)
         head_steps = head_steps_of(stage, plan.steps, fresh=fresh, trunk_trains=bool(model.trunk_parameters()))
         rate = optimizer.rates(stage, strategy.learning_rate)
@@ -298,6 +312,7 @@ class Stages:
             index=index,
             seed=material.resolved.recipe.seed,
             model=model,
+            execution=self.execution,
             combiner=combiner,
             plan=plan,
             units_an_epoch=an_epoch,

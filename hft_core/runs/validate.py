@@ -14,7 +14,7 @@ from hft_core.recipe.stage import Stage
 from hft_core.runs import assembly
 from hft_core.runs.assembly import HostData, Material
 from hft_core.runs.stage_report import plugin_name
-from hft_core.runs.stages import begin, fold_into, plan_of, selection_of
+from hft_core.runs.stages import begin, plan_of, selection_of
 from hft_core.runtime.run_lock import exclusive
 
 BYTES = 4
@@ -106,7 +106,7 @@ def _stages(material: Material) -> tuple[StageOutlook, ...]:
             )
         )
         if material.resolved.folds_after(index):
-            fold_into(model)
+            model.fold_strategy()
     return tuple(found)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from hft_core.acceleration import shared_layers
 from hft_core.batching.buckets import EVALUATION_ROWS, EVALUATION_TOKENS, tokens_at_once
 from hft_core.batching.collate import Collator
 from hft_core.data.examples import Examples
@@ -19,6 +18,7 @@ from hft_core.device.distributed import Machine
 from hft_core.errors import RecipeError, did_you_mean
 from hft_core.head import Head
 from hft_core.model import fsdp
+from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage
 from hft_core.results import Scores
@@ -44,11 +44,13 @@ def judge(
     seed: int,
     with_loss: bool = True,
     predicting: bool = True,
+    plan: ExecutionPlan = PLAIN,
 ) -> Judged:
     """Run `task`'s head over all `examples`, each in one of the processes; all of them get the whole answer. The model
     is put back into the mode it was in."""
     named = (task,) if predicting else ()
-    return judge_tasks(model, {task: examples}, machine, seed=seed, with_loss=with_loss, predicting=named)[task]
+    judged = judge_tasks(model, {task: examples}, machine, seed=seed, with_loss=with_loss, predicting=named, plan=plan)
+    return judged[task]
 
 
 def judge_tasks(
@@ -59,11 +61,11 @@ def judge_tasks(
     seed: int,
     with_loss: bool = True,
     predicting: Collection[str] = (),
+    plan: ExecutionPlan = PLAIN,
 ) -> dict[str, Judged]:
     """As `judge`, for several tasks in as few passes through the trunk as there can be: batches hold rows of all of
     them, and a text that a family reads is in them once. `predicting`: the tasks whose predictions are wanted."""
     heard = {task: _Heard() for task in examples}
-    shared_layers.settle(model, examples, machine, seed=seed)
     # A divided layer is put together in memory that a training step will use as well: not an inference tensor.
     quiet = torch.no_grad() if machine.sharded else torch.inference_mode()
     with model.evaluating(), quiet:
@@ -71,7 +73,8 @@ def judge_tasks(
             machine.check_interruption()
             writes = machine.sharded and any(model.head(task).generates for task in tasks)
             with fsdp.put_together(model.trunk) if writes else nullcontext():
-                _hear(model, {task: examples[task] for task in tasks}, machine, seed, with_loss, predicting, heard)
+                of_tasks = {task: examples[task] for task in tasks}
+                _hear(model, of_tasks, machine, plan, seed, with_loss, predicting, heard)
     gathered = machine.group.all_gather(heard)
     return {task: _whole([each[task] for each in gathered]) for task in examples}
 
@@ -111,6 +114,7 @@ def _hear(
     model: HybridModel,
     examples: Mapping[str, Examples],
     machine: Machine,
+    plan: ExecutionPlan,
     seed: int,
     with_loss: bool,
     predicting: Collection[str],
@@ -133,9 +137,9 @@ def _hear(
     ):
         if machine.group.world_size == 1:
             signals.check()
-        moved = model.with_stored(batch).to(machine.device)
+        moved = plan.with_stored(batch).to(machine.device)
         with machine.autocast():
-            for segment, features in model.segments(moved, model.hidden(moved)):
+            for segment, features in model.segments(moved, model.hidden(moved, plan)):
                 head, of_task = model.head(segment.task), heard[segment.task]
                 if with_loss and segment.targets.count:
                     of_task.total += float(head.loss(features, segment.targets))
@@ -161,13 +165,20 @@ def score_task(model: HybridModel, task: str, examples: Examples, machine: Machi
 
 
 def score(
-    model: HybridModel, tasks: Iterable[str], examples: Mapping[str, Examples], machine: Machine, *, seed: int
+    model: HybridModel,
+    tasks: Iterable[str],
+    examples: Mapping[str, Examples],
+    machine: Machine,
+    *,
+    seed: int,
+    plan: ExecutionPlan = PLAIN,
 ) -> Scores:
     """The metrics of those of `tasks` that have examples."""
     scored = {task: examples[task] for task in tasks if task in examples}
     predicting = [task for task in scored if model.head(task).predicts_when_scored]
     scores = {}
-    for task, judged in judge_tasks(model, scored, machine, seed=seed, predicting=predicting).items():
+    judged_tasks = judge_tasks(model, scored, machine, seed=seed, predicting=predicting, plan=plan)
+    for task, judged in judged_tasks.items():
         head, part = model.head(task), scored[task]
         references = part.references(range(len(part)), head) if judged.predictions else []
         scores[task] = head.metrics(judged.predictions, references, judged.loss)

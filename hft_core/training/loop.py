@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from hft_core import events
 from hft_core.acceleration import fast_paths
-from hft_core.acceleration.activation_cache import FrozenWork
+from hft_core.acceleration.activation_cache import ActivationCache
 from hft_core.batching.batch import Batch, idle_batch
 from hft_core.batching.collate import Collator, slices_of_process
 from hft_core.batching.mixture import AdaptiveMixture
@@ -41,6 +41,7 @@ from hft_core.device.distributed import Machine
 from hft_core.device.out_of_memory import is_shortage
 from hft_core.errors import RunError
 from hft_core.gradients import combine
+from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.plugins.observers import Observers
 from hft_core.recipe.stage import Stage
@@ -70,6 +71,7 @@ class StageLoop:
     """0 for the first stage."""
     seed: int
     model: HybridModel
+    execution: ExecutionPlan
     combiner: Combiner
     plan: Plan
     units_an_epoch: int
@@ -89,7 +91,7 @@ class StageLoop:
 
     def run(
         self,
-        frozen_work: FrozenWork,
+        cache: ActivationCache,
         *,
         checkpoints: StageCheckpoints | None = None,
         resume_from: Checkpoint | None = None,
@@ -106,8 +108,8 @@ class StageLoop:
         self.machine.clock.add(progress.seconds)
         self._hold(trunk, still=progress.step < self.head_steps)
         try:
-            frozen_work.begin(progress)
-            with fast_paths.patched(self.model):
+            progress.work.flops += cache.open()
+            with fast_paths.patched(self.model, self.execution):
                 self._train(progress, checkpoints, trunk, due, planned)
         except signals.Interrupted:
             self._checkpoint(progress, checkpoints)
@@ -162,7 +164,7 @@ class StageLoop:
         """Let the trunk stand still while fresh heads warm up, or move again."""
         for parameter in trunk:
             parameter.requires_grad_(not still)
-        self.model.train()
+        self.model.train_under(self.execution)
 
     def _step(self, progress: Progress) -> None:
         started, clock = time.perf_counter(), self.machine.clock
@@ -246,7 +248,9 @@ class StageLoop:
             strategy.step_started(backbone, step - self.head_steps)
         # A step's dropout depends on the step alone, not on what came before it.
         torch.manual_seed(self._random_seed(step, 0, self.machine.group.rank))
-        combined = combine.fill(self.model, self.combiner, batches, self.machine, self._random_seed(step, 1))
+        combined = combine.fill(
+            self.model, self.combiner, batches, self.machine, self._random_seed(step, 1), self.execution
+        )
         if moves:
             penalty = strategy.penalty(backbone)
             if penalty is not None and penalty.requires_grad:
@@ -277,13 +281,13 @@ class StageLoop:
             collator.step_batches,
             max_units=max_units or self.stage.per_device_train_batch_size,
             max_tokens=self.stage.max_tokens_per_batch,
-            one_task_per_batch=exact and not self.model.one_pass,
+            one_task_per_batch=exact and not self.execution.one_pass,
         )
         batches = collate(slices_of_process(parts, self.machine.group.rank, self.machine.group.world_size))
         if self.machine.sharded and len(batches) < (most := self.machine.group.all_reduce_max(len(batches))):
             (any_batch, *_) = batches or collate(parts)
             batches += [idle_batch(any_batch)] * (most - len(batches))
-        return [self.model.with_stored(batch).to(self.machine.device) for batch in batches]
+        return [self.execution.with_stored(batch).to(self.machine.device) for batch in batches]
 
     def _move(
         self, combined: combine.Combined, batches: list[Batch], parts: list[TaskSlice], progress: Progress
@@ -320,7 +324,7 @@ class StageLoop:
         losses = combined.losses
         if self.combiner.losses_after_step:
             torch.manual_seed(self._random_seed(step, 0, self.machine.group.rank))
-            losses = combine.losses_again(self.model, self.combiner, batches, self.machine)
+            losses = combine.losses_again(self.model, self.combiner, batches, self.machine, self.execution)
         present = [self.combiner.tasks.index(task) for task in combined.tasks]
         self.combiner.step_finished(losses, torch.tensor(present, dtype=torch.long, device=self.machine.device))
 
@@ -340,7 +344,9 @@ class StageLoop:
         size = len(self.dev[task].sizes)
         few = self.dev[task].of((turn * DEV_SAMPLE + np.arange(min(DEV_SAMPLE, size))) % size)
         with self.machine.clock.part(EVALUATION):
-            return judge(self.model, task, few, self.machine, seed=self.seed, predicting=False).loss
+            return judge(
+                self.model, task, few, self.machine, seed=self.seed, predicting=False, plan=self.execution
+            ).loss
 
     def _rows(self, part: TaskSlice) -> np.ndarray:
         examples = self.train[part.task]
@@ -365,7 +371,7 @@ class StageLoop:
         )
         random_state.seed(self._random_seed(progress.step, 2, self.machine.group.rank))
         with self.machine.clock.part(EVALUATION):
-            scores = score(self.model, tasks, self.dev, self.machine, seed=self.seed)
+            scores = score(self.model, tasks, self.dev, self.machine, seed=self.seed, plan=self.execution)
         value = self.selection(scores)
         epoch = self._epoch(progress.step)
         progress.history.append(Evaluation(step=progress.step, epoch=epoch, scores=scores, score=value))

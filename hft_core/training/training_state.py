@@ -36,8 +36,6 @@ class StageState:
     """Whether earlier stages updated the trunk's own weights."""
     scores_before: Scores
     """Dev scores before its first step."""
-    compilation: dict[str, Any]
-    """Whether its layers are compiled, and why (see `hft_core.acceleration.compile`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

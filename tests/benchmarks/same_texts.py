@@ -121,7 +121,7 @@ def own_parts(report: side_by_side.Report, kind: str, rounds: int, steps: int) -
 
 def nothing_in_common() -> Any:
     """Inside, each task's rows go through all layers."""
-    return mock.patch.object(shared_layers, "settle")
+    return mock.patch.object(shared_layers, "depth", return_value=0)
 
 
 def seconds_of_prediction(saved: hft_core.SavedRun, inputs: list[dict[str, Any]], names: list[str]) -> float:

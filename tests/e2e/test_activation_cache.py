@@ -1,4 +1,4 @@
-"""A run whose frozen layers compute each row once learns what a run learns that computes them in every pass."""
+"""A run with cached activations learns what a run without them learns."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from torch import Tensor
 import hft_core
 from hft_core import hookimpl
 from hft_core.acceleration import activation_cache
+from hft_core.batching.batch import Batch
 from hft_core.device import distributed
 from hft_core.events import StageStarted, StepFinished
+from hft_core.model.activation_store import Store
 from hft_core.runs.stages import Stages
 from hft_core.runtime import signals
 from hft_core.runtime.signals import Interrupted
@@ -37,7 +39,7 @@ STRATEGIES: dict[str, Any] = {
 EPSILON = 1e-5
 """Of Adam: a key's bias has a gradient of exactly 0 but for rounding, which a smaller epsilon would blow up."""
 DEPTHS = {"frozen": 4}
-"""Layers that stand still; 2 where nothing is said."""
+"""Frozen layers; 2 where nothing is said."""
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +124,26 @@ def test_losses_weights_and_scores_are_those_of_a_run_without_a_store(
     assert_equal(stored, computed, 2e-6)
 
 
+def test_the_cache_is_read_in_all_passes_of_the_stage_and_in_none_after_it(
+    deep: dict[str, Path], toys: ModuleType, prepare: Callable[..., Stages], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, reads = toys.rows(30), []
+    stages = prepare(recipe(deep["bert"], "frozen", num_train_epochs=2), dict.fromkeys(TASKS, rows), Watch())
+    put_into = Store.put_into
+
+    def watched(store: Store, batch: Batch) -> Batch:
+        reads.append(put_into(store, batch).cached is not None)
+        return put_into(store, batch)
+
+    monkeypatch.setattr(Store, "put_into", watched)
+    stages.run(0, stages.material.resolved.stages[0], fold=False)
+    during = len(reads)
+    assert sum(reads) > 8
+    stages.score("dev", TASKS)
+    assert len(reads) > during
+    assert not any(reads[during:])
+
+
 @pytest.mark.parametrize("name", ["llama", "bert"])
 def test_losses_are_those_of_a_run_without_a_store_in_bfloat16(
     name: str, deep: dict[str, Path], toys: ModuleType, prepare: Callable[..., Stages]
@@ -165,7 +187,7 @@ def test_combiners_of_gradients_see_what_they_see_without_a_store(
     assert_equal(stored, computed, 1e-5)
 
 
-# --- what stands still
+# --- what is frozen
 
 
 @pytest.mark.parametrize(
@@ -183,7 +205,7 @@ def test_combiners_of_gradients_see_what_they_see_without_a_store(
     ],
     ids=str,
 )
-def test_the_layers_below_all_that_ever_trains_stand_still_in_evaluation_mode(
+def test_layers_below_the_trainable_ones_are_in_evaluation_mode(
     strategy: Any, depth: int, deep: dict[str, Path], toys: ModuleType, prepare: Callable[..., Stages]
 ) -> None:
     modes: list[list[bool]] = []
@@ -199,18 +221,23 @@ def test_the_layers_below_all_that_ever_trains_stand_still_in_evaluation_mode(
     trained(stages, watch)
     assert watch.started[0].frozen_layers == depth
     assert modes[-1] == [False] * depth + [True] * (4 - depth)
-    assert stages.material.model.stored is None
 
 
-def test_dropout_of_the_embeddings_is_off_only_where_they_stand_still(
+def test_dropout_is_off_in_frozen_embeddings_and_on_in_trainable_layers(
     deep: dict[str, Path], toys: ModuleType, prepare: Callable[..., Stages]
 ) -> None:
-    chosen = recipe(deep["bert"], STRATEGIES["partial"], max_steps=1, num_train_epochs=None)
-    stages = prepare(chosen, dict.fromkeys(TASKS, toys.rows(20)))
+    chosen = recipe(deep["bert"], STRATEGIES["partial"], max_steps=1, num_train_epochs=None, head_warmup_steps=0)
+    modes: list[tuple[bool, bool]] = []
+
+    class Modes:
+        @hookimpl
+        def hft_step_finished(self) -> None:
+            trunk: Any = stages.material.model.trunk
+            modes.append((trunk.embeddings.dropout.training, trunk.encoder.layer[3].output.dropout.training))
+
+    stages = prepare(chosen, dict.fromkeys(TASKS, toys.rows(20)), Modes())
     trained(stages, Watch())
-    model: Any = stages.material.model.train()
-    assert not model.trunk.embeddings.dropout.training
-    assert model.trunk.encoder.layer[3].output.dropout.training
+    assert modes == [(False, True)]
 
 
 # --- why nothing is stored
@@ -225,8 +252,8 @@ def told(stages: Stages, watch: Watch) -> str:
     ("stage", "reason"),
     [
         ({"cache_activations": "no"}, "nothing, as the recipe says"),
-        ({"strategy": "full"}, "no layer stands still below what trains"),
-        ({"num_train_epochs": 1}, "no row comes again"),
+        ({"strategy": "full"}, "no layer below the trainable ones is frozen"),
+        ({"num_train_epochs": 1}, "no row is seen more than once"),
         ({"cache_activations": "0.01 MB"}, "more than the 0.0 MB that may be used"),
     ],
 )
@@ -262,7 +289,7 @@ def test_an_encoder_decoder_is_computed_in_every_pass(
 ) -> None:
     watch = Watch()
     stages = prepare(recipe(models["t5"], "frozen"), dict.fromkeys(TASKS, toys.rows(20)), watch)
-    assert told(stages, watch) == "nothing: HfSeq2Seq cannot begin a pass in the middle"
+    assert told(stages, watch) == "nothing: HfSeq2Seq cannot start a forward pass at a layer"
 
 
 # --- what is kept
@@ -285,7 +312,7 @@ def test_a_run_with_another_head_reads_what_the_one_before_computed(
         chosen["tasks"] = {task: TASKS[task]}
         trained(prepare(chosen, {task: {"train": rows[:20], "dev": rows[20:]}}), Watch())
         assert len(entries(cache)) == 1
-        monkeypatch.delattr(activation_cache.FrozenWork, "_fill", raising=False)  # what is not called is not missed
+        monkeypatch.delattr(activation_cache.ActivationCache, "_fill", raising=False)  # it is not called again
 
 
 def test_what_is_damaged_is_computed_again(

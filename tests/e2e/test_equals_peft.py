@@ -22,7 +22,7 @@ from hft_core.data import loading
 from hft_core.model.hybrid import HybridModel
 from hft_core.predict import prediction, saved_run
 from hft_core.runs import export
-from hft_core.runs.stages import Stages, fold_into, plan_of
+from hft_core.runs.stages import Stages, plan_of
 
 TOLERANCE = 1e-6
 STEPS = 3
@@ -220,7 +220,7 @@ def check_what_is_saved_and_folded(
     with torch.no_grad():
         assert distance(opened(**batch).logits, expected) <= 5 * TOLERANCE
     if case.merges:
-        fold_into(model)
+        model.fold_strategy()
         assert distance(logits(model, batch), expected) <= 2e-5
 
 

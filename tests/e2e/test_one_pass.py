@@ -14,7 +14,6 @@ from hft_core import hookimpl
 from hft_core.events import StepFinished
 from hft_core.gradients import one_pass
 from hft_core.runs.stages import Stages
-from hft_core.training.loop import StageLoop
 
 BACKBONES = {"llama": "hf-decoder", "gpt2": "hf-decoder", "t5": "hf-seq2seq", "bart": "hf-seq2seq"}
 TASKS: dict[str, Any] = {
@@ -61,10 +60,6 @@ def trained(prepare: Callable[..., Stages], chosen: dict[str, Any], toys: Module
     return losses, stages
 
 
-def never(loop: StageLoop, *, compiled: bool) -> None:
-    loop.model.one_pass = False
-
-
 ROW_BY_ROW: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
     "all weights, and a head that shares the embeddings": ("bert", ("topic", "pair", "language"), {}),
     "several batches a step": ("bert", ("topic", "pair"), {"per_device_train_batch_size": 5}),
@@ -94,8 +89,8 @@ def test_one_pass_teaches_what_a_pass_for_each_task_teaches(
     kind, tasks, stage = ROW_BY_ROW[case]
     chosen = recipe(models, kind, tasks, **stage)
     found, stages = trained(prepare, chosen, toys)
-    assert stages.material.model.one_pass
-    monkeypatch.setattr(one_pass, "settle", never)
+    assert stages.execution.one_pass
+    monkeypatch.setattr(one_pass, "matches", lambda model, batch: False)
     wanted, plain = trained(prepare, chosen, toys)
     assert found.seen == pytest.approx(wanted.seen, rel=1e-4, abs=1e-5)
     theirs = plain.material.model.state_dict()
@@ -124,7 +119,7 @@ def test_other_stages_go_their_own_way(
 ) -> None:
     kind, stage = OTHERWISE[case]
     losses, stages = trained(prepare, recipe(models, kind, **stage), toys)
-    assert not stages.material.model.one_pass
+    assert not stages.execution.one_pass
     assert all(map(torch.isfinite, torch.tensor(losses.seen)))
 
 

@@ -117,7 +117,7 @@ def trained(prepare: Callable[..., Stages], chosen: dict[str, Any], data: dict[s
 
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on, a text goes through all layers for each task that reads it."""
-    monkeypatch.setattr(shared_layers, "settle", lambda *_, **__: None)
+    monkeypatch.setattr(shared_layers, "depth", lambda *_, **__: 0)
 
 
 def assert_equal(ours: tuple[Watch, Stages], theirs: tuple[Watch, Stages]) -> None:
@@ -157,7 +157,7 @@ def test_equals_the_same_run_with_every_row_in_all_layers(
     chosen = recipe(deep[family], FAMILY, of(name))
     ours, theirs = both(prepare, chosen, data_of(toys, FAMILY), monkeypatch)
     assert_equal(ours, theirs)
-    assert ours[1].material.model.common.depth == 2
+    assert ours[1].execution.shared_depth == 2
     assert sum(ours[0].low) < 0.5 * sum(theirs[0].low)
 
 
@@ -258,7 +258,7 @@ def test_a_trunk_whose_pass_cannot_be_divided_is_seen_to_be_so(
     monkeypatch.setattr(HfBackbone, "upper", lambda *given: 1.01 * divided(*given))
     ours, theirs = both(prepare, recipe(deep["bert"], FAMILY, of("task-lora")), data_of(toys, FAMILY), monkeypatch)
     assert_equal(ours, theirs)
-    assert ours[1].material.model.common.depth == 0
+    assert ours[1].execution.shared_depth == 0
 
 
 def test_an_encoder_decoder_goes_on_as_before(models: Any, toys: ModuleType, prepare: Callable[..., Stages]) -> None:
@@ -269,7 +269,7 @@ def test_an_encoder_decoder_goes_on_as_before(models: Any, toys: ModuleType, pre
     stages.begin()
     stages.next()
     assert stages.material.model.strategy.common_layers > 0
-    assert stages.material.model.common.depth == 0
+    assert stages.execution.shared_depth == 0
 
 
 def test_rows_that_are_stored_are_read(deep: dict[str, Path], toys: ModuleType, prepare: Callable[..., Stages]) -> None:
@@ -287,7 +287,7 @@ def test_an_evaluation_of_several_tasks_is_that_of_each_alone(
     _, stages = trained(prepare, recipe(deep["bert"], FAMILY, of("task-lora")), data_of(toys, FAMILY))
     model, examples, watch = stages.material.model, stages.material.examples["dev"], Watch()
     with watch.looking_at(model):
-        together = judge_tasks(model, examples, stages.machine, seed=0, predicting=FAMILY)
+        together = judge_tasks(model, examples, stages.machine, seed=0, predicting=FAMILY, plan=stages.execution)
     assert (sum(watch.low), sum(watch.high)) == (12, 36)
     for task in FAMILY:
         alone = judge(model, task, examples[task], stages.machine, seed=0)
@@ -303,7 +303,7 @@ def test_answers_of_several_tasks_are_those_of_each_alone(
     hft_core.run(chosen, data=data_of(toys, ("topic", "score", "pair")), output=tmp_path / "run")
     saved: Any = hft_core.open_run(tmp_path / "run", Catalogue.discover())
     rows, watch = [{"text": row["text"], "other": row["other"]} for row in toys.rows(9, seed=5)], Watch()
-    predict_tasks(saved, rows[:2])  # here it is looked what the tasks have in common
+    predict_tasks(saved, rows[:2])  # decides which layers the tasks share
     with watch.looking_at(saved.model):
         together = predict_tasks(saved, rows)
     assert (sum(watch.low), sum(watch.high)) == (18, 18 if name == "hydra-lora" else 27)

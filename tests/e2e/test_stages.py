@@ -15,7 +15,7 @@ import hft_core
 from hft_core import RecipeError, hookimpl
 from hft_core.model.hybrid import HybridModel
 from hft_core.runs import assembly
-from hft_core.runs.stages import Stages, fold_into
+from hft_core.runs.stages import Stages
 
 STRATEGIES: dict[str, Any] = {
     "full": "full",
@@ -126,7 +126,7 @@ def test_folding_an_adapter_keeps_the_function_that_was_learned(
     stages.run(0, stages.material.resolved.stages[0], fold=False)
     adapted = hidden_states(stages.material.model, toys)
     assert float((adapted - at_first).abs().max()) > 1e-3
-    fold_into(stages.material.model)
+    stages.material.model.fold_strategy()
     torch.testing.assert_close(hidden_states(stages.material.model, toys), adapted, atol=1e-5, rtol=0)
 
 

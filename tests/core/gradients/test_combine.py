@@ -23,6 +23,7 @@ from hft_core.gradients.hidden import Comparison, HiddenGradient
 from hft_core.gradients.jacobian import Jacobian, of_tokens_alone
 from hft_core.gradients.losses import Forward
 from hft_core.head import Column, Draw, Encoded, Head, Targets
+from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.strategy import Strategy
 
@@ -653,10 +654,10 @@ def test_one_pass_over_the_rows_of_all_tasks_has_the_gradients_of_a_pass_for_eac
     found: list[Tensor] = []
     for at_once in (True, False):
         model, combiner = model_of(*ABC), Recorded(ABC)
-        model.one_pass = at_once
         batches = divided(STEP, *bounds) if at_once else divided(STEP, 5, 7)
         with Casts(model.trunk.layer.weight.shape) as casts:
-            combined = combine.fill(model, combiner, batches, machine, draw_seed=5)
+            plan = ExecutionPlan(one_pass=at_once)
+            combined = combine.fill(model, combiner, batches, machine, draw_seed=5, plan=plan)
         assert casts.number == (machine is HALF)
         assert combiner.seen is not None
         grads = [p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]
@@ -707,5 +708,5 @@ class Again(nn.Module):
 def test_it_is_proved_whether_the_layers_go_row_by_row(layer: nn.Module, proven: bool) -> None:
     model = model_of(*ABC)
     model.trunk.dropout = layer
-    assert one_pass._proven(model, STEP) is proven
+    assert one_pass.matches(model, STEP) is proven
     assert not any("forward" in vars(module) for module in model.modules())

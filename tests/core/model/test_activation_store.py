@@ -1,4 +1,4 @@
-"""What the frozen part of a trunk made of rows, by row."""
+"""Cached hidden states of rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def stored(folder: Path, rows: Sequence[Row], dtype: torch.dtype = torch.float32
     table = torch.cat([torch.zeros(1, HIDDEN, dtype=dtype), *hidden])
     path = folder / "hidden.bin"
     path.write_bytes(table.view(torch.uint8).numpy().tobytes())
-    return Store(path, {row.key: len(row.ids) for row in rows}, hidden=HIDDEN, dtype=dtype), hidden
+    store = Store(rows, hidden[0])
+    store.open(path)
+    return store, hidden
 
 
 def test_rows_are_what_a_batch_was_made_of() -> None:
@@ -80,7 +82,15 @@ def test_a_file_of_another_size_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "hidden.bin"
     path.write_bytes(bytes(4 * HIDDEN))
     with pytest.raises(OSError, match="12 bytes, expected 36"):
-        Store(path, {ROWS[0].key: 2}, hidden=HIDDEN, dtype=torch.float32)
+        Store(ROWS[:1], torch.zeros(2, HIDDEN)).open(path)
+
+
+def test_a_closed_store_leaves_batches_as_they_are(tmp_path: Path) -> None:
+    store, _ = stored(tmp_path, ROWS)
+    batch = Batch(inputs_of(ROWS, pad=0), ())
+    assert store.put_into(batch) is not batch
+    store.close()
+    assert store.put_into(batch) is batch
 
 
 @pytest.mark.parametrize(("text", "size"), [("auto", 4e9), ("20GB", 20e9), ("1.5 MB", 1.5e6), ("2 TB", 2e12)])

@@ -53,7 +53,6 @@ STATE = TrainingState(
         finished=[RESULT],
         trunk_changed=True,
         scores_before={"topic": {"loss": 0.5}},
-        compilation={"chosen": True, "reason": "asked for"},
     ),
     loop=LoopState(
         progress=replace(Progress(), step=3, history=[EVALUATION], best_score=0.1 + 0.2, seconds={"data": 0.1}),
