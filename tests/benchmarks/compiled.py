@@ -3,9 +3,9 @@
 python tests/benchmarks/compiled.py [--rounds N] [--steps N] [--json PATH]
 
 Sentences of about 25 tokens, 32 a step, all of the trunk training. In one run with `torch_compile: yes`, every other
-step goes through the layers as they are: `compiled is times` is the median over the pairs of real tokens a second, and
-`break even steps` the seconds of the trial pass that compiles them over what a step saves (none where that is less than 1 %). Each round is a
-run of its own; inductor finds nothing in its cache in the first.
+step runs the layers as they are: `compiled is times` is the median over the pairs of real tokens a second, and `break
+even steps` the seconds of the trial pass that compiles the layers over what a step saves (none where that is less than
+1 %). Each round is a run of its own; inductor finds nothing in its cache in the first.
 """
 
 from __future__ import annotations

@@ -24,7 +24,10 @@ def facts_of(
         strategy=strategy or Strategy(), backbone=backbone, trunk=object(), trunk_parameters=lambda: ["a parameter"]
     )
     machine: Any = SimpleNamespace(
-        world=world, sharded=False, name=f"{world} processes", precision=SimpleNamespace(name=precision)
+        group=SimpleNamespace(world_size=world),
+        sharded=False,
+        name=f"{world} processes",
+        precision=SimpleNamespace(name=precision),
     )
     of_stage: Any = SimpleNamespace(**{"gradient_checkpointing": False, **stage})
     return _Facts.of(model, machine, of_stage)
