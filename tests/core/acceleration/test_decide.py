@@ -16,9 +16,7 @@ class Routed(Strategy):
     routes_rows = True  # type: ignore[assignment]
 
 
-def facts_of(
-    *, strategy: Strategy | None = None, packs: bool = False, precision: str = "bf16", world: int = 1, **stage: Any
-) -> _Facts:
+def facts_of(*, strategy: Strategy | None = None, packs: bool = False, world: int = 1, **stage: Any) -> _Facts:
     backbone = SimpleNamespace(packs=packs, layers=["a layer"])
     model: Any = SimpleNamespace(
         strategy=strategy or Strategy(), backbone=backbone, trunk=object(), trunk_parameters=lambda: ["a parameter"]
@@ -27,7 +25,6 @@ def facts_of(
         group=SimpleNamespace(world_size=world),
         sharded=False,
         name=f"{world} processes",
-        precision=SimpleNamespace(name=precision),
     )
     of_stage: Any = SimpleNamespace(**{"gradient_checkpointing": False, **stage})
     return _Facts.of(model, machine, of_stage)
@@ -57,7 +54,7 @@ def test_choices_exclude_later_ones() -> None:
     assert facts.obstacle("compiled") == "activations of frozen layers are cached: set cache_activations: no"
     facts.note(Fact.COMPILED, True)
     excluded = {choice for choice in CONFLICTS if facts.obstacle(choice)}
-    assert excluded == {"compiled", "one_pass", "cached_casts", "fast_kernels"}
+    assert excluded == {"compiled", "one_pass", "fast_kernels"}
 
 
 def test_reasons_name_what_stands_against_a_choice() -> None:

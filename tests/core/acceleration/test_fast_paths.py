@@ -12,15 +12,15 @@ from torch import nn
 from hft_core.acceleration import fast_paths
 from hft_core.acceleration.fast_paths import fast_dropout
 from hft_core.forward_override import is_overridden, override_forward
+from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 
 
 class Stub(nn.Module):
     """As much of a model as is looked at: its backbone and strategy override the first module."""
 
-    def __init__(self, compiled: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.trunk = nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5))
-        self.compiled = compiled
         self.calls: list[str] = []
         self.backbone: Any = Part(self, "backbone")
         self.strategy: Any = Part(self, "strategy")
@@ -46,16 +46,16 @@ class Part:
 
 def test_the_strategy_overrides_the_backbone_which_overrides_dropout() -> None:
     model = Stub().train()
-    with fast_paths.patched(model):  # type: ignore[arg-type]
+    with fast_paths.patched(model, ExecutionPlan(fast_kernels=True)):  # type: ignore[arg-type]
         assert all(is_overridden(module) for module in model.trunk)
         model(torch.ones(4))
     assert model.calls == ["strategy", "backbone"]
     assert not any(is_overridden(module) for module in model.trunk)
 
 
-def test_compiled_layers_are_left_alone() -> None:
-    model = Stub(compiled=True)
-    with fast_paths.patched(model):  # type: ignore[arg-type]
+def test_the_plain_plan_leaves_modules_alone() -> None:
+    model = Stub()
+    with fast_paths.patched(model, PLAIN):  # type: ignore[arg-type]
         assert not any(is_overridden(module) for module in model.trunk)
 
 
