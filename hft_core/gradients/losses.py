@@ -1,4 +1,4 @@
-"""The losses of a step's batches, including those that compare the rows of the whole step with one another."""
+"""Compute the losses of a step's batches, including joint losses, which compare the rows of the whole step."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from hft_core.runtime.random_state import random_state_kept
 
 @dataclass(frozen=True)
 class _Joint:
-    """A joint loss of a divided step: its value as a function of what the head itself trains (this process's share of
-    it), and its gradient with respect to the embeddings `[examples, d]`, by batch."""
+    """A joint loss of a step of several batches."""
 
     loss: Tensor
+    """This process's part of it, as a function of the head's own parameters."""
     gradients: dict[int, Tensor]
+    """With respect to the embeddings `[examples, d]` of each segment, by `id`."""
 
 
 @dataclass(frozen=True)
-class Ahead:
-    """What a pass without gradients found."""
+class NoGradPass:
+    """The result of a pass without gradients."""
 
     sums: dict[str, Tensor]
-    """Each task's loss over this process's rows of the step."""
+    """Each task's loss, summed over this process's rows of the step."""
     joint: dict[str, _Joint]
 
 
@@ -56,75 +57,75 @@ class Forward:
         self.counts = machine.group.all_reduce_counts(counts)
         """Targets of each task in the whole step, those of other processes included."""
         appearances = machine.group.all_reduce_counts(appearances)
-        self._divided = tuple(task for task, n in appearances.items() if n > 1 and model.head(task).joint)
+        self._joint_tasks = tuple(task for task, n in appearances.items() if n > 1 and model.head(task).joint)
         self._joint: dict[str, _Joint] = {}
-        if self._divided:
-            self._joint = self.ahead.joint
+        if self._joint_tasks:
+            self._joint = self.no_grad_pass.joint
 
     def hidden(self, batch: Batch) -> Tensor:
-        """The trunk's last hidden states of the batch."""
+        """Return the trunk's last hidden states of the batch, `[batch, seq, hidden]`."""
         with self.machine.clock.part(FORWARD), self.machine.autocast():
             return self.model.hidden(batch, self.plan)
 
     def sums(self, batch: Batch, hidden: Tensor | None = None) -> dict[str, Tensor]:
-        """What the batch adds to each task's loss, summed over its targets; from `hidden` where that is known."""
+        """Return the batch's loss by task, summed over targets; from `hidden` where it is given."""
         return self.sums_of(self.model.segments(batch, self.hidden(batch) if hidden is None else hidden))
 
-    def sums_of(self, seen: Sequence[tuple[Segment, Features]]) -> dict[str, Tensor]:
-        """The same, of segments with what their heads see of the trunk."""
+    def sums_of(self, segments: Sequence[tuple[Segment, Features]]) -> dict[str, Tensor]:
+        """Return the same from segments with the features that their heads get."""
         sums: dict[str, Tensor] = {}
         with self.machine.clock.part(FORWARD), self.machine.autocast():
-            for segment, features in seen:
+            for segment, features in segments:
                 loss = self._loss(segment, features)
                 sums[segment.task] = sums[segment.task] + loss if segment.task in sums else loss
         return sums
 
     def _loss(self, segment: Segment, features: Features) -> Tensor:
         head = self.model.head(segment.task)
-        if segment.task not in self._divided:
+        if segment.task not in self._joint_tasks:
             return head.loss(features, segment.targets)
         joint = self._joint[segment.task]
         gradient = joint.gradients[id(segment)]
-        along = (head.embed(features).float() * gradient).sum()
+        surrogate = (head.embed(features).float() * gradient).sum()
         first = next(iter(joint.gradients)) == id(segment)
-        return along - along.detach() + (joint.loss if first else 0.0)
+        return surrogate - surrogate.detach() + (joint.loss if first else 0.0)
 
     @cached_property
-    def ahead(self) -> Ahead:
-        """The step without gradients, with the dropout that the passes to come will have; before the first of them."""
+    def no_grad_pass(self) -> NoGradPass:
+        """A pass of the step without gradients, with the dropout of the passes with gradients; made before these."""
         sums: dict[str, Tensor] = {}
-        embeddings: dict[str, list[tuple[Segment, Tensor]]] = {task: [] for task in self._divided}
-        kept = random_state_kept(self.machine.device)
-        with self.machine.clock.part(FORWARD), kept, torch.no_grad(), self.machine.autocast():
+        embeddings: dict[str, list[tuple[Segment, Tensor]]] = {task: [] for task in self._joint_tasks}
+        restored = random_state_kept(self.machine.device)
+        with self.machine.clock.part(FORWARD), restored, torch.no_grad(), self.machine.autocast():
             for batch in self.batches:
                 for segment, features in self.model.segments(batch, self.model.hidden(batch, self.plan)):
                     head = self.model.head(segment.task)
-                    if segment.task in self._divided:
+                    if segment.task in self._joint_tasks:
                         embeddings[segment.task].append((segment, head.embed(features).float()))
                         continue
                     loss = self._loss(segment, features)
                     sums[segment.task] = sums[segment.task] + loss if segment.task in sums else loss
-        joint = {task: self._whole(task, parts) for task, parts in embeddings.items()}
-        return Ahead(sums | {task: each.loss.detach() for task, each in joint.items() if each.gradients}, joint)
+        joint = {task: self._joint_loss(task, parts) for task, parts in embeddings.items()}
+        return NoGradPass(sums | {task: each.loss.detach() for task, each in joint.items() if each.gradients}, joint)
 
-    def _whole(self, task: str, parts: Sequence[tuple[Segment, Tensor]]) -> _Joint:
-        """The joint loss of all embeddings of a step, of which this process has `parts`."""
+    def _joint_loss(self, task: str, parts: Sequence[tuple[Segment, Tensor]]) -> _Joint:
+        """Compute the joint loss of all embeddings of a step, of which this process has `parts`."""
         names = sorted({name for segment, _ in parts for name in segment.targets.tensors})
         mine = {name: torch.cat([segment.targets.tensors[name] for segment, _ in parts]).cpu() for name in names}
         embedded = torch.cat([embedding for _, embedding in parts]).cpu() if parts else None
         gathered = self.machine.group.all_gather((embedded, mine))
-        everyone = [(e, t) for e, t in gathered if e is not None]
+        nonempty = [(e, t) for e, t in gathered if e is not None]
         device = self.machine.device
         targets = Targets(
             self.counts[task],
-            {name: torch.cat([tensors[name] for _, tensors in everyone]).to(device) for name in everyone[0][1]},
+            {name: torch.cat([tensors[name] for _, tensors in nonempty]).to(device) for name in nonempty[0][1]},
         )
-        whole = torch.cat([embeddings for embeddings, _ in everyone]).to(device).requires_grad_()
+        embeddings = torch.cat([embedding for embedding, _ in nonempty]).to(device).requires_grad_()
         head = self.model.head(task)
         with torch.enable_grad():
-            loss = head.joint_loss(whole, targets)
-            (gradient,) = torch.autograd.grad(loss, whole, retain_graph=True)
-            own = head.joint_loss(whole.detach(), targets) / len(everyone)
+            loss = head.joint_loss(embeddings, targets)
+            (gradient,) = torch.autograd.grad(loss, embeddings, retain_graph=True)
+            own = head.joint_loss(embeddings.detach(), targets) / len(nonempty)
         before = sum(len(e) for e, _ in gathered[: self.machine.group.rank] if e is not None)
         sizes = [len(embedding) for _, embedding in parts]
         of_mine = gradient[before : before + sum(sizes)]

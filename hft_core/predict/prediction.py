@@ -20,7 +20,7 @@ from hft_core.recipe.resolve import Resolved
 from hft_core.results import Scores
 from hft_core.runs import assembly
 from hft_core.runtime.run_lock import exclusive
-from hft_core.training.evaluation import judge_tasks, score, score_task
+from hft_core.training.evaluation import evaluate_tasks, score, score_task
 
 
 class Trained(Protocol):
@@ -118,8 +118,8 @@ def _answers(saved: Trained, tasks: Sequence[str], rows: Any) -> dict[str, list[
         examples[task] = _encoded(saved, task, rows, with_targets=False)
     where, seed = _machine(saved), saved.resolved.recipe.seed
     plan = _plan(saved, examples, where)
-    judged = judge_tasks(saved.model, examples, where, seed=seed, with_loss=False, predicting=heads, plan=plan)
-    return {task: _by_row(task, heads[task], rows, examples[task], judged[task].predictions) for task in heads}
+    evaluations = evaluate_tasks(saved.model, examples, where, seed=seed, with_loss=False, predicting=heads, plan=plan)
+    return {task: _by_row(task, heads[task], rows, examples[task], evaluations[task].predictions) for task in heads}
 
 
 def _by_row(task: str, head: Head, rows: Rows, examples: Examples, predictions: Sequence[Any]) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ from hft_core.acceleration.activation_cache import ActivationCache
 from hft_core.device.clock import TRAINING
 from hft_core.recipe.resolve import Chosen, ResolvedStage
 from hft_core.results import Scores, StageResult
-from hft_core.training.evaluation import made_worse
-from hft_core.training.loop import StageLoop
 from hft_core.training.progress import Progress
+from hft_core.training.selection import made_worse
+from hft_core.training.stage_setup import StageSetup
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def announcement(
     index: int,
     stages: int,
     resolved: ResolvedStage,
-    loop: StageLoop,
+    setup: StageSetup,
     counts: Counts,
     before: Scores,
     step: int,
@@ -43,22 +43,22 @@ def announcement(
         tasks=resolved.stage.tasks,
         strategy=plugin_name(resolved.strategy),
         combiner=plugin_name(resolved.combiner),
-        steps=loop.plan.steps,
+        steps=setup.plan.steps,
         trainable=counts.trainable,
         trunk=counts.trunk,
         heads=counts.heads,
         before=before,
         step=step,
-        head_warmup_steps=loop.head_steps,
-        frozen_layers=loop.execution.frozen.depth,
-        stored=loop.execution.reasons["store"],
-        compiled=_compiled(loop),
+        head_warmup_steps=setup.head_steps,
+        frozen_layers=setup.execution.frozen.depth,
+        stored=setup.execution.reasons["store"],
+        compiled=_compiled(setup),
     )
 
 
 def result(
     resolved: ResolvedStage,
-    loop: StageLoop,
+    setup: StageSetup,
     progress: Progress,
     counts: Counts,
     before: Scores,
@@ -66,9 +66,9 @@ def result(
     cache: ActivationCache,
 ) -> StageResult:
     """The stage after its last step: its dev scores `before` and `after`, and what it cost."""
-    heads = {task: loop.model.head(task) for task in {*before, *after}}
-    rows = {task: len(part) for task, part in loop.dev.items()}
-    seconds, machine = loop.machine.clock.seconds(), loop.machine.precision
+    heads = {task: setup.model.head(task) for task in {*before, *after}}
+    rows = {task: len(part) for task, part in setup.dev.items()}
+    seconds, machine = setup.machine.clock.seconds(), setup.machine.precision
     training = sum(seconds[part] for part in TRAINING)
     return StageResult(
         name=resolved.stage.name,
@@ -78,9 +78,9 @@ def result(
         steps=progress.step,
         best_step=progress.best_step,
         stopped_early=progress.stopped_early,
-        learning_rate=loop.rates.trunk,
-        head_learning_rate=loop.rates.head,
-        head_warmup_steps=loop.head_steps,
+        learning_rate=setup.learning_rates.trunk,
+        head_learning_rate=setup.learning_rates.head,
+        head_warmup_steps=setup.head_steps,
         trainable=counts.trainable,
         trunk=counts.trunk,
         heads=counts.heads,
@@ -97,39 +97,39 @@ def result(
         gemm_share=progress.work.flops / (training * machine.gflops * 1e9) if progress.work.flops else None,
         seconds={**seconds, "total": sum(seconds.values())},
         skipped_steps=progress.skipped,
-        compilation={"chosen": loop.execution.compiled, "reason": loop.execution.reasons["compiled"]},
+        compilation={"chosen": setup.execution.compiled, "reason": setup.execution.reasons["compiled"]},
         warnings=(
-            *_without_effect(loop),
-            *_divided(loop, progress),
+            *_without_effect(setup),
+            *_divided(setup, progress),
             *cache.warnings,
-            *loop.execution.warnings,
+            *setup.execution.warnings,
             *made_worse(before, after, heads, rows),
         ),
     )
 
 
-def _compiled(loop: StageLoop) -> str:
+def _compiled(setup: StageSetup) -> str:
     """Whether the layers are compiled, and why; empty where the recipe does not ask for it."""
-    if loop.stage.torch_compile == "no":
+    if setup.stage.torch_compile == "no":
         return ""
-    return f"{'yes' if loop.execution.compiled else 'no'}: {loop.execution.reasons['compiled']}"
+    return f"{'yes' if setup.execution.compiled else 'no'}: {setup.execution.reasons['compiled']}"
 
 
-def _without_effect(loop: StageLoop) -> list[str]:
+def _without_effect(setup: StageSetup) -> list[str]:
     """A combiner that had nothing to go by."""
     found = []
-    if loop.combiner.per_task_gradients and not loop.model.shared_parameters():
+    if setup.combiner.per_task_gradients and not setup.model.shared_parameters():
         found.append("the combiner had no gradients to combine: the tasks share nothing that trains")
-    blind = [task for task in loop.stage.tasks if loop.combiner.dev_every and task not in loop.dev]
+    blind = [task for task in setup.stage.tasks if setup.combiner.dev_every and task not in setup.dev]
     if blind:
         found.append(f"the combiner follows dev losses, and these tasks have no dev rows: {', '.join(blind)}")
     return found
 
 
-def _divided(loop: StageLoop, progress: Progress) -> list[str]:
+def _divided(setup: StageSetup, progress: Progress) -> list[str]:
     if progress.max_units is None:
         return []
-    wanted = loop.stage.per_device_train_batch_size
+    wanted = setup.stage.per_device_train_batch_size
     return [
         f"memory was too small for {wanted} rows in one pass: steps were divided into passes of {progress.max_units}"
     ]

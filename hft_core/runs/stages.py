@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from hft_core.batching.mixture import AdaptiveMixture, Mixture, epoch_rows
 from hft_core.batching.plan import Plan
 from hft_core.batching.shared_inputs import tasks_with_shared_inputs
 from hft_core.combiner import Combiner
-from hft_core.device.clock import EVALUATION, SAVING
+from hft_core.device.clock import SAVING
 from hft_core.device.distributed import Machine
 from hft_core.errors import RecipeError
 from hft_core.gradients import one_pass
@@ -34,11 +33,15 @@ from hft_core.runs.stage_report import Counts, plugin_name
 from hft_core.runtime import random_state
 from hft_core.runtime.run_folder import CHECKPOINT_FOLDER, COMBINER_FOLDER
 from hft_core.strategy import Strategy
-from hft_core.training import optimizer, weights
+from hft_core.training import weights
 from hft_core.training.checkpoint import Checkpoint
 from hft_core.training.checkpointing import CheckpointScheduler, StageCheckpoints
-from hft_core.training.evaluation import Selection, evaluation_steps, score
+from hft_core.training.evaluation import score, score_and_report
 from hft_core.training.loop import StageLoop
+from hft_core.training.optimizer import learning_rates, make_optimizer
+from hft_core.training.phases import evaluation_steps
+from hft_core.training.selection import Selection
+from hft_core.training.stage_setup import StageSetup
 from hft_core.training.training_state import StageState
 
 HEAD_WARMUP_SHARE = 0.1
@@ -208,14 +211,14 @@ class Stages:
         if resume_from is None:
             self.measure([task for task in model.heads if model.head(task).pretrained])
         before = dict(self.scores)
-        loop = self._loop(index, resolved, strategy, combiner, plan, an_epoch)
+        setup = self._setup(index, resolved, strategy, combiner, plan, an_epoch)
         step = 0 if resume_from is None else resume_from.step
         stages = len(self.material.resolved.stages)
-        told = stage_report.announcement(index, stages, resolved, loop, counts, before, step)
+        told = stage_report.announcement(index, stages, resolved, setup, counts, before, step)
         self.observers.emit("stage_started", told)
         checkpoints = self._checkpoints(index, before, base)
         with ActivationCache(model, self.execution, self.machine) as cache:
-            progress = loop.run(cache, checkpoints=checkpoints, resume_from=resume_from)
+            progress = StageLoop(setup, checkpoints).run(cache, resume_from)
         if combiner.state_dict() and self.machine.group.is_main:
             place = self.folder / COMBINER_FOLDER / f"{index + 1}-{stage.name}.safetensors"
             weights.save(place, combiner.state_dict())
@@ -225,7 +228,7 @@ class Stages:
         at_best = next((e.scores for e in progress.history if e.step == progress.best_step), {})
         self.scores = {**still_true, **at_best}
         self.measure([*before, *stage.tasks], progress.best_step)
-        result = stage_report.result(resolved, loop, progress, counts, before, self.scores, cache)
+        result = stage_report.result(resolved, setup, progress, counts, before, self.scores, cache)
         division.undo()
         if fold:
             model.fold_strategy()
@@ -265,16 +268,18 @@ class Stages:
         scored = tuple(task for task in tasks if task in examples)
         if not scored:
             return {}
-        started = time.perf_counter()
-        self.observers.emit("evaluation_started", events.EvaluationStarted(stage=self.name, split=split, tasks=scored))
-        with self.machine.clock.part(EVALUATION):
-            scores = score(self.material.model, scored, examples, self.machine, seed=seed, plan=self.execution)
-        seconds = time.perf_counter() - started
-        self.observers.emit(
-            "evaluation_finished",
-            events.EvaluationFinished(stage=self.name, split=split, step=step, scores=scores, seconds=seconds),
+        return score_and_report(
+            self.material.model,
+            scored,
+            examples,
+            self.machine,
+            self.observers,
+            stage=self.name,
+            split=split,
+            step=step,
+            seed=seed,
+            plan=self.execution,
         )
-        return scores
 
     def _decide(self, stage: Stage, combiner: Combiner, plan: Plan, an_epoch: int) -> ExecutionPlan:
         train, dev = self.material.examples["train"], self.material.examples["dev"]
@@ -293,7 +298,7 @@ class Stages:
             seed=self.material.resolved.recipe.seed,
         )
 
-    def _loop(
+    def _setup(
         self,
         index: int,
         resolved: ResolvedStage,
@@ -301,13 +306,13 @@ class Stages:
         combiner: Combiner,
         plan: Plan,
         an_epoch: int,
-    ) -> StageLoop:
+    ) -> StageSetup:
         stage, material, model = resolved.stage, self.material, self.material.model
         fresh = any(not model.head(task).pretrained for task in stage.tasks)
         head_steps = head_steps_of(stage, plan.steps, fresh=fresh, trunk_trains=bool(model.trunk_parameters()))
-        rate = optimizer.rates(stage, strategy.learning_rate)
-        adamw, schedule = optimizer.make(model, combiner, stage, rate, steps=plan.steps, head_steps=head_steps)
-        return StageLoop(
+        rates = learning_rates(stage, strategy.learning_rate)
+        adamw, schedule = make_optimizer(model, combiner, stage, rates, steps=plan.steps, head_steps=head_steps)
+        return StageSetup(
             stage=stage,
             index=index,
             seed=material.resolved.recipe.seed,
@@ -315,9 +320,9 @@ class Stages:
             execution=self.execution,
             combiner=combiner,
             plan=plan,
-            units_an_epoch=an_epoch,
+            units_per_epoch=an_epoch,
             head_steps=head_steps,
-            rates=rate,
+            learning_rates=rates,
             optimizer=adamw,
             schedule=schedule,
             train=material.examples["train"],

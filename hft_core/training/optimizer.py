@@ -1,9 +1,13 @@
-"""The optimizer of a stage: AdamW over trunk, heads and combiner, each with its learning rate, and their schedules."""
+"""Make the optimizer of a stage (AdamW over trunk, heads and combiner, each with its learning rate) and the schedules.
+
+The schedules are those of `transformers.get_scheduler`, to the last bit; importing them from there would import peft, a
+fifth of the time that a run takes to start.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -18,33 +22,67 @@ from hft_core.device import dtensor
 from hft_core.device.distributed import Machine
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage
-from hft_core.training.schedules import schedule
 
 HEAD_LEARNING_RATE = 1e-3
 """Heads are small and mostly fresh: the trunk's rate would leave them behind."""
+POLYNOMIAL_END = 1e-7
+"""The final factor of a `polynomial` schedule."""
 
 
 @dataclass(frozen=True)
-class Rates:
+class LearningRates:
     """Learning rates of a stage."""
 
     trunk: float
     head: float
 
 
-def rates(stage: Stage, strategy_default: float) -> Rates:
-    """Those of the stage, or the strategy's for the trunk and at least `HEAD_LEARNING_RATE` for the heads."""
+def learning_rates(stage: Stage, strategy_default: float) -> LearningRates:
+    """Return the stage's learning rates; by default the strategy's for the trunk, and at least `HEAD_LEARNING_RATE` for
+    the heads."""
     trunk = stage.learning_rate or strategy_default
-    return Rates(trunk, stage.head_learning_rate or max(HEAD_LEARNING_RATE, trunk))
+    return LearningRates(trunk, stage.head_learning_rate or max(HEAD_LEARNING_RATE, trunk))
 
 
-def make(
-    model: HybridModel, combiner: Combiner, stage: Stage, rate: Rates, *, steps: int, head_steps: int
+def schedule(name: str, warmup: int, steps: int) -> Callable[[int], float]:
+    """Return the factor of the learning rate by step.
+
+    It rises from 0 in the first `warmup` steps, except for `constant`. `name`: one of `Stage.lr_scheduler_type`.
+    """
+    if name == "constant":
+        return lambda step: 1.0
+    decay, decay_steps = DECAYS[name], max(1, steps - warmup)
+    return lambda step: step / warmup if step < warmup else decay(step - warmup, decay_steps, steps - step)
+
+
+def _flat(done: int, decay_steps: int, left: int) -> float:
+    return 1.0
+
+
+def _linear(done: int, decay_steps: int, left: int) -> float:
+    return max(0.0, left / decay_steps)
+
+
+def _cosine(done: int, decay_steps: int, left: int) -> float:
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (done / decay_steps))))
+
+
+def _polynomial(done: int, decay_steps: int, left: int) -> float:
+    return POLYNOMIAL_END if left < 0 else (1.0 - POLYNOMIAL_END) * (1 - done / decay_steps) + POLYNOMIAL_END
+
+
+DECAYS = {"constant_with_warmup": _flat, "linear": _linear, "cosine": _cosine, "polynomial": _polynomial}
+"""The factor after the warm-up, from the steps since then, all steps after the warm-up, and the steps left."""
+
+
+def make_optimizer(
+    model: HybridModel, combiner: Combiner, stage: Stage, rates: LearningRates, *, steps: int, head_steps: int
 ) -> tuple[AdamW, LambdaLR]:
-    """The optimizer and its schedule. In the first `head_steps` steps the trunk's rate is 0; its own warm-up follows.
+    """Make the optimizer and its schedule.
 
-    Biases, norms and what the combiner learns are not decayed. The strategy's factors on the trunk's rate make groups
-    of their own.
+    In the first `head_steps` steps the trunk's learning rate is 0; its own warm-up follows. Biases, norms and the
+    combiner's parameters are not decayed. Parameters with different factors on the trunk's rate (see
+    `Strategy.rate_factors`) are in different groups.
     """
     warm = stage.warmup_steps if stage.warmup_steps is not None else round(stage.warmup_ratio * steps)
     head_factor = schedule(stage.lr_scheduler_type, warm, steps)
@@ -58,15 +96,15 @@ def make(
     of_heads = [task for task in stage.tasks if not model.head(task).part_of_trunk]
     trunk = [*model.trunk_parameters(), *model.head_parameters(of_trunk)]
     for parameters, learning_rate, factor in (
-        *((part, rate.trunk * scale, trunk_factor) for part, scale in _by_rate(trunk, model)),
-        (model.head_parameters(of_heads), rate.head, head_factor),
+        *((part, rates.trunk * scale, trunk_factor) for part, scale in _by_rate(trunk, model)),
+        (model.head_parameters(of_heads), rates.head, head_factor),
     ):
         for group, decay in _by_decay(parameters, stage.weight_decay):
             groups.append({"params": group, "lr": learning_rate, "weight_decay": decay})
             factors.append(factor)
     learned = [parameter for parameter in combiner.parameters() if parameter.requires_grad]
     if learned:
-        groups.append({"params": learned, "lr": rate.head, "weight_decay": 0.0})
+        groups.append({"params": learned, "lr": rates.head, "weight_decay": 0.0})
         factors.append(head_factor)
     betas = (stage.adam_beta1, stage.adam_beta2)
     optimizer = AdamW(groups, betas=betas, eps=stage.adam_epsilon, fused=True)
@@ -74,7 +112,7 @@ def make(
 
 
 def _by_rate(parameters: Sequence[nn.Parameter], model: HybridModel) -> list[tuple[list[nn.Parameter], float]]:
-    """The parameters by the strategy's factor on their learning rate, in the order in which the factors appear."""
+    """Group the parameters by the strategy's factor on their learning rate, in order of first appearance."""
     factors = {id(parameter): factor for parameter, factor in model.strategy.rate_factors(model.backbone).items()}
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in parameters:
@@ -83,8 +121,10 @@ def _by_rate(parameters: Sequence[nn.Parameter], model: HybridModel) -> list[tup
 
 
 def _by_decay(parameters: Sequence[nn.Parameter], decay: float) -> list[tuple[list[nn.Parameter], float]]:
-    """Matrices are decayed, vectors (biases, norms) are not. Neighbours that are both divided among the processes, or
-    both whole, are a group: one call of AdamW takes no mixture."""
+    """Group the parameters with their weight decay: matrices are decayed, vectors (biases, norms) are not.
+
+    Sharded and unsharded parameters are in different groups, since AdamW's fused kernel takes no mixture of them.
+    """
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
     return [
@@ -95,7 +135,8 @@ def _by_decay(parameters: Sequence[nn.Parameter], decay: float) -> list[tuple[li
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], limit: float, machine: Machine) -> float:
-    """Scale the gradients down to a norm of at most `limit` together; the norm that they had, the same everywhere."""
+    """Scale the gradients to a total norm of at most `limit`, and return the norm that they had, the same in all
+    processes."""
     if not parameters:
         return 0.0
     if not machine.sharded:

@@ -1,4 +1,4 @@
-"""How far a stage has come, and what it has found."""
+"""Count what a stage has done so far."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hft_core.results import Evaluation
 
 @dataclass
 class Progress:
-    """What has happened in the stage so far."""
+    """Counts, evaluations and the best score of a stage so far."""
 
     step: int = 0
     history: list[Evaluation] = field(default_factory=list)
@@ -25,22 +25,24 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     max_units: int | None = None
-    """Units in one pass, where memory was too small for as many as the recipe says."""
+    """Units in a batch, where memory was too small for as many as the recipe says."""
     work: Work = field(default_factory=Work)
-    """What this process computed."""
+    """Floating point operations of this process."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By part of the work (`hft_core.device.clock`), when the progress was last saved."""
+    dev_losses_step: int = 0
+    """The step after which the combiner last got dev losses."""
 
     def to_json(self) -> dict[str, Any]:
-        """The values as JSON holds them."""
+        """Convert to values that JSON can hold."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Progress:
-        """The inverse of `to_json`."""
+        """Convert back what `to_json` returned."""
         history = [Evaluation(**evaluation) for evaluation in value["history"]]
         return cls(**{**value, "history": history, "work": Work(**value["work"])})
 
     def is_evaluated(self) -> bool:
-        """Whether the step done last was evaluated."""
+        """Return whether the last finished step was evaluated."""
         return bool(self.history) and self.history[-1].step == self.step

@@ -26,7 +26,7 @@ from hft_core.runs import assembly, export
 from hft_core.runs.stages import Stages
 from hft_core.runtime.files import write_json
 from hft_core.runtime.run_folder import RunFolder
-from hft_core.training.evaluation import Judged, judge
+from hft_core.training.evaluation import TaskEvaluation, evaluate_task
 
 COMBINERS = ("sum", "uncertainty", "pcgrad")
 TOLERANCE = 1e-4
@@ -47,7 +47,7 @@ def cross(resolved: Resolved, data: dict[str, Any], folder: Path) -> None:
     write_json(run.results, {"plugins": resolved.providers()})
     opened = saved_run.open_run(folder, CROSSING.catalogue()).model
     for task, part in examples.items():
-        before, after = judged(trained, task, part, machine), judged(opened, task, part, machine)
+        before, after = evaluated(trained, task, part, machine), evaluated(opened, task, part, machine)
         assert math.isfinite(before.loss), task
         assert after.loss == pytest.approx(before.loss, abs=TOLERANCE), task
         assert after.predictions == close_to(before.predictions), task
@@ -59,11 +59,12 @@ def here() -> distributed.Machine:
     return distributed.find("fp32")
 
 
-def judged(model: HybridModel, task: str, examples: Examples, machine: distributed.Machine) -> Judged:
-    found = judge(model, task, examples, machine, seed=0)
+def evaluated(model: HybridModel, task: str, examples: Examples, machine: distributed.Machine) -> TaskEvaluation:
+    found = evaluate_task(model, task, examples, machine, seed=0)
     if model.head(task).predicts_when_scored:
         return found
-    return replace(found, predictions=judge(model, task, examples, machine, seed=0, with_loss=False).predictions)
+    again = evaluate_task(model, task, examples, machine, seed=0, with_loss=False)
+    return replace(found, predictions=again.predictions)
 
 
 def close_to(value: Any) -> Any:

@@ -22,14 +22,14 @@ TASKS: dict[str, Any] = {
 }
 
 
-def judged(
+def evaluated(
     task: str,
     limit: int,
     models: Any,
     toys: ModuleType,
     prepare: Callable[..., Stages],
     monkeypatch: pytest.MonkeyPatch,
-) -> tuple[list[int], evaluation.Judged]:
+) -> tuple[list[int], evaluation.TaskEvaluation]:
     """The tokens of each batch, and what the model says, where a CPU takes `limit` at once."""
     recipe = {
         "backbone": {"model": str(models["bert"])},
@@ -49,7 +49,7 @@ def judged(
     monkeypatch.setattr(buckets, "CPU_TOKENS", limit)
     with monkeypatch.context() as patched:
         patched.setattr(Collator, "_batch", seen)
-        said = evaluation.judge(
+        said = evaluation.evaluate_task(
             stages.material.model, task, stages.material.examples["dev"][task], stages.machine, seed=0
         )
     return sizes, said
@@ -59,8 +59,8 @@ def judged(
 def test_on_a_cpu_batches_are_small_and_say_the_same(
     task: str, models: Any, toys: ModuleType, prepare: Callable[..., Stages], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few, said = judged(task, 64, models, toys, prepare, monkeypatch)
-    many, wanted = judged(task, 100_000, models, toys, prepare, monkeypatch)
+    few, said = evaluated(task, 64, models, toys, prepare, monkeypatch)
+    many, wanted = evaluated(task, 100_000, models, toys, prepare, monkeypatch)
     assert max(few) <= 64 < max(many)
     assert len(few) > 1 == len(many)
     assert sum(few) < sum(many), "less of it is padding"
@@ -71,8 +71,8 @@ def test_on_a_cpu_batches_are_small_and_say_the_same(
 def test_a_loss_that_compares_the_rows_of_a_batch_has_as_many_on_every_machine(
     models: Any, toys: ModuleType, prepare: Callable[..., Stages], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few, said = judged("alike", 64, models, toys, prepare, monkeypatch)
-    many, wanted = judged("alike", 100_000, models, toys, prepare, monkeypatch)
+    few, said = evaluated("alike", 64, models, toys, prepare, monkeypatch)
+    many, wanted = evaluated("alike", 100_000, models, toys, prepare, monkeypatch)
     assert few == many
     assert np.isfinite(said.loss)
     assert said.loss == wanted.loss

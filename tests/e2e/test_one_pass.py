@@ -133,6 +133,6 @@ def test_it_takes_the_rows_of_all_tasks_through_the_trunk_at_once(
         passes.append(size)
         return through(trunk, jacobian, rows, size, casts)
 
-    monkeypatch.setattr("hft_core.gradients.combine.collect_task_gradients", counted)
+    monkeypatch.setattr("hft_core.gradients.shared_gradients.collect_task_gradients", counted)
     trained(prepare, recipe(models, "bert", max_steps=3, per_device_train_batch_size=12), toys)
     assert passes == [12, 12, 12]

@@ -377,7 +377,7 @@ resolved = resolve(recipe_file.from_dict(given["recipe"]), Catalogue.discover())
 material = assembly.assemble(resolved, host_data=given["data"], trust_remote_code=False)
 found = {}
 for task, examples in material.examples["dev"].items():
-    said = evaluation.judge(material.model, task, examples, machine, seed=0)
+    said = evaluation.evaluate_task(material.model, task, examples, machine, seed=0)
     scores = evaluation.score_task(material.model, task, examples, machine, seed=0)
     found[task] = [len(examples), [str(each) for each in said.predictions], said.loss, scores]
 if machine.group.is_main:
@@ -419,7 +419,7 @@ def test_evaluation_counts_each_row_once_however_unevenly_the_processes_share_th
         "stages": [{"max_steps": 1}],
     }
     (tmp_path / "given.json").write_text(json.dumps({"recipe": recipe, "data": data}))
-    script = tmp_path / "judge.py"
+    script = tmp_path / "evaluate.py"
     script.write_text(JUDGE)
     found = {}
     for world in (1, 2):

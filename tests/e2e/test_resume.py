@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -99,6 +100,34 @@ def test_a_run_stopped_at_any_step_ends_as_one_never_stopped(
         found = digest(folder)
         assert {name for name in wanted if found.get(name) != wanted[name]} == set(), f"stopped after {stop} steps"
         assert not (folder / "checkpoints").exists()
+
+
+def test_a_run_stopped_while_the_combiner_measures_dev_losses_ends_as_an_uninterrupted_one(
+    models: Any, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The measurement follows an applied step: resumed, the run must neither apply the step nor skip the losses."""
+    from hft_core.runtime import signals
+    from hft_core.training import combiner_feedback
+
+    data = dict.fromkeys(TASKS, toys.rows(60))
+    stage = {"strategy": "full", "combiner": {"type": "coba", "dev_every": 2, "warmup": 2}}
+    chosen = recipe(models["bert"], [stage])
+    hft_core.run(chosen, output=tmp_path / "whole", data=data)
+    evaluate_task, calls = combiner_feedback.evaluate_task, []
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        calls.append(len(calls))
+        if len(calls) == 5:  # the second task of the second measurement, after step 4
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate_task(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(combiner_feedback, "evaluate_task", stopped)
+        with signals.listening(), pytest.raises(Interrupted):
+            hft_core.run(chosen, output=tmp_path / "stopped", data=data)
+    assert (tmp_path / "stopped" / "checkpoints" / "LATEST").read_text() == "0000-00000004\n"
+    hft_core.run(chosen, output=tmp_path / "stopped", data=data, resume=True)
+    assert digest(tmp_path / "stopped") == digest(tmp_path / "whole")
 
 
 # --- what is refused, and what is reported

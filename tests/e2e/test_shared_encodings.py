@@ -18,7 +18,7 @@ from hft_core.cli.app import main
 from hft_core.predict.prediction import answering, evaluate, predict, predict_tasks, rows_for_tasks, rows_from_texts
 from hft_core.runs.stages import Stages
 from hft_core.strategy import Strategy
-from hft_core.training.evaluation import judge, judge_tasks
+from hft_core.training.evaluation import evaluate_task, evaluate_tasks
 
 TASKS: dict[str, dict[str, Any]] = {
     "topic": {"head": "classification"},
@@ -151,13 +151,13 @@ def test_an_evaluation_of_several_tasks_is_that_of_each_alone(
     stages = prepare(recipe(models["bert"], tasks, max_steps=1), data_of(toys, tasks))
     model, examples = stages.material.model, stages.material.examples["dev"]
     watch.look_at(model)
-    together = judge_tasks(model, examples, stages.machine, seed=0, predicting=tasks)
+    together = evaluate_tasks(model, examples, stages.machine, seed=0, predicting=tasks)
     assert sum(watch.rows) == 12 * 3
     for task in tasks:
-        alone = judge(model, task, examples[task], stages.machine, seed=0)
+        alone = evaluate_task(model, task, examples[task], stages.machine, seed=0)
         assert together[task].loss == pytest.approx(alone.loss, abs=TOLERANCE)
         assert_alike(together[task].predictions, alone.predictions)
-    assert judge_tasks(model, examples, stages.machine, seed=0, predicting=["pair"])["topic"].predictions == []
+    assert evaluate_tasks(model, examples, stages.machine, seed=0, predicting=["pair"])["topic"].predictions == []
 
 
 def assert_alike(one: Any, other: Any) -> None:

@@ -20,7 +20,7 @@ from hft_core.acceleration import shared_layers
 from hft_core.predict.prediction import predict, predict_tasks
 from hft_core.runs.stages import Stages
 from hft_core.testing import Subject, checks_of
-from hft_core.training.evaluation import judge, judge_tasks
+from hft_core.training.evaluation import evaluate_task, evaluate_tasks
 from hft_plugins.backbones.trunk import HfBackbone
 from hft_plugins.strategies.per_task.task_lora import TaskLora
 
@@ -287,10 +287,10 @@ def test_an_evaluation_of_several_tasks_is_that_of_each_alone(
     _, stages = trained(prepare, recipe(deep["bert"], FAMILY, of("task-lora")), data_of(toys, FAMILY))
     model, examples, watch = stages.material.model, stages.material.examples["dev"], Watch()
     with watch.looking_at(model):
-        together = judge_tasks(model, examples, stages.machine, seed=0, predicting=FAMILY, plan=stages.execution)
+        together = evaluate_tasks(model, examples, stages.machine, seed=0, predicting=FAMILY, plan=stages.execution)
     assert (sum(watch.low), sum(watch.high)) == (12, 36)
     for task in FAMILY:
-        alone = judge(model, task, examples[task], stages.machine, seed=0)
+        alone = evaluate_task(model, task, examples[task], stages.machine, seed=0)
         assert together[task].loss == pytest.approx(alone.loss, rel=TOLERANCE)
 
 

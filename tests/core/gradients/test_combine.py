@@ -18,10 +18,11 @@ from hft_core.combiner import Combiner
 from hft_core.device.distributed import Machine
 from hft_core.device.precision import Precision
 from hft_core.device.process_group import SingleProcess
-from hft_core.gradients import combine, one_pass
+from hft_core.gradients import combine, one_pass, shared_gradients
 from hft_core.gradients.hidden import Comparison, HiddenGradient
 from hft_core.gradients.jacobian import Jacobian, of_tokens_alone
 from hft_core.gradients.losses import Forward
+from hft_core.gradients.step_losses import Combined
 from hft_core.head import Column, Draw, Encoded, Head, Targets
 from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
@@ -170,9 +171,7 @@ def gradients_of(model: HybridModel) -> dict[str, Tensor]:
     return found
 
 
-def filled(
-    model: HybridModel, combiner: Combiner, batches: Sequence[Batch]
-) -> tuple[combine.Combined, dict[str, Tensor]]:
+def filled(model: HybridModel, combiner: Combiner, batches: Sequence[Batch]) -> tuple[Combined, dict[str, Tensor]]:
     combined = combine.fill(model, combiner, batches, MACHINE, draw_seed=5)
     return combined, gradients_of(model)
 
@@ -634,7 +633,7 @@ def test_a_weight_is_cast_once_a_step_and_its_gradient_is_the_same_bit_for_bit(
     found: list[tuple[int, dict[str, Tensor]]] = []
     for cast_once in (True, False):
         if not cast_once:
-            monkeypatch.setattr(combine, "cast_once", lambda device: torch.enable_grad())
+            monkeypatch.setattr(shared_gradients, "cast_once", lambda device: torch.enable_grad())
         model = model_of(*ABC)
         with Casts(model.trunk.layer.weight.shape) as casts:
             combine.fill(model, kind(ABC), divided(STEP, 5, 7), HALF, draw_seed=5)

@@ -8,7 +8,7 @@ import pytest
 from hft_core.errors import RecipeError
 from hft_core.head import Head
 from hft_core.recipe.stage import Stage
-from hft_core.training.evaluation import Selection, made_worse
+from hft_core.training.selection import Selection, made_worse
 
 
 class Known:

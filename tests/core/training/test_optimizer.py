@@ -13,7 +13,7 @@ from hft_core.combiner import Combiner
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage
 from hft_core.strategy import Strategy
-from hft_core.training.optimizer import HEAD_LEARNING_RATE, Rates, make, rates
+from hft_core.training.optimizer import HEAD_LEARNING_RATE, LearningRates, learning_rates, make_optimizer
 
 
 class Parts:
@@ -45,8 +45,8 @@ class Learned(Combiner):
 def made(parts: Parts, steps: int = 20, head_steps: int = 0, **stage: Any) -> tuple[AdamW, LambdaLR, Learned]:
     combiner = Learned()
     chosen = Stage(name="s", tasks=("topic", "language"), **stage)
-    optimizer, schedule = make(
-        cast("HybridModel", parts), combiner, chosen, Rates(1e-3, 1e-2), steps=steps, head_steps=head_steps
+    optimizer, schedule = make_optimizer(
+        cast("HybridModel", parts), combiner, chosen, LearningRates(1e-3, 1e-2), steps=steps, head_steps=head_steps
     )
     return optimizer, schedule, combiner
 
@@ -66,10 +66,10 @@ def rates_over(optimizer: AdamW, schedule: LambdaLR, group: int, steps: int) -> 
 
 
 def test_rates_are_the_stages_or_the_strategys_and_heads_learn_at_least_as_fast() -> None:
-    assert rates(Stage(), 5e-5) == Rates(5e-5, HEAD_LEARNING_RATE)
-    assert rates(Stage(learning_rate=2e-4), 5e-5) == Rates(2e-4, HEAD_LEARNING_RATE)
-    assert rates(Stage(learning_rate=3e-3), 5e-5) == Rates(3e-3, 3e-3)
-    assert rates(Stage(learning_rate=3e-3, head_learning_rate=1e-5), 5e-5) == Rates(3e-3, 1e-5)
+    assert learning_rates(Stage(), 5e-5) == LearningRates(5e-5, HEAD_LEARNING_RATE)
+    assert learning_rates(Stage(learning_rate=2e-4), 5e-5) == LearningRates(2e-4, HEAD_LEARNING_RATE)
+    assert learning_rates(Stage(learning_rate=3e-3), 5e-5) == LearningRates(3e-3, 3e-3)
+    assert learning_rates(Stage(learning_rate=3e-3, head_learning_rate=1e-5), 5e-5) == LearningRates(3e-3, 1e-5)
 
 
 def test_only_matrices_of_trunk_and_heads_are_decayed() -> None:
