@@ -5,8 +5,7 @@
 
 POST /jobs takes a recipe and rows by task, GET /jobs/{id} returns the job's progress, POST /jobs/{id}/predict takes a
 task and rows. A request cannot name files or models: its recipe's `backbone` is one of the service's names, its tasks
-have no
-`data`, and its plugins are those below.
+have no `data`, and its plugins are those below.
 """
 
 from __future__ import annotations
