@@ -1,4 +1,8 @@
-"""The contract of the backbone seam: a trunk that turns token ids into hidden states."""
+"""The contract of the backbone seam.
+
+A `Backbone` wraps a *trunk*, the transformer body that maps token ids to hidden states (PEFT's base model), together
+with its tokenizer. Task heads are not part of the trunk.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Features:
-    """One padded batch and what the trunk made of it."""
+    """One padded batch and its hidden states."""
 
     hidden: Tensor
-    """`[batch, seq, hidden]`: the trunk's last hidden states; of an encoder-decoder that was given `decoder_input_ids`,
-    `[batch, target seq, hidden]`."""
+    """`[batch, seq, hidden]`: the trunk's last hidden states; `[batch, target seq, hidden]` for an encoder-decoder that
+    was given `decoder_input_ids`."""
     input_ids: Tensor
     """`[batch, seq]`"""
     attention_mask: Tensor
@@ -29,20 +33,22 @@ class Features:
 
 
 class FamilyModule(nn.Module, ABC):
-    """What a backbone's family puts on its trunk; its weights go by the names of the family's own class."""
+    """A module that the model family defines on top of the trunk; its weights are named as in the family's own
+    class."""
 
     plain_class: str
-    """The class of transformers that opens trunk and module together (`AutoModelForSequenceClassification`)."""
+    """The transformers class that loads trunk and module together (`AutoModelForSequenceClassification`)."""
 
     @abstractmethod
     def plain_state(self, *, tied: bool = False) -> dict[str, Tensor]:
-        """The module's weights in the names of the plain class; with `tied` also those it shares with the trunk."""
+        """Return the module's weights under the names of `plain_class`; with `tied`, also those shared with the
+        trunk."""
 
     @abstractmethod
     def load_plain_state(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `plain_state`; weights that are tied here stay so where those of `state` are equal.
+        """Load what `plain_state` returned; weights that are tied here remain tied where those of `state` are equal.
 
-        Raises `ValueError` when a name is missing or not known.
+        Raises `ValueError` when a name is missing or unknown.
         """
 
 
@@ -50,52 +56,54 @@ class LanguageModel(FamilyModule):
     """A trunk's own LM head: `[n, hidden]` → `[n, vocabulary]`. It may share (tie) parameters with the embeddings."""
 
     pretrained: bool
-    """False when the checkpoint had no weights for it, so that they are fresh."""
+    """False when the checkpoint had no weights for it, so that they are newly initialized."""
 
 
 class SequenceModule(FamilyModule):
-    """What the family has for one kind of task: `Features` → logits `[batch, labels]` or `[batch, seq, labels]`."""
+    """The family's module for one kind of task: `Features` → logits `[batch, labels]` or `[batch, seq, labels]`."""
 
 
 class Pooler(nn.Module):
-    """One vector a sequence: `Features` → `[batch, size]`."""
+    """Pool a sequence into one vector: `Features` → `[batch, size]`."""
 
     size: int
 
 
 class Backbone(ABC):
-    """A trunk with its tokenizer.
+    """Wrap a trunk and its tokenizer.
 
-    `trunk` is what strategies change and what is saved; everything else belongs to heads.
+    Strategies modify and save `trunk`; everything else belongs to heads.
     """
 
     trunk: nn.Module
     tokenizer: PreTrainedTokenizerBase
     hidden_size: int
     max_length: int
-    """Longest sequence the trunk takes, in tokens."""
+    """Length of the longest sequence that the trunk accepts, in tokens."""
     max_target_length: int = 0
-    """Longest target that an encoder-decoder takes, in tokens."""
+    """Length of the longest target that an encoder-decoder accepts, in tokens."""
     causal: bool
-    """Each position sees only those before it; of an encoder-decoder, those of its decoder."""
+    """Attention is causal: each position attends to earlier ones only (in an encoder-decoder, in the decoder)."""
     encoder_decoder: bool = False
-    """The hidden states are those of a decoder, which reads `decoder_input_ids` where a head gives any, and otherwise
-    the text itself once more, shifted right; it sees all of the encoder's text at every position."""
+    """The hidden states are those of a decoder. It reads `decoder_input_ids`, or the text shifted right if a head gives
+    none, and attends to the whole text of the encoder at every position."""
     generates: bool = False
-    """`generate` can be called."""
+    """`generate` is implemented."""
     splits: bool = False
-    """`lower` and `upper` can be called."""
+    """`lower` and `upper` are implemented."""
     packs: bool = False
-    """`forward` puts several rows of a batch in one, so that no strategy may tell them by their place in it."""
+    """`forward` packs several rows of a batch into one, so that strategies cannot route rows by position."""
     source: str
-    """The folder or hub id that the weights came from, as an adapter names its base model; empty where no plain library
-    opens it by such a name."""
+    """The folder or hub id of the weights, as an adapter names its base model; empty if no other library loads it by
+    such a name."""
 
     @abstractmethod
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Hidden states `[batch, seq, hidden]` of `inputs`: `input_ids`, `attention_mask` and further inputs of the
-        tokenizer, each `[batch, seq]`; for an encoder-decoder also `decoder_input_ids` and `decoder_attention_mask`,
-        each `[batch, target seq]`."""
+        """Compute the hidden states `[batch, seq, hidden]`.
+
+        `inputs` holds `input_ids`, `attention_mask` and further inputs of the tokenizer, each `[batch, seq]`; for an
+        encoder-decoder also `decoder_input_ids` and `decoder_attention_mask`, each `[batch, target seq]`.
+        """
 
     def in_training(self) -> AbstractContextManager[None]:
         """Return a context for the training steps of a stage, in which the trunk may use fast paths: other kernels for
@@ -105,51 +113,57 @@ class Backbone(ABC):
     @property
     @abstractmethod
     def layers(self) -> Sequence[nn.Module]:
-        """The trunk's layers, from the one next to the embeddings upwards."""
+        """The trunk's layers, from the one after the embeddings upwards."""
 
     def lower(self, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
-        """`[batch, seq, hidden]`: what the first `depth` layers (at least one) make of `inputs`; for all layers, what
-        `forward` makes of them. Of backbones with `splits`."""
-        raise NotImplementedError(f"{type(self).__name__} cannot stop in the middle")
+        """Run the first `depth` layers (at least one): `inputs` as for `forward` → `[batch, seq, hidden]`.
+
+        With all layers this is `forward`. Required where `splits` is true.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot run part of its layers")
 
     def upper(self, hidden: Tensor, inputs: Mapping[str, Tensor], depth: int) -> Tensor:
-        """The rest of `forward`: `upper(lower(inputs, depth), inputs, depth)` is `forward(inputs)`. What `hidden` holds
-        at padding is of no consequence. Of backbones with `splits`."""
-        raise NotImplementedError(f"{type(self).__name__} cannot begin in the middle")
+        """Run the layers after the first `depth`: `upper(lower(inputs, depth), inputs, depth)` equals
+        `forward(inputs)`.
+
+        Values of `hidden` `[batch, seq, hidden]` at padding must not affect the result. Required where `splits` is
+        true.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot run part of its layers")
 
     @property
     def language_model(self) -> LanguageModel | None:
-        """The trunk's own LM head; None where its family has none."""
+        """The trunk's own LM head; None if its family has none."""
         return None
 
     def sequence_module(self, plain_class: str, **config: Any) -> SequenceModule | None:
-        """What transformers' `plain_class` puts on this trunk, configured with `config` (for instance `num_labels`);
-        None where the family has no such class, so that the head brings its own module."""
+        """Build the module that transformers' `plain_class` puts on this trunk, configured with `config` (such as
+        `num_labels`); None if the family has no such class, so that the head makes a module itself."""
         return None
 
     def decoder_input_ids(self, labels: Sequence[int]) -> list[int]:
-        """What the decoder reads to predict `labels` one after another: they shifted right, behind the family's start
-        token. Of encoder-decoders."""
+        """Return the decoder's input for predicting `labels`: shifted right, after the family's start token. Of
+        encoder-decoders."""
         raise NotImplementedError(f"{type(self).__name__} is no encoder-decoder")
 
     def generate(self, inputs: Mapping[str, Tensor], *, max_new_tokens: int, seed: int = 0, **settings: Any) -> Tensor:
-        """`[batch, new tokens]`: what the model writes after each text of `inputs` (`input_ids` and `attention_mask`,
-        padded on the right), padded on the right.
+        """Generate a continuation of each text of `inputs`: `[batch, new tokens]`, padded on the right.
 
-        Greedy unless `settings` say otherwise; they go by the names of transformers' `GenerationConfig`. What they draw
-        at random depends on `seed` and the batch alone. Of backbones with `generates`.
+        `inputs`: `input_ids` and `attention_mask`, each `[batch, seq]`, padded on the right. `settings`: fields of
+        transformers' `GenerationConfig`; greedy by default. Sampling depends on `seed` and the batch alone. Required
+        where `generates` is true.
         """
         raise NotImplementedError(f"{type(self).__name__} does not generate")
 
     def pooler(self) -> Pooler | None:
-        """A new module that makes one vector of a sequence as the checkpoint was trained to; None where that is left to
-        the heads."""
+        """Return a new module that pools a sequence as the checkpoint was trained to; None to leave pooling to the
+        heads."""
         return None
 
     @abstractmethod
     def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
-        """Write the trunk with the weights `state` (named as in the trunk when it was built) and the tokenizer into
-        `folder`, so that the library of its family, and this backbone, open it."""
+        """Write the trunk with the weights `state` (under the names it was built with) and the tokenizer into `folder`,
+        so that the library of its family, and this backbone, load it."""
 
     @abstractmethod
     def save_task(
@@ -160,15 +174,15 @@ class Backbone(ABC):
         state: Mapping[str, Tensor],
         config: Mapping[str, Any],
     ) -> None:
-        """Write `folder` such that the family's own class opens the trunk saved in `trunk_folder` with one head on it.
+        """Write `folder` such that the family's own class loads the trunk saved in `trunk_folder` with one head.
 
-        `module` is one that this backbone made, `state` its weights in the names of the family (`plain_state`),
-        `config` settings of the family's configuration (for instance `id2label`).
+        `module`: made by this backbone; `state`: its weights under the family's names (`plain_state`); `config`:
+        settings of the family's configuration (such as `id2label`).
         """
 
     @abstractmethod
     def load_task(self, folder: Path) -> dict[str, Tensor]:
-        """The head's weights that `save_task` wrote, in the names of the family."""
+        """Return the head's weights that `save_task` wrote, under the family's names."""
 
     @property
     @abstractmethod
@@ -176,5 +190,5 @@ class Backbone(ABC):
         """The trunk's attribute name in the family's own classes with a head (`bert`, `model`)."""
 
     def prefix_in(self, plain_class: str) -> str:
-        """What the names of the trunk's weights begin with in the family's `plain_class` (`bert.`)."""
+        """Return the prefix of the trunk's weights in the family's `plain_class` (`bert.`)."""
         return f"{self.trunk_prefix}."

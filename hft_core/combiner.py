@@ -1,4 +1,4 @@
-"""The contract of the combiner seam: the losses of a step's tasks to one backward pass."""
+"""The contract of the combiner seam: from the losses of a step's tasks to one update."""
 
 from __future__ import annotations
 
@@ -11,64 +11,67 @@ At = Literal["shared", "representation"]
 
 
 class Combiner(nn.Module):
-    """Adds the losses up: the identity among combiners, and the base of all others.
+    """Add the losses, Σ_t loss_t; the base class of all combiners.
 
     A combiner of losses overrides `forward`; a combiner of gradients sets `per_task_gradients` and overrides `weigh`.
-    Its parameters are trained (without weight decay) and saved with its buffers, so that all of its state is in one of
-    both. The tasks of a step are always given in the order of the stage; a task that is absent from the step is left
-    out. Random numbers come from torch's global generator, which the core seeds by (seed, stage, step) before `forward`
-    and `weigh`, so that they are the same on every process.
+    All state is in parameters, which are trained (without weight decay), and buffers; both are saved. The tasks of a
+    step are given in the order of the stage, without those absent from the step. The core seeds torch's global
+    generator by (seed, stage, step) before `forward` and `weigh`, so that random numbers are the same in every process.
     """
 
     per_task_gradients = False
-    """`weigh` is called with one gradient a task; `forward` is not."""
+    """`weigh` is called with one gradient per task, and `forward` is not called."""
     linear = True
-    """`forward` is linear in the losses, so that each loss's weight does not depend on the step's losses."""
+    """`forward` is linear in the losses: the weights do not depend on the losses of the step."""
     at: At = "shared"
-    """Of combiners of gradients: `shared` takes those of all shared parameters that train; `representation` those of
-    the trunk's last hidden states, so that there is one backward pass through the trunk however many tasks there are:
-    summed over a task's tokens, or, where all tasks have the same rows and `by_products` is true, others with the
-    products of the exact ones."""
+    """Which gradients a combiner of gradients receives. `shared`: G_t = ∂L_t/∂θ for all shared trainable parameters θ.
+    `representation`: G_t = ∂L_t/∂h for the trunk's last hidden states h, with one backward pass through the trunk for
+    all tasks, summed over the tokens of a task; where all tasks have the same rows and `by_products` is true, gradients
+    with the Gramian of the exact ones instead."""
     by_products = False
-    """Of combiners of gradients: `weigh` gives one factor a task, and goes by the gradients' products with one another
-    (their Gramian) and no more of them: other gradients with the same products have the same factors."""
+    """Of combiners of gradients: `weigh` returns one factor per task, a function of the Gramian G Gᵀ of the gradients
+    alone."""
     weighs_heads = False
-    """Of combiners of gradients: each task's weight also multiplies the gradient of what only this task trains."""
+    """Of combiners of gradients: a task's weight also multiplies the gradients of its own (not shared) parameters."""
     losses_after_step = False
-    """`step_finished` is given the losses of the step's rows computed again after the optimizer moved."""
+    """`step_finished` receives the losses of the step's rows, recomputed after the optimizer step."""
     dev_every = 0
-    """`dev_measured` is called every so many steps; 0: never."""
+    """Number of steps between two calls of `dev_measured`; 0: never."""
 
     def __init__(self, tasks: tuple[str, ...]) -> None:
         super().__init__()
         self.tasks = tasks
 
     def forward(self, losses: Tensor, present: Tensor) -> Tensor:
-        """The scalar to minimise.
+        """Compute the scalar to minimize.
 
         `losses` `[t]`: the mean loss of each present task over the whole step. `present` `[t]`: their indices in
-        `self.tasks`. The weight of a loss is the derivative of the result with respect to it.
+        `self.tasks`. The reported weight of a loss is the derivative of the result with respect to it.
         """
         return losses.sum()
 
     def weigh(self, gradients: Tensor, losses: Tensor, present: Tensor) -> Tensor:
-        """The factors on the tasks' gradients `[t, p]`, whose weighted sum is the combined gradient: `[t]`, or `[t, p]`
-        where a task's factor differs from component to component. `losses` `[t]`: the step's mean losses."""
+        """Compute the factors w `[t]`, or `[t, p]` for factors per component, of the combined gradient Σ_t w_t G_t.
+
+        `gradients` `[t, p]`: one gradient per present task; `losses` `[t]`: the mean losses of the step; `present`
+        `[t]`: the tasks' indices in `self.tasks`.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not combine gradients")
 
     def step_finished(self, losses: Tensor, present: Tensor) -> None:
-        """Called after the optimizer moved, with the step's losses: for combiners that follow the losses over time."""
+        """Update state from the losses `[t]` of the step; called after the optimizer step."""
 
     def epoch_finished(self) -> None:
-        """Called after the last step of each epoch of the stage."""
+        """Update state after the last step of each epoch of the stage."""
 
     def dev_measured(self, losses: Tensor) -> None:
-        """Called every `dev_every` steps with the mean loss `[tasks]` of a small sample of each task's dev rows, the
-        next rows each time; NaN for a task without dev rows."""
+        """Update state from the mean losses `[tasks]` on a small sample of each task's dev rows, the next rows each
+        time; NaN for a task without dev rows. Called every `dev_every` steps."""
 
 
 def weights_of(combiner: Combiner, losses: Tensor, present: Tensor) -> Tensor:
-    """Each loss's weight `[t]`: the derivative of `combiner(losses)`; the combiner's own gradients are not touched."""
+    """Compute the weight of each loss `[t]`, the derivative of `combiner(losses)`, without changing the combiner's
+    gradients."""
     losses = losses.detach().requires_grad_()
     with torch.enable_grad():
         (weights,) = torch.autograd.grad(combiner(losses, present), losses)

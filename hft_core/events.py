@@ -1,4 +1,4 @@
-"""The facts that a run tells its observers, one frozen dataclass an event (order: `hft_core.hooks.LifecycleHooks`).
+"""The events of a run that observers receive, one frozen dataclass each (order: `hft_core.hooks.LifecycleHooks`).
 
 Light (standard library only): an observer plugin may import it.
 """
@@ -38,21 +38,21 @@ class StageStarted:
     combiner: str
     steps: int
     trainable: int
-    """Trunk parameters that train."""
+    """Number of trainable parameters of the trunk."""
     trunk: int
-    """Trunk parameters in all, without what the strategy added."""
+    """Number of parameters of the trunk, without those that the strategy added."""
     heads: int
-    """Head parameters that train."""
+    """Number of trainable parameters of heads."""
     before: Scores
-    """Dev scores of all tasks that can be measured, before the first step."""
+    """Dev scores of all tasks that can be evaluated, before the first step."""
     step: int = 0
-    """Steps done already, where a run that was stopped goes on."""
+    """Number of steps that a resumed stage has already done."""
     head_warmup_steps: int = 0
-    """Steps at the start in which the trunk stands still."""
+    """Steps at the start in which the trunk is frozen."""
     frozen_layers: int = 0
-    """Layers of the trunk, from the bottom, that stand still."""
+    """Number of frozen layers of the trunk, from the bottom."""
     stored: str = ""
-    """What is stored of what they make of the rows, or why nothing is."""
+    """What is cached of their hidden states, or why nothing is."""
     compiled: str = ""
     """Whether the trunk's layers are compiled, and why; empty where the recipe does not ask for it."""
 
@@ -76,7 +76,7 @@ class StepFinished:
     """Real tokens, without padding."""
     seconds: float
     skipped: str = ""
-    """Why the optimizer did not move; empty when it did."""
+    """Why the optimizer step was skipped; empty if it was applied."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The contract of the strategy seam: which parameters train, what is injected into the trunk, what is saved."""
+"""The contract of the strategy seam: which parameters of the trunk train, what is injected, what is saved."""
 
 from __future__ import annotations
 
@@ -13,73 +13,77 @@ if TYPE_CHECKING:
     from hft_core.backbone import Backbone
 
 TaskRows = Sequence[tuple[str, slice]]
-"""Which rows of a batch are whose: each task with the slice of its rows, in the order of the rows. Several tasks have
-the same rows where they read the same texts and the strategy does not route rows."""
+"""The tasks of a batch, each with the slice of its rows, in the order of the rows. Tasks with shared inputs have the
+same rows if the strategy does not route rows."""
 
 
 class Strategy:
-    """Trains every trunk parameter: the identity among strategies, and the base of all others.
+    """Train every parameter of the trunk; the base class of all strategies.
 
-    Life in a stage: `apply` injects and sets `requires_grad`; `begin` tells the number of steps; each step calls
-    `step_started`, `forward` (by way of `route`) for every batch, `penalty`, `gradients_ready` and, after the optimizer
-    moved, `step_finished`; `fold` takes out what was injected before another stage follows.
+    Life cycle in a stage: `apply` injects modules and sets `requires_grad`; `begin` receives the number of steps; each
+    step calls `step_started`, `forward` (which calls `route`) for every batch, `penalty`, `gradients_ready` and, after
+    the optimizer step, `step_finished`; `fold` merges what was injected before another stage follows.
     """
 
     learning_rate = 5e-5
-    """Default for what trains in the trunk."""
+    """Default for the trainable parameters of the trunk."""
     adapter = False
-    """What trains is saved apart from the trunk (`save_adapter`), which keeps its weights."""
+    """Trained parameters are saved separately (`save_adapter`); the trunk's own weights are unchanged."""
     plain = True
-    """Plain PEFT opens what `save_adapter` writes."""
+    """PEFT alone loads what `save_adapter` writes."""
     virtual_tokens = 0
-    """Positions of the trunk that `forward` takes for itself, so that texts must be shorter by so many."""
+    """Positions of the trunk that `forward` uses for virtual tokens; the limit for texts is lower by as many."""
     generates = True
-    """`Backbone.generate` goes by the strategy; false where only `forward` does."""
+    """`Backbone.generate` applies the strategy; false if only `forward` does."""
     recomputes = True
-    """The trunk's layers may be computed again in the backward pass (gradient checkpointing); false where `forward`
-    gives them something by a way that is closed then, such as a key-value cache."""
+    """The trunk's layers may be recomputed in the backward pass (gradient checkpointing); false if `forward` passes
+    them something that is not recomputed, such as a key-value cache."""
     divisible = True
-    """The trunk's own weights may be divided among processes (FSDP); false where they are read outside of passes
-    through the trunk (`penalty`). Gradients and changes that go weight by weight need no whole ones, and what the
-    strategy added to the trunk is whole in every process."""
+    """The trunk's own weights may be sharded among processes (FSDP); false if they are read outside the trunk's forward
+    (`penalty`). Elementwise reads and updates work on shards; parameters that the strategy added are not sharded."""
     common_layers = 0
-    """Layers from the bottom in which what a row becomes does not depend on whose it is, nor in the embeddings; set by
-    `apply`. Of strategies that route rows: a text of several tasks goes through these layers once, and then by way of
-    `upper` on as a row for each task."""
+    """Number of lowest layers that, like the embeddings, compute the same for every task; set by `apply`. Of strategies
+    that route rows: a text of several tasks is encoded once in these layers, then by `upper` as one row per task."""
 
     @property
     def routes_rows(self) -> bool:
-        """What a row becomes depends on whose it is, so that a text of several tasks is a row for each of them; true
-        where `route` is overridden. A strategy whose `forward` alone goes by the tasks overrides this too."""
+        """Whether the computation depends on the task of a row, so that a text of several tasks needs one row per task.
+
+        True if `route` is overridden. A strategy whose `forward` depends on the tasks without `route` overrides this
+        too.
+        """
         return type(self).route is not Strategy.route
 
     def apply(self, backbone: Backbone, tasks: tuple[str, ...]) -> None:
         """Set `requires_grad` on the trunk's parameters, and inject what the method adds.
 
-        What may train at any time of the stage must require a gradient now. Raises `PluginError` when the method and
-        the trunk do not go together.
+        Parameters that train at any time of the stage must require a gradient now. Raises `PluginError` when the method
+        does not fit the trunk.
         """
         backbone.trunk.requires_grad_(True)
 
     def private(self, backbone: Backbone) -> Mapping[str, Sequence[nn.Parameter]]:
-        """By task, the trunk parameters that only this task's rows go through; all others are shared."""
+        """Return, by task, the parameters of the trunk that only this task's rows use; all others are shared."""
         return {}
 
     def rate_factors(self, backbone: Backbone) -> Mapping[nn.Parameter, float]:
-        """Factors on the trunk's learning rate; 1 for a parameter that is left out."""
+        """Return factors on the trunk's learning rate by parameter; 1 for a parameter that is left out."""
         return {}
 
     # --- training
 
     def begin(self, backbone: Backbone, steps: int) -> None:
-        """Told before the first step: the trunk will move in `steps` steps."""
+        """Prepare for `steps` steps that update the trunk; called before the first one."""
 
     def step_started(self, backbone: Backbone, step: int) -> None:
-        """Told before step `step` of those (0 for the first) is computed."""
+        """Prepare for step `step` of those (0 for the first); called before it is computed."""
 
     def route(self, backbone: Backbone, rows: TaskRows) -> None:
-        """Told whose rows the next passes through the trunk will have, for strategies with private parts. It holds
-        until it is told anew (a checkpointed layer is computed again in the backward pass)."""
+        """Set the routing for subsequent forward passes; it holds until the next call.
+
+        For strategies with per-task parts. Gradient checkpointing recomputes layers in the backward pass, so the
+        routing must not be reset after the forward pass.
+        """
 
     def in_training(self, backbone: Backbone) -> AbstractContextManager[None]:
         """Return a context for the training steps of a stage, in which what was injected may use fast paths: other
@@ -87,56 +91,65 @@ class Strategy:
         return nullcontext()
 
     def forward(self, backbone: Backbone, inputs: Mapping[str, Tensor], rows: TaskRows) -> Tensor:
-        """Hidden states `[batch, seq, hidden]` of a batch, in training and in evaluation."""
+        """Compute the hidden states `[batch, seq, hidden]` of a batch, in training and evaluation."""
         self.route(backbone, rows)
         return backbone.forward(inputs)
 
     def upper(
         self, backbone: Backbone, hidden: Tensor, inputs: Mapping[str, Tensor], rows: TaskRows, depth: int
     ) -> Tensor:
-        """The rest of `forward`, from what the first `depth` layers made of the batch: layers in which nothing trains,
-        or the `common_layers`. A strategy with a `forward` or `route` of its own must have its own `upper` as well to
-        be called so."""
+        """Continue `forward` from `hidden` `[batch, seq, hidden]`, the output of the first `depth` layers.
+
+        These are frozen, or the `common_layers`. A strategy that overrides `forward` or `route` is called so only if it
+        overrides `upper` as well.
+        """
         self.route(backbone, rows)
         return backbone.upper(hidden, inputs, depth)
 
     def penalty(self, backbone: Backbone) -> Tensor | None:
-        """A scalar that is added to the step's combined loss."""
+        """Return a scalar that is added to the step's combined loss; None for none."""
         return None
 
     def gradients_ready(self, backbone: Backbone, step: int) -> None:
-        """Told when all gradients of step `step` are in `.grad`, before they are clipped; they may be changed."""
+        """Observe or change the gradients of step `step`, which are in `.grad` and not clipped yet."""
 
     def step_finished(self, backbone: Backbone, step: int) -> None:
-        """Told after the optimizer moved in step `step`; the gradients are still there."""
+        """React to the optimizer step `step`; the gradients are still in `.grad`."""
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold for the stage to go on as if never stopped, beyond the trunk's parameters."""
+        """Return what a checkpoint must hold beyond the trunk's parameters, so that a resumed stage is
+        bit-identical."""
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`, after `apply` and `begin`."""
+        """Restore `state`; called after `apply` and `begin`."""
 
     # --- afterwards
 
     def fold(self, backbone: Backbone) -> None:
-        """Fold what `apply` injected into the trunk's own weights: the trunk is as it was built, with other values."""
+        """Merge what `apply` injected into the trunk's own weights; the trunk then has the modules that it was built
+        with.
+
+        Raises `PluginError` when the method cannot be merged.
+        """
 
     def base_state(self, backbone: Backbone) -> dict[str, Tensor]:
-        """The trunk's own weights by the names that it was built with, without what was injected."""
+        """Return the trunk's own weights under the names that it was built with, without what was injected."""
         return dict(backbone.trunk.state_dict())
 
     def save_adapter(
         self, backbone: Backbone, task: str, folder: Path, base: str, plain_class: str, head: Mapping[str, Tensor]
     ) -> None:
-        """Write what `task` goes through beside the trunk into `folder`, in the format of its own library. Called where
-        `adapter` is true.
+        """Write the parameters that `task` uses besides the trunk into `folder`. Called if `adapter` is true.
 
-        `base`: the model that the adapter belongs on; `plain_class`: the class that has trunk and head together, or
-        empty; `head`: the weights to be saved with the adapter, by their names in that class.
+        `base`: the model that the adapter belongs to; `plain_class`: the transformers class that has trunk and head, or
+        empty; `head`: the weights to save with the adapter, under their names in that class.
         """
         raise NotImplementedError(f"{type(self).__name__} sets `adapter` and does not say how to save one")
 
     def load_adapter(self, backbone: Backbone, task: str, folder: Path, head: Collection[str]) -> dict[str, Tensor]:
-        """Read back into the injected parts what `save_adapter` wrote; return the weights of those called `head`."""
+        """Load what `save_adapter` wrote into the injected modules; return the weights named in `head`.
+
+        Raises `ValueError` when the weights do not fit.
+        """
         raise NotImplementedError(f"{type(self).__name__} sets `adapter` and does not say how to load one")

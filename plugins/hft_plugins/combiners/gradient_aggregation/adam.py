@@ -1,4 +1,4 @@
-"""Adam on one number a task: what combiners with an optimizer of their own train their weights by."""
+"""Adam for one number per task, for combiners that train their weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 
 class Adam(nn.Module):
-    """Adam (Kingma and Ba 2015, arXiv:1412.6980) whose state is in buffers, with a count of steps for each task: one
-    that is absent from a step is not touched. torch's own keeps its state beside the module that it trains.
+    """Run Adam (Kingma and Ba 2015, arXiv:1412.6980) with its state in buffers and a step count per task.
+
+    A task that is absent from a step is unchanged. torch's Adam keeps its state outside the module.
     """
 
     exp_avg: Tensor
@@ -25,7 +26,7 @@ class Adam(nn.Module):
 
     @torch.no_grad()
     def step(self, values: Tensor, gradient: Tensor, present: Tensor) -> None:
-        """Move `values` `[tasks]`, in place, at `present` `[t]` against `gradient` `[t]`."""
+        """Update `values` `[tasks]` in place at `present` `[t]` by `gradient` `[t]`."""
         gradient = gradient + self.weight_decay * values[present]
         self.steps[present] += 1
         self.exp_avg[present] = torch.lerp(self.exp_avg[present], gradient, 1 - BETA1)

@@ -1,4 +1,4 @@
-"""`aligned-mtl`: the gradients' principal components scaled alike, then averaged."""
+"""`aligned-mtl`: scale the principal components of the gradients to one size, and average."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Options(gradients.Options):
 
 
 def build(options: Options, *, tasks: Sequence[str]) -> TorchJD:
-    """The mean of the gradients after their matrix was replaced by the nearest one with equal singular values.
+    """Combine by (1/T) Σ_t Ĝ_t, Ĝ = s U Vᵀ for gradients G = U S Vᵀ `[t, p]`: all singular values become the scale s.
 
     Source: Senushkin et al. 2023, arXiv:2305.19000, algorithm 1.
     """

@@ -1,4 +1,4 @@
-"""`cagrad`: the direction near the mean gradient that lowers the worst task's loss the most."""
+"""`cagrad`: maximize the smallest decrease of a loss near the mean gradient."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Options(gradients.Options):
 
 
 def build(options: Options, *, tasks: Sequence[str]) -> TorchJD:
-    """Within `c` times its norm of the mean gradient, the direction with the largest smallest product with a gradient.
+    """Combine by argmax_d min_t ⟨G_t, d⟩ subject to ‖d − G_0‖ ≤ c ‖G_0‖, where G_0 is the mean gradient.
 
-    One task alone gets 1 + c times its gradient.
+    A single task gets 1 + c times its gradient.
 
     Source: Liu et al. 2021 (conflict-averse gradient descent), arXiv:2110.14048, algorithm 1.
     """

@@ -1,4 +1,4 @@
-"""`config`: the direction that has the same cosine with every task's gradient."""
+"""`config`: the direction with the same cosine similarity to every task's gradient."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from hft_plugins.combiners.gradient_aggregation.gramian import GramianCombiner
 
 
 class ConFIG(GramianCombiner):
-    """The direction d that has the same cosine with every gradient, as long as the gradients' projections on it add up
-    to.
+    """Combine by (Σ_t ⟨G_t, d⟩) d / ‖d‖² with d = U⁺ 1, where the rows of U `[t, p]` are the unit gradients.
 
-    torchjd's `ConFIG` finds d = U⁺·1 from the unit gradients U `[t, p]`. Since U⁺ = Uᵀ·(U·Uᵀ)⁺, d is in the span of the
-    gradients, and the matrix of their cosines, U·Uᵀ, is all that its weights need.
+    As torchjd's `ConFIG`. Since U⁺ = Uᵀ (U Uᵀ)⁺, d is in the span of the gradients, and its weights follow from the
+    matrix of their cosines, U Uᵀ, alone.
 
     Source: Liu et al. 2024, arXiv:2408.11104, equation 2.
     """

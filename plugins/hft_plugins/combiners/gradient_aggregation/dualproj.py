@@ -1,4 +1,4 @@
-"""`dualproj`: the mean gradient projected so that it conflicts with none."""
+"""`dualproj`: project the mean gradient onto the directions that conflict with no task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hft_plugins.combiners.gradient_aggregation.gramian import TorchJD
 
 
 def build(options: Options, *, tasks: Sequence[str]) -> TorchJD:
-    """The projection of the mean gradient onto the cone of directions that conflict with none of the gradients.
+    """Combine by argmin_d ‖d − G_0‖² subject to ⟨G_t, d⟩ ≥ 0 for all t, where G_0 is the mean gradient.
 
     Source: Lopez-Paz and Ranzato 2017 (gradient episodic memory), arXiv:1706.08840, equation 11.
     """

@@ -1,4 +1,4 @@
-"""`fairgrad`: the combination whose gains are shared fairly among the tasks."""
+"""`fairgrad`: combine gradients so that the decrease of the losses is alpha-fair."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Options(gradients.Options):
 
 
 class FairGrad(GramianCombiner):
-    """Weights w with G·w = w^(−1/alpha), where G is the gradients' Gramian: the alpha-fair solution.
+    """Combine by Σ_t w_t G_t, where (G Gᵀ) w = w^(−1/alpha): the alpha-fair solution.
 
     Source: Ban and Ji 2024, arXiv:2402.15638, equation 4, by torchjd's `FairGradWeighting`.
     """
@@ -33,7 +33,7 @@ class FairGrad(GramianCombiner):
     def __init__(self, tasks: tuple[str, ...], *, at: At, alpha: float) -> None:
         super().__init__(tasks, at=at)
         self.weighting = FairGradWeighting(alpha=alpha)
-        # If w solves it for G, scale^(−alpha / (1 + alpha))·w does for scale·G.
+        # If w solves it for a Gramian, scale^(−alpha / (1 + alpha))·w does for scale times that Gramian.
         self.degree = -alpha / (1 + alpha)
 
     def solve(self, gramian: Tensor, scale: Tensor, present: Tensor) -> Tensor:

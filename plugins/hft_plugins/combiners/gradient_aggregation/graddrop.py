@@ -1,4 +1,4 @@
-"""`graddrop`: in each component, the gradients of one sign only, drawn by how much that sign prevails."""
+"""`graddrop`: keep the gradients of one randomly drawn sign in each component."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from hft_plugins.combiners.gradient_aggregation.gradients import Options as Opti
 
 
 class GradDrop(GradientCombiner):
-    """For each component, a sign is drawn with the probability of its share in the gradients' absolute sum; the
-    gradients of the other sign are dropped there and the others added up.
+    """Combine by Σ_t G_t ⊙ 1[sign G_t = s], where s_i = +1 with probability ½ (1 + Σ_t G_ti / Σ_t |G_ti|).
 
     Source: Chen et al. 2020, arXiv:2010.06808, algorithm 1, without leak, by torchjd's `GradDrop`.
     """
@@ -24,7 +23,7 @@ class GradDrop(GradientCombiner):
         self.aggregator = TorchJDGradDrop()
 
     def weigh(self, gradients: Tensor, losses: Tensor, present: Tensor) -> Tensor:
-        """The factors `[t, p]`: 1 where a gradient was kept, 0 where it was dropped."""
+        """Return the factors `[t, p]`: 1 where a gradient is kept, 0 where it is dropped."""
         combined = self.aggregator(gradients)  # its sign is the one that was drawn
         return (gradients.sign() == combined.sign()).to(gradients.dtype)
 

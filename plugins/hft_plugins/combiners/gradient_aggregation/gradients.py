@@ -1,4 +1,4 @@
-"""What all combiners of gradients have: one gradient a task, taken at a point that the recipe chooses."""
+"""The base of all combiners of gradients: one gradient per task, at a point that the recipe chooses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Options(options.Options):
 
 
 class GradientCombiner(Combiner):
-    """Combines the tasks' gradients, taken `at` a point of the model."""
+    """Combine the gradients of the tasks, taken `at` a point of the model."""
 
     per_task_gradients = True
 

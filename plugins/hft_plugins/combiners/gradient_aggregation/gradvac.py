@@ -1,4 +1,4 @@
-"""`gradvac`: each task's gradient turned towards the others until it is as near to them as it used to be."""
+"""`gradvac`: rotate each gradient towards the others, up to a moving average of their cosine similarities."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ class Options(gradients.Options):
 
 
 class GradientVaccine(GramianCombiner):
-    """For each task, others are taken in a random order; where its gradient's cosine with theirs is below the moving
-    average of this pair's cosines, so much of theirs is added that it reaches it. The results are added up.
+    """Combine by Σ_i G'_i, where G'_i = G_i + Σ_j a_ij G_j with the least a_ij ≥ 0 that makes cos(G'_i, G_j) ≥ φ_ij.
 
-    This is torchjd's `GradVac`, written again because that one drops the moving averages when the number of tasks in
-    the step changes; here a pair keeps its own while one of the two is absent.
+    The j follow in random order; φ_ij is the moving average of cos(G'_i, G_j).
+
+    torchjd's `GradVac` is not used because it resets the moving averages when the number of tasks in the step changes;
+    here those of a pair are kept while one of the two is absent.
 
     Source: Wang et al. 2021, arXiv:2010.05874, algorithm 1.
     """

@@ -1,4 +1,4 @@
-"""Combiners of gradients whose weights come from the gradients' Gramian, by torchjd or by a rule of their own."""
+"""The base of combiners whose weights are a function of the gradients' Gramian."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hft_plugins.combiners.gradient_aggregation.gradients import GradientCombine
 
 
 class GramianCombiner(GradientCombiner):
-    """Combines gradients by weights that depend on their products with each other alone.
+    """Combine by Σ_t w_t G_t, where w is a function of the Gramian G Gᵀ `[t, t]` alone.
 
-    The products are divided by their scale first, so that what a solver holds for small (torchjd takes a Gramian of
-    trace under 1e-4 for zero) is small beside the gradients, which shrink as the training goes on.
+    The Gramian is divided by its scale first, so that a solver's absolute tolerance (torchjd takes a Gramian of trace
+    under 1e-4 for zero) is relative to the gradients, which shrink during training.
     """
 
     by_products = True
@@ -24,18 +24,18 @@ class GramianCombiner(GradientCombiner):
         gradients = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
         gramian = gradients @ gradients.T
         scale = gramian.diagonal().mean()
-        # No gradient at all, or one that is not finite: the step moves nothing, whatever the weights are.
+        # Without any gradient, or with a non-finite one, the weights have no effect.
         if not bool(torch.isfinite(gramian).all()) or bool(scale < torch.finfo(scale.dtype).tiny):
             return torch.ones_like(gramian[0])
         return self.solve(gramian / scale, scale, present).to(gramian)
 
     def solve(self, gramian: Tensor, scale: Tensor, present: Tensor) -> Tensor:
-        """The weights `[t]` of the present tasks' gradients, whose Gramian `[t, t]` is `scale * gramian`."""
+        """Return the weights `[t]` for present tasks with the Gramian `scale * gramian` `[t, t]`."""
         raise NotImplementedError
 
 
 class TorchJD(GramianCombiner):
-    """Weighs by one of torchjd's weightings, which must not depend on the scale of the Gramian."""
+    """Weight by one of torchjd's weightings, which must not depend on the scale of the Gramian."""
 
     def __init__(self, tasks: tuple[str, ...], *, at: At, weighting: Callable[[Tensor], Tensor]) -> None:
         super().__init__(tasks, at=at)

@@ -1,4 +1,4 @@
-"""`imtl-g`: the combination that has the same projection on every task's gradient."""
+"""`imtl-g`: the combination with the same projection onto every task's gradient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hft_plugins.combiners.gradient_aggregation.gramian import TorchJD
 
 
 def build(options: Options, *, tasks: Sequence[str]) -> TorchJD:
-    """Weights that sum to 1 and give a direction with the same projection on each task's unit gradient.
+    """Combine by d = Σ_t w_t G_t with Σ_t w_t = 1 and ⟨d, G_t⟩ / ‖G_t‖ equal for all t.
 
     Source: Liu et al. 2021 (impartial multi-task learning, gradient balance), ICLR; where the gradients are linearly
     dependent, its generalisation in arXiv:2406.16232.

@@ -1,4 +1,4 @@
-"""`mgda`: the shortest convex combination of the gradients."""
+"""`mgda`: the convex combination of the gradients with the smallest norm."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from hft_plugins.combiners.gradient_aggregation.gramian import TorchJD
 
 
 def build(options: Options, *, tasks: Sequence[str]) -> TorchJD:
-    """The point of least norm in the convex hull of the gradients, by Frank-Wolfe. No loss rises along it, and it is
-    zero where no direction lowers all of them; so also when one task's gradient is zero.
+    """Combine by argmin ‖Σ_t w_t G_t‖² over w ≥ 0, Σ_t w_t = 1, by Frank-Wolfe.
+
+    No loss increases along it. It is zero where no direction decreases all losses, such as when a gradient is zero.
 
     Source: Désidéri 2012; Sener and Koltun 2018, arXiv:1810.04650, algorithm 2.
     """

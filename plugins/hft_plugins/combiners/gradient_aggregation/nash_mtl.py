@@ -1,4 +1,4 @@
-"""`nash-mtl`: the combination that the tasks would agree on as a bargain."""
+"""`nash-mtl`: the Nash bargaining solution among the tasks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Options(gradients.Options):
 
 
 class NashBargaining(GramianCombiner):
-    """Weights w with G·w = 1/w, where G is the gradients' Gramian: the Nash bargaining solution.
+    """Combine by Σ_t w_t G_t, where (G Gᵀ) w = 1/w, with the norm limited to `max_norm`.
 
     torchjd's `FairGradWeighting` solves this equation, which is its own at alpha 1. torchjd's `NashMTL` agrees with it
     where it converges; where the sum of the gradients conflicts with one of them, it mostly gives equal weights.
@@ -33,9 +33,9 @@ class NashBargaining(GramianCombiner):
     """
 
     weights: Tensor
-    """`[tasks]` the weights found last, before `max_norm`; 0 for a task that had none yet."""
+    """`[tasks]` the latest weights, before `max_norm`; 0 for a task that had none yet."""
     steps: Tensor
-    """`[]` how often weights were asked for."""
+    """`[]` number of calls."""
 
     def __init__(self, tasks: tuple[str, ...], *, at: At, max_norm: float, update_weights_every: int) -> None:
         super().__init__(tasks, at=at)

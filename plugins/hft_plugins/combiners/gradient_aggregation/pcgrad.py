@@ -1,4 +1,4 @@
-"""`pcgrad`: each task's gradient projected away from those it conflicts with (gradient surgery)."""
+"""`pcgrad`: project each gradient onto the normal plane of those it conflicts with (gradient surgery)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from hft_plugins.combiners.gradient_aggregation.gramian import TorchJD
 
 
 def build(options: Options, *, tasks: Sequence[str]) -> TorchJD:
-    """For each task, its gradient minus its components along the gradients it has a negative product with, taken in a
-    random order; the results are added up.
+    """Combine by Σ_i G'_i, where G'_i ← G'_i − min(0, ⟨G'_i, G_j⟩) G_j / ‖G_j‖² for all j ≠ i in random order.
 
     Source: Yu et al. 2020, arXiv:2001.06782, algorithm 1.
     """

@@ -1,4 +1,4 @@
-"""`upgrad`: each gradient projected so that it conflicts with none, then averaged."""
+"""`upgrad`: project each gradient onto the directions that conflict with no task, and average."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hft_plugins.combiners.gradient_aggregation.gramian import TorchJD
 
 
 def build(options: Options, *, tasks: Sequence[str]) -> TorchJD:
-    """The mean of the gradients' projections onto the cone of directions that conflict with none of them.
+    """Combine by (1/T) Σ_t π(G_t), where π projects onto the cone {d : ⟨G_s, d⟩ ≥ 0 for all s}.
 
     Source: Quinton and Rey 2024, arXiv:2406.16232.
     """

@@ -1,4 +1,4 @@
-"""Options that give a number to each task of the stage by its name."""
+"""Read options that map task names to numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hft_core.errors import PluginError, did_you_mean
 
 
 def by_task(values: Mapping[str, float], tasks: Sequence[str], *, default: float, option: str, combiner: str) -> Tensor:
-    """`[tasks]` the numbers, in the order of the tasks; a task that is not named has `default`.
+    """Return the numbers `[tasks]` in the order of the tasks, with `default` for a task that is not named.
 
     Raises `PluginError` when a name is no task of the stage.
     """

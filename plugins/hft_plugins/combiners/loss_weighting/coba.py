@@ -1,4 +1,4 @@
-"""`coba`: weights under which the tasks' dev losses converge together."""
+"""`coba`: weights that let the dev losses of all tasks converge at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dwa`: more weight to the losses that fell least from one epoch to the next."""
+"""`dwa`: higher weights for losses that decreased less from one epoch to the next."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class DynamicWeightAverage(Combiner):
     """Σ_t weight_t · loss_t, where weight_t = T·softmax_t(rate_t / temperature) over the stage's T tasks, and rate_t is
     the mean loss of the last epoch divided by that of the epoch before; 1 until there are two.
 
-    An epoch in which a task had no step does not count for that task. torchjd's `DWA` does the same for tasks that are
-    always there, and keeps its history out of its state.
+    An epoch in which a task had no step does not count for that task. torchjd's `DWA` is not used because it needs all
+    tasks in every step and does not save its history.
 
     Source: Liu et al. 2019 (multi-task attention network), arXiv:1803.10704, equation 7.
     """

@@ -1,4 +1,4 @@
-"""`famo`: weights under which all losses fall at the same relative rate."""
+"""`famo`: weights that let all losses decrease at the same relative rate."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Options(options.Options):
 class FastAdaptive(Combiner):
     """c·Σ_t z_t·log loss_t with z = softmax(w), and c such that the losses' weights sum to 1.
 
-    After each step, the losses of its rows are computed again; the logits w of tasks whose loss fell more than the
-    weighted mean of all go down, those of the others up. torchjd's `FAMO` does the same for tasks that are always
-    there, and keeps Adam's state out of its own.
+    After each step, the losses of its rows are recomputed; the logits w of tasks whose log-loss decreased more than the
+    weighted mean decrease, those of the others increase. torchjd's `FAMO` is not used because it needs all tasks in
+    every step and does not save Adam's state.
 
     Source: Liu et al. 2023, arXiv:2306.03792, algorithm 1.
     """

@@ -1,4 +1,4 @@
-"""`geometric-mean`: the geometric mean of the losses, so that each one's relative change counts alike."""
+"""`geometric-mean`: the geometric mean of the losses, so that relative changes of all losses count equally."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gradnorm`: weights under which the tasks' gradients have norms that fit how fast each task learns."""
+"""`gradnorm`: weights that balance gradient norms by how fast each task learns."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Options(gradients.Options):
 
 
 class GradNorm(GradientCombiner):
-    """Σ_t w_t · gradient_t, on the shared parameters and on the tasks' own.
+    """Σ_t w_t · G_t, on the shared parameters and on the tasks' own.
 
-    After each step, Adam moves the weights down the gradient of Σ_t |G_t − mean(G)·r_t^alpha|, where G_t is the norm of
+    After each step, Adam updates the weights by the gradient of Σ_t |G_t − mean(G)·r_t^alpha|, where G_t is the norm of
     the weighted gradient, and r_t is loss_t / first loss_t over its mean: how far behind the task is. The targets
     mean(G)·r_t^alpha count as constants. Then the present tasks' weights are scaled to the sum that they had.
 

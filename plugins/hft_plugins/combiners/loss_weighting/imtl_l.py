@@ -1,4 +1,4 @@
-"""`imtl-l`: learned scales that bring all losses to the same size."""
+"""`imtl-l`: learned scales that make all losses equally large."""
 
 from __future__ import annotations
 

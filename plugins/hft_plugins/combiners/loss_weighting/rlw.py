@@ -1,4 +1,4 @@
-"""`rlw`: the losses weighed at random, anew at each step."""
+"""`rlw`: random weights, drawn at each step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hft_core.options import Options as Options  # `rlw` has no options of its o
 
 
 class RandomLossWeighting(Combiner):
-    """Σ_t weight_t · loss_t, the weights being the softmax of normal random numbers.
+    """Σ_t weight_t · loss_t, weight = softmax(z), z ~ N(0, I) at each step.
 
     Source: Lin et al. 2022, arXiv:2111.10603, algorithm 2, by torchjd's `Random`.
     """

@@ -1,4 +1,4 @@
-"""`stch`: a smooth form of the largest weighted loss."""
+"""`stch`: a smooth maximum of the weighted losses."""
 
 from __future__ import annotations
 

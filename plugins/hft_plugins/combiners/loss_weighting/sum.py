@@ -1,4 +1,4 @@
-"""`sum`: the tasks' mean losses added up."""
+"""`sum`: add the mean losses of the tasks, Σ_t loss_t."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from hft_core.options import Options as Options  # `sum` has no options of its o
 
 
 def build(options: Options, *, tasks: Sequence[str]) -> Combiner:
-    """The contract's own default is the sum."""
+    """Build the base combiner, which adds the losses."""
     return Combiner(tuple(tasks))

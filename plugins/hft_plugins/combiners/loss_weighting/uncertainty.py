@@ -1,4 +1,4 @@
-"""`uncertainty`: each loss weighed by a learned uncertainty of its task."""
+"""`uncertainty`: weight each loss by the learned uncertainty of its task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`weighted`: the tasks' mean losses added up, each times a fixed weight."""
+"""`weighted`: add the mean losses of the tasks, each times a fixed weight."""
 
 from __future__ import annotations
 
