@@ -1,7 +1,7 @@
-"""Checkpoints: folders that appear whole or not at all, and the newest of them that is sound.
+"""Write checkpoints atomically, and find the newest intact one.
 
-A checkpoint is written beside its place, every file is synced, a manifest with sizes and hashes comes last, and a
-rename publishes it; only then are older ones removed. Tensors are safetensors, all else is JSON: nothing in it can run.
+A checkpoint is written to a temporary folder, every file is synced, a manifest with sizes and hashes comes last, and a
+rename publishes it; only then are older ones removed. Tensors are safetensors, all else is JSON: nothing in it is code.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from hft_core.training.training_state import TrainingState
 FORMAT = 3
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "LATEST"
 _BEFORE = "~"
-"""Ends the name of a checkpoint while another is put into its place."""
+"""Suffix of a checkpoint's name while another one replaces it."""
 _NAME = re.compile(rf"\d{{4}}-\d{{8}}{_BEFORE}?")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One that was found to be whole."""
+    """An intact checkpoint."""
 
     path: Path
     state: TrainingState
@@ -45,13 +45,13 @@ class Checkpoint:
         return self.state.loop.progress.step
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors that were saved under `name`; none where there were none."""
+        """Return the tensors that were saved under `name`, if any."""
         file = self.path / f"{name}.safetensors"
         return load_file(file) if file.exists() else {}
 
 
 class Checkpoints:
-    """Those of one run."""
+    """The checkpoints of one run."""
 
     def __init__(self, folder: Path, *, recipe: str, limit: int) -> None:
         """`recipe`: the hash of the run's recipe; `limit`: how many are kept."""
@@ -69,7 +69,7 @@ class Checkpoints:
 
         `links`: tensor files to include unchanged, as hard links where possible.
 
-        Raises `RunError` when it cannot be written; the ones before are left as they are.
+        Raises `RunError` when it cannot be written; earlier ones are left as they are.
         """
         started = time.perf_counter()
         stage, step = state.stage.index, state.loop.progress.step
@@ -87,7 +87,7 @@ class Checkpoints:
             rest = f"; the last good one is {last[0]}" if last else ""
             reason = getattr(error, "strerror", None) or str(error)
             raise RunError(f"{self.folder}: a checkpoint cannot be written: {reason}{rest}") from error
-        # What has a later name is damaged: the run was taken up again from before it.
+        # Those with a later name are damaged: the run was resumed from one before them.
         good = [each for each in self._names() if each <= name]
         for old in set(self._names()) - set(good[: self.limit]):
             self._remove(self.folder / old)
@@ -130,7 +130,7 @@ class Checkpoints:
         _sync(beside)
 
     def _hash(self, path: Path) -> str:
-        """The file's hash; one that is linked into several checkpoints is read once."""
+        """Return the file's hash; a file that is linked into several checkpoints is read once."""
         status = path.stat()
         key = (status.st_ino, status.st_mtime_ns)
         if status.st_nlink == 1 or key not in self._known:
@@ -138,8 +138,8 @@ class Checkpoints:
         return self._known[key]
 
     def _put(self, beside: Path, place: Path) -> None:
-        """Publish. The checkpoint that has the place already (saved at the same step, or damaged) stays beside it under
-        another name until then, so that there is one at every moment."""
+        """Publish a checkpoint. One of the same step (damaged, or saved before a resume) keeps another name until then,
+        so that one exists at every moment."""
         before = place.with_name(place.name + _BEFORE)
         if place.exists():
             if before.exists():
@@ -149,15 +149,15 @@ class Checkpoints:
         _sync(self.folder)
 
     def _remove(self, path: Path) -> None:
-        """Take a checkpoint away such that no half of it is ever seen under its name."""
+        """Remove a checkpoint such that no half of it is ever seen under its name."""
         away = self.folder / f".{path.name}.{uuid.uuid4().hex[:8]}"
         os.rename(path, away)
         shutil.rmtree(away, ignore_errors=True)
 
     def newest(self, report: Callable[[str], None]) -> Checkpoint | None:
-        """The newest whole checkpoint; `report` is told of those that are damaged. None where there is none at all.
+        """Return the newest intact checkpoint, or None if there are none; `report` is called for damaged ones.
 
-        Raises `UsageError` when all are damaged, or when the newest whole one belongs to another recipe.
+        Raises `UsageError` when all are damaged, or when the newest intact one belongs to another recipe.
         """
         problems = []
         for name in self._names():
@@ -174,8 +174,8 @@ class Checkpoints:
         return None
 
     def clear_leftovers(self) -> None:
-        """Remove everything that is no checkpoint: what writes that were cut off left behind, and files that a stage
-        makes anew, or takes from its checkpoint."""
+        """Remove everything that is no checkpoint: temporary folders of interrupted writes, and files that a stage
+        writes again or restores from its checkpoint."""
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if path.name == LATEST or _NAME.fullmatch(path.name):
                 continue
@@ -185,14 +185,14 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
     def _names(self) -> list[str]:
-        """Published checkpoints, the newest first; of two of the same step, the one that is to stay first."""
+        """Return the names of checkpoints, the newest first; of two of the same step, the one to keep first."""
         if not self.folder.is_dir():
             return []
         names = [path.name for path in self.folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
         return sorted(names, key=lambda name: (name.removesuffix(_BEFORE), not name.endswith(_BEFORE)), reverse=True)
 
     def _checked(self, path: Path) -> Checkpoint:
-        """A checkpoint whose files are all as the manifest says."""
+        """Return a checkpoint after checking its files against the manifest."""
         manifest = _manifest_of(path)
         try:
             files = {str(name): (facts["size"], facts["sha256"]) for name, facts in manifest["files"].items()}
@@ -214,11 +214,11 @@ class Checkpoints:
 
 
 class _DamagedError(Exception):
-    """A checkpoint is not whole."""
+    """A checkpoint is not intact."""
 
 
 def _manifest_of(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint of this format."""
+    """Read the manifest of a checkpoint of this format."""
     try:
         manifest: dict[str, Any] = read_json(path / MANIFEST)
         version = manifest["format"]
@@ -230,7 +230,7 @@ def _manifest_of(path: Path) -> dict[str, Any]:
 
 
 def _sync(path: Path) -> None:
-    """Have the system write a file, or a folder's list of names, to the disk."""
+    """Flush a file, or a folder's entries, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Weights that train, in a file that appears whole or not at all."""
+"""Collect, save and load the weights that a stage trains."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ from hft_core.errors import RunError
 
 
 def trained_state(model: nn.Module, combiner: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """What the optimizer moves in the model (at the time or later: a warm-up of the heads holds the trunk still), and
-    the combiner's parameters and buffers, by name; tied ones once."""
-    moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    trained = {f"model.{name}": p for name, p in model.named_parameters() if id(p) in moved}
+    """Return the model's parameters that the optimizer has, and the combiner's parameters and buffers, by name.
+
+    Tied parameters are in it once; those that are frozen for the heads' warm-up only are in it too.
+    """
+    trainable = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = {f"model.{name}": p for name, p in model.named_parameters() if id(p) in trainable}
     return {**trained, **{f"combiner.{name}": tensor for name, tensor in combiner.state_dict(keep_vars=True).items()}}
 
 
 def save(path: Path, state: dict[str, Tensor]) -> None:
-    """Write `state` to `path`: beside it first, then renamed, so that a file of that name is always complete.
+    """Write `state` to `path` atomically: to a temporary file that is then renamed.
 
     Raises `RunError` when that fails.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}, beside)
-        with open(beside, "rb") as file:
+        save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}, temporary)
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise RunError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -52,7 +54,7 @@ def put(found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer of the model by name, tied ones once."""
+    """Return every parameter and buffer of the model by name, tied ones once."""
     found: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         found.setdefault(id(tensor), (name, tensor))
@@ -60,7 +62,7 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimizer's moments and step counts, by the number of their parameter."""
+    """Return the optimizer's moments and step counts, by the index of their parameter."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {
         f"{number}.{name}": value
@@ -70,7 +72,7 @@ def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, Tensor]) -> None:
-    """The inverse of `optimizer_state`, for an optimizer of the same parameters."""
+    """Load what `optimizer_state` returned into an optimizer of the same parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.state.clear()
     for name, value in state.items():
