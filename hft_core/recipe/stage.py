@@ -106,8 +106,7 @@ class Stage(Model):
     """Recompute the activations of the trunk's layers in the backward pass: less memory, about a third more time, the
     same gradients."""
     torch_compile: Literal["no", "yes", "auto"] = "no"
-    """Compile the trunk's layers (`torch.compile`); `auto`: if the estimated gain exceeds the cost. Results differ only
-    by rounding."""
+    """Compile the trunk's layers (`torch.compile`); `auto`: on CUDA devices. Results differ only by rounding."""
     cache_activations: Literal["auto", "no"] | DiskSize = "auto"
     """Cache the frozen layers' output on disk for rows seen more than once, up to this size; `auto`: up to 4 GB."""
 
