@@ -3,7 +3,7 @@
 Names in states and saved files stay, and hooks run around the replacement. Of nested overrides of one module the
 innermost is called. In a training stage they are nested in this order, from the outside in:
 
-1. fast dropout of the core (`hft_core.cpu_dropout`);
+1. compiled layers, or else fast dropout (`hft_core.cpu_dropout`) with 2 and 3;
 2. fast paths of the backbone (`Backbone.in_training`);
 3. fast paths of the strategy (`Strategy.in_training`);
 4. layers that collect per-task gradients, for one pass;
