@@ -3,10 +3,11 @@
 torch draws one random number for each value. Here a number of 64 bits, from torch's own generator, decides about four
 values. Other values are dropped than torch would drop, with the same probability.
 
-In float32, with torch's attention, LoRA training steps of MiniLM-L6 (16 rows of 70 tokens) took 1.07 times as long with
-torch's dropout (0.99 to 1.15 over 8 paired rounds). Other shapes gained less: 1.04 for 16 rows of 25 tokens, 1.03 for 32
-of 70, and 1.01 and 1.02 in full fine-tuning of 32 rows of 25 and 70. CPU time, one thread of a busy AMD EPYC without
-fast bfloat16, 2026-11-29.
+In float32, with torch's attention, LoRA training steps of MiniLM-L6 (16 rows of 70 tokens) took 1.07 times as long
+with torch's dropout (0.99 to 1.15 over 8 paired rounds), and 1.02 in a second run (0.93 to 1.18). Other shapes: 1.04
+for 16 rows of 25 tokens, 1.03 for 32 of 70, and 1.01 and 1.02 in full fine-tuning of 32 rows of 25 and 70. Together
+with the attention of `Backbone.in_training`: 1.12 and 1.11, others 1.06 to 1.10. CPU time, one thread of a busy AMD
+EPYC without fast bfloat16, 2026-11-29.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ that are masked completely, of which there are none. This is the `eager` attenti
 `sdpa` and the dropout of `hft_core.cpu_dropout`.
 
 In float32, with torch's dropout elsewhere, LoRA training steps of MiniLM-L6 (16 rows of 70 tokens) took 1.06 times as
-long with `sdpa` (0.98 to 1.12 over 8 paired rounds), and 1.05 in full fine-tuning of 32 such rows (0.96 to 1.08 over 6).
-Other shapes gained less: 1.04 for 32 rows under LoRA, and 1.04 and 1.01 for rows of 25 tokens. CPU time, one thread of a
-busy AMD EPYC without fast bfloat16, 2026-11-29.
+long with `sdpa` (0.98 to 1.12 over 8 paired rounds), 1.07 in a second run (1.00 to 1.09), and 1.05 in full fine-tuning
+of 32 such rows (0.96 to 1.08 over 6). Other shapes: 1.04 for 32 rows under LoRA, 1.04 and 1.01 for rows of 25 tokens.
+CPU time, one thread of a busy AMD EPYC without fast bfloat16, 2026-11-29.
 """
 
 from __future__ import annotations
