@@ -1,9 +1,8 @@
-"""A trunk whose own weights are divided among the processes while a stage trains (FSDP2: `fully_shard` of torch).
+"""Shard the trunk's own weights across processes while a stage trains (FSDP2: torch's `fully_shard`).
 
-Each of the trunk's layers, and what is around them, is put together for as long as it computes; of weights, gradients
-and moments each process keeps its share. Heads, and what a strategy adds to the trunk, are small and stay whole in each
-process. Outside of stages the model is an ordinary one: `divide` at the beginning of a stage, `Division.undo` at its
-end.
+Each layer of the trunk, and the trunk around them, is unsharded while it computes; each process keeps its shard of
+weights, gradients and moments. Heads, and what a strategy adds to the trunk, are small and replicated. Outside of
+stages the model is an ordinary one: `divide` at the start of a stage, `Division.undo` at its end.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from hft_core.model.hybrid import HybridModel
 
 @dataclass
 class Division:
-    """What was divided, and how it was before."""
+    """What was sharded, and its state before."""
 
     modules: list[tuple[nn.Module, type[nn.Module]]] = field(default_factory=list)
-    """Those that put their weights together when they compute, and what class they were of."""
+    """The modules that unshard their weights when they compute, with their original class."""
     held: list[tuple[nn.Module, str, nn.Parameter]] = field(default_factory=list)
-    """Each divided parameter as it was (empty meanwhile), with the module and the attribute that it belongs to."""
+    """Each sharded parameter's original (empty meanwhile), with its module and attribute."""
     marks: list[tuple[nn.Module, set[str]]] = field(default_factory=list)
     """Attributes that `fully_shard` left on modules."""
 
     def undo(self) -> None:
-        """Put the trunk together in every process: the same parameters, with the values that they have now."""
+        """Restore the original parameters in every process, with their present values."""
         filled: set[int] = set()
         for module, name, original in self.held:
             divided = getattr(module, name)
@@ -56,10 +55,10 @@ class Division:
 
 
 def divide(model: HybridModel, own: Collection[int], machine: Machine) -> Division:
-    """Divide the trunk's own weights among all processes, where that is wanted; `own`: the ids of the parameters that
+    """Shard the trunk's own weights across all processes, if the run is sharded; `own`: the ids of the parameters that
     it was opened with.
 
-    What a head shares with the trunk (tied embeddings) stays whole: the head reads it outside of the trunk's passes.
+    What a head shares with the trunk (tied embeddings) is replicated: the head reads it outside of the trunk's passes.
     """
     division = Division()
     if not machine.sharded:
@@ -82,14 +81,14 @@ def divide(model: HybridModel, own: Collection[int], machine: Machine) -> Divisi
         division.modules.append((module, kind))
     division.marks = [(module, set(vars(module)) - names) for module, names in before]
     for _, _, original in division.held:
-        original.data = original.data.new_empty(0)  # its values are in the shares now
+        original.data = original.data.new_empty(0)  # its values are in the shards now
     return division
 
 
 @contextmanager
 def put_together(trunk: nn.Module) -> Iterator[None]:
-    """Inside, every process has all of a divided trunk: its parts may be called one by one, and each process makes as
-    many passes as it likes. Not for training."""
+    """Unshard the trunk inside the context: its modules may be called one by one, and each process may make another
+    number of passes. Not for training."""
     parts = [module for module in trunk.modules() if isinstance(module, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)

@@ -1,7 +1,7 @@
-"""Gradient checkpointing: a layer's inner values are computed again in the backward pass instead of being kept.
+"""Turn gradient checkpointing on or off: layers recompute their activations in the backward pass.
 
-Less memory for about a third more time. Same gradients: the second pass draws the dropout of the first. Source: Chen et
-al. 2016 (arXiv:1604.06174), as transformers' models have it.
+Takes less memory and about a third more time, with the same gradients: the second pass draws the dropout of the first.
+Source: Chen et al. 2016 (arXiv:1604.06174), as implemented in transformers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage
 
 SETTINGS = {"use_reentrant": False}
-"""Of `torch.utils.checkpoint`: the form that asks for no gradient of what the first layer takes."""
+"""Of `torch.utils.checkpoint`: the variant that needs no gradient of the first layer's input."""
 
 
 def set_for(stage: Stage, model: HybridModel) -> None:
@@ -26,11 +26,11 @@ def set_for(stage: Stage, model: HybridModel) -> None:
         if any(getattr(module, "gradient_checkpointing", False) for module in trunk.modules()):
             _disable(trunk)
         return
-    told = f"stage '{stage.name}': gradient_checkpointing is true, and"
+    message = f"stage '{stage.name}': gradient_checkpointing is true, and"
     if not getattr(trunk, "supports_gradient_checkpointing", False):
-        raise RecipeError(f"{told} the trunk ({type(trunk).__name__}) has none")
+        raise RecipeError(f"{message} the trunk ({type(trunk).__name__}) has none")
     if not model.strategy.recomputes:
-        raise RecipeError(f"{told} its strategy gives the layers what is lost when they are computed again")
+        raise RecipeError(f"{message} its strategy gives the layers what is lost when they are computed again")
     _enable(trunk)
 
 
@@ -42,7 +42,7 @@ def _enable(trunk: Any) -> None:
         trunk.activation_checkpointing_enable(activation_checkpointing_kwargs=SETTINGS)
     else:
         trunk.gradient_checkpointing_enable(gradient_checkpointing_kwargs=SETTINGS)
-    # Only the other form needs the gradient of the embeddings; frozen layers would no longer be the end of the pass.
+    # Only the reentrant variant needs the embeddings' gradient, with which frozen layers would have a backward pass.
     trunk.disable_input_require_grads()
 
 

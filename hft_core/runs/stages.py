@@ -45,7 +45,7 @@ from hft_core.training.stage_setup import StageSetup
 from hft_core.training.training_state import StageState
 
 HEAD_WARMUP_SHARE = 0.1
-"""Share of a stage's steps in which fresh heads train on a trunk that stands still."""
+"""Share of a stage's steps in which fresh heads train on a frozen trunk."""
 SAMPLE_ROWS = 8
 """Dev rows on which a metric is looked for before training."""
 
