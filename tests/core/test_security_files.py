@@ -18,8 +18,8 @@ from hft_core.data import loading
 from hft_core.data.readers import gzip_stream
 from hft_core.errors import UsageError
 from hft_core.recipe import recipe_file
-from hft_core.runtime.files import read_json
-from hft_core.training.checkpoint import Checkpoints, sha256
+from hft_core.runtime.files import file_hash, read_json
+from hft_core.training.checkpoint import Checkpoints
 
 BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghi"))
 
@@ -109,7 +109,9 @@ def test_a_manifest_names_no_file_outside_of_its_checkpoint(name: str, tmp_path:
     place = tmp_path / "checkpoints" / "0000-00000001"
     place.mkdir(parents=True)
     target = place / name
-    facts = {"size": target.stat().st_size, "sha256": sha256(target)} if target.exists() else {"size": 1, "sha256": ""}
+    facts = (
+        {"size": target.stat().st_size, "sha256": file_hash(target)} if target.exists() else {"size": 1, "sha256": ""}
+    )
     (place / "state.json").write_text("{}")
     (place / "manifest.json").write_text(json.dumps({"format": 1, "recipe": "r", "files": {name: facts}}))
     told: list[str] = []
