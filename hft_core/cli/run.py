@@ -145,6 +145,7 @@ def run_source(
     from hft_core.runtime import signals
 
     resolved = resolved_of(source, catalogue)  # before torch is imported: a wrong recipe is told at once
+    from hft_core.runs.opening import RunOptions
     from hft_core.runs.runner import run_resolved
 
     progress = observer() if launch.leads() else None
@@ -153,16 +154,10 @@ def run_source(
         from hft_core.runs.profiler import StepProfiler
 
         observers.append(StepProfiler(folder))
+    options = RunOptions(output=folder, observers=observers, trust_remote_code=trust_remote_code, resume=resume)
     try:
         with signals.listening():
-            return run_resolved(
-                resolved,
-                catalogue,
-                output=folder,
-                observers=observers,
-                trust_remote_code=trust_remote_code,
-                resume=resume,
-            )
+            return run_resolved(resolved, catalogue, options)
     except signals.Interrupted as stopped:
         raise signals.Interrupted(stopped.number, f"; go on with: hft resume {folder}") from stopped
     finally:

@@ -21,7 +21,7 @@ from hft_core.cli.run import (
 from hft_core.cli.terminal import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from hft_core.runs.validate import StageOutlook
+    from hft_core.runs.validate import StageForecast
 
 
 def validate(
@@ -40,28 +40,28 @@ def validate(
     from hft_core.recipe import recipe_file
     from hft_core.runs.validate import inspect
 
-    outlook = inspect(resolved, trust_remote_code=trust_remote_code)
+    report = inspect(resolved, trust_remote_code=trust_remote_code)
     if as_json:
-        rest = {"rows": outlook.rows, "examples": outlook.examples, "stages": [asdict(s) for s in outlook.stages]}
-        print_json({"recipe": outlook.recipe.model_dump(mode="json"), **rest})
+        rest = {"rows": report.rows, "examples": report.examples, "stages": [asdict(s) for s in report.stages]}
+        print_json({"recipe": report.recipe.model_dump(mode="json"), **rest})
         return
-    for line in recipe_file.dump(outlook.recipe).splitlines():
+    for line in recipe_file.dump(report.recipe).splitlines():
         say(line)
     say()
     splits = ("train", "dev", "test")
     print_table(
         ("task", "rows: train", "dev", "test", "examples: train", "dev", "test"),
         [
-            (name, *(rows.get(s, "–") for s in splits), *(outlook.examples[name].get(s, "–") for s in splits))
-            for name, rows in outlook.rows.items()
+            (name, *(rows.get(s, "–") for s in splits), *(report.examples[name].get(s, "–") for s in splits))
+            for name, rows in report.rows.items()
         ],
     )
     say()
     headings = ("stage", "strategy", "combiner", "steps", "trains of the trunk", "of heads", "memory, about")
-    print_table(headings, [_row(stage) for stage in outlook.stages])
+    print_table(headings, [_row(stage) for stage in report.stages])
 
 
-def _row(stage: StageOutlook) -> tuple[object, ...]:
+def _row(stage: StageForecast) -> tuple[object, ...]:
     return (
         stage.name,
         stage.strategy or "–",

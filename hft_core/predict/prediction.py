@@ -178,6 +178,6 @@ def _plan(saved: Trained, examples: Mapping[str, Examples], machine: Machine) ->
 
 def _machine(saved: Trained) -> Machine:
     if saved.machine is None:
-        saved.machine = distributed.find(saved.resolved.recipe.precision)
+        saved.machine = distributed.find("fp32" if saved.resolved.recipe.precision == "fp32" else "auto")
     saved.model.to(saved.machine.device)
     return saved.machine

@@ -26,7 +26,7 @@ HostData = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Material:
+class BuiltRun:
     """Everything that a recipe's stages need, built and checked."""
 
     resolved: Resolved
@@ -40,7 +40,7 @@ class Material:
         return {task: self.model.head(task) for task in self.resolved.heads}
 
 
-def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool) -> Material:
+def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool) -> BuiltRun:
     """Load and check the data, open the backbone, build the heads, tokenise.
 
     Raises `DataError`, `PluginError`, `RecipeError` or `ModelError`: whatever is wrong is found before training.
@@ -50,7 +50,7 @@ def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool
     backbone = open_backbone(resolved, trust_remote_code=trust_remote_code)
     _refuse_routed_rows(resolved, backbone)
     model = attach(backbone, heads)
-    return Material(resolved, rows, model, tokenise(resolved, rows, model))
+    return BuiltRun(resolved, rows, model, tokenise(resolved, rows, model))
 
 
 def build_heads(resolved: Resolved) -> dict[str, Head]:

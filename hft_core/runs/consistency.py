@@ -1,56 +1,60 @@
-"""What the processes of a run must have in common before they begin, where each machine has files of its own."""
+"""Check that all processes of a run begin with the same checkpoint, rows and weights."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from hft_core.device.process_group import ProcessGroup
 from hft_core.errors import UsageError
-from hft_core.runs.assembly import Material
+from hft_core.runs.assembly import BuiltRun
+from hft_core.runtime.run_folder import RunFolder
 from hft_core.training.checkpoint import Checkpoint
 
 SAMPLE = 4096
 """Values of each tensor that are compared."""
 
 
-def check_same_start(group: ProcessGroup, material: Material, at: Checkpoint | None, folder: Path | None) -> None:
-    """Raise `UsageError` in all processes where they would not go on from one checkpoint, or have not read the same
-    rows or the same model. All must call it."""
+def check_same_start(
+    group: ProcessGroup, built: BuiltRun, resume_from: Checkpoint | None, folder: RunFolder | None
+) -> None:
+    """Check that all processes would begin from the same state; all must call it.
+
+    Raises `UsageError` in all of them when they found different checkpoints, or read different rows or weights.
+    """
     if group.world_size == 1:
         return
-    checkpoints = group.all_gather("none" if at is None else at.path.name)
-    if other := _odd_one(checkpoints):
+    checkpoints = group.all_gather("none" if resume_from is None else resume_from.path.name)
+    if rank := _first_different(checkpoints):
+        path = None if folder is None else folder.path
         raise UsageError(
-            f"process {other} finds the checkpoint {checkpoints[other]} in '{folder}', and process 0 finds "
+            f"process {rank} finds the checkpoint {checkpoints[rank]} in '{path}', and process 0 finds "
             f"{checkpoints[0]}: expected a run folder that all machines see, or that of the first copied to all"
         )
-    for what, mine in (("data", _rows(material)), ("model", _weights(material))):
-        everywhere = group.all_gather(mine)
-        for name in dict.fromkeys(name for found in everywhere for name in found):
-            if other := _odd_one([found.get(name) for found in everywhere]):
-                raise UsageError(
-                    f"process {other} has another {what} than process 0 ({name}): expected the same in all"
-                )
+    for what, own in (("data", _row_hashes(built)), ("model", _weight_hashes(built))):
+        by_rank = group.all_gather(own)
+        for name in dict.fromkeys(name for hashes in by_rank for name in hashes):
+            if rank := _first_different([hashes.get(name) for hashes in by_rank]):
+                raise UsageError(f"process {rank} has another {what} than process 0 ({name}): expected the same in all")
 
 
-def _odd_one(found: Sequence[object]) -> int:
-    """The first process whose value is not that of process 0; 0 where there is none."""
-    return next((rank for rank, value in enumerate(found) if value != found[0]), 0)
+def _first_different(values: Sequence[object]) -> int:
+    """Return the first rank whose value differs from that of rank 0; 0 where there is none."""
+    return next((rank for rank, value in enumerate(values) if value != values[0]), 0)
 
 
-def _rows(material: Material) -> dict[str, int]:
+def _row_hashes(built: BuiltRun) -> dict[str, int]:
+    """Return a hash of the tokenized rows of each task and split."""
     return {
         f"task '{task}', {split}": examples.fingerprint()
-        for split, tasks in material.examples.items()
+        for split, tasks in built.examples.items()
         for task, examples in tasks.items()
     }
 
 
-def _weights(material: Material) -> dict[str, int]:
-    """A number for the first values of each tensor of the trunk."""
-    firsts = {
-        name: p.detach().reshape(-1)[:SAMPLE].float().cpu() for name, p in material.model.trunk.named_parameters()
+def _weight_hashes(built: BuiltRun) -> dict[str, int]:
+    """Return a hash of the first values of each of the trunk's tensors."""
+    return {
+        name: zlib.crc32(parameter.detach().reshape(-1)[:SAMPLE].float().cpu().numpy().tobytes())
+        for name, parameter in built.model.trunk.named_parameters()
     }
-    return {name: zlib.crc32(first.numpy().tobytes()) for name, first in firsts.items()}

@@ -9,7 +9,6 @@ from typing import Any
 
 from hft_core import events
 from hft_core.hooks import hookimpl
-from hft_core.runtime.run_folder import LOG_FILE
 from hft_core.sanitize import finite, json_text, without_passwords
 
 
@@ -17,8 +16,8 @@ class RunLog:
     """Appends a line for each event; steps every `every` steps, and always when one was skipped. Of the others there is
     the weight that each task was given, where there are several."""
 
-    def __init__(self, folder: Path, every: int) -> None:
-        self.path = folder / LOG_FILE
+    def __init__(self, path: Path, every: int) -> None:
+        self.path = path
         self.every = every
 
     @hookimpl

@@ -1,29 +1,55 @@
-"""The model card of a run: `README.md` with the front matter that model hubs read."""
+"""Write the model card of a run: `README.md` with the metadata that model hubs read."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hft_core.head import Head
 from hft_core.recipe import recipe_file
 from hft_core.results import RunResult, Scores, StageResult
-from hft_core.runs.assembly import Material
+from hft_core.runs.assembly import BuiltRun
+from hft_core.sanitize import plain
+
+HUB_TASKS = {
+    "SequenceClassification": "text-classification",
+    "TokenClassification": "token-classification",
+    "QuestionAnswering": "question-answering",
+    "MultipleChoice": "multiple-choice",
+    "MaskedLM": "fill-mask",
+    "Seq2SeqLM": "text2text-generation",
+    "ConditionalGeneration": "text2text-generation",
+    "CausalLM": "text-generation",
+}
+"""The hub's name of a task, by how the class of transformers ends that has trunk and head together."""
+OTHER_TASK = "other"
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+HUB_SPLITS = {"dev": "validation", "test": "test"}
+"""The hub's names of hft's splits."""
 
 
-def card(result: RunResult, material: Material, *, adapter_base: str) -> str:
-    """What was trained from what, how it scores, and how it is opened.
+def card(result: RunResult, built: BuiltRun, *, adapter_base: str) -> str:
+    """Return the text of the card: what was trained from what, its scores, and how to open it.
 
     `adapter_base`: the model that the adapters in the tasks' folders belong on; empty where those hold whole models.
     """
-    recipe = material.resolved.recipe
+    recipe = built.resolved.recipe
     base = str(recipe.backbone.options.get("model", ""))
+    title = f"{Path(base).name} adapted by hybrid fine-tuning"
+    metadata = ModelCardData(
+        base_model=base if _is_on_hub(base) else None,
+        library_name=_library(built, adapter_base),
+        tags=["hybrid-fine-tuning"],
+        model_name=plain(title),
+        eval_results=list(_eval_results(result, built.heads)),
+    )
     sections = [
-        _front_matter(base, _library(material, adapter_base)),
-        f"# {_plain(Path(base).name)} adapted by hybrid fine-tuning\n",
+        f"# {_plain(title)}\n",
         f"Base model: {_code(base)}. Tasks: {', '.join(f'`{task}`' for task in recipe.tasks)}.\n",
         "## Scores\n",
         _scores(result),
@@ -31,26 +57,48 @@ def card(result: RunResult, material: Material, *, adapter_base: str) -> str:
         _stages(result.stages),
         *(["## Warnings\n", *(f"- {_plain(warning)}" for warning in result.warnings), ""] if result.warnings else []),
         "## Use\n",
-        _use(material, adapter_base),
+        _use(built, adapter_base),
         "## Recipe\n",
         f"<details><summary>recipe.yaml</summary>\n\n{_block('yaml', recipe_file.dump(recipe))}\n</details>\n",
         "## Framework versions\n",
         *(f"- {name} {version}" for name, version in result.versions.items()),
         f"- Python plugins: {', '.join(sorted({_plugin(plugin) for plugin in result.plugins}))}",
     ]
-    return "\n".join(sections) + "\n"
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n" + "\n".join(sections) + "\n"))
 
 
-def _library(material: Material, adapter_base: str) -> str:
-    """What opens the tasks' folders."""
+def _is_on_hub(model: str) -> bool:
+    """Return whether `model` is a name on the hub; a path of this machine does not belong into metadata."""
+    return _HUB_NAME.fullmatch(model) is not None and not Path(model).exists()
+
+
+def _library(built: BuiltRun, adapter_base: str) -> str:
+    """Return the name of the library that opens the tasks' folders."""
     if not adapter_base:
         return "transformers"
-    return "peft" if material.model.strategy.plain else "hft"
+    return "peft" if built.model.strategy.plain else "hft"
 
 
-def _front_matter(base: str, library: str) -> str:
-    facts = {"library_name": library, "base_model": base, "tags": ["hybrid-fine-tuning"]}
-    return f"---\n{yaml.safe_dump(facts, sort_keys=False)}---\n"
+def _eval_results(result: RunResult, heads: Mapping[str, Head]) -> Iterator[EvalResult]:
+    """Yield the final scores for the metadata's `model-index`; those that are not finite are left out."""
+    for split, scores in result.final.items():
+        for task, metrics in scores.items():
+            for metric, value in metrics.items():
+                if math.isfinite(value):
+                    yield EvalResult(
+                        task_type=_hub_task(heads[task]),
+                        dataset_type=plain(task),
+                        dataset_name=plain(task),
+                        dataset_split=HUB_SPLITS.get(split, split),
+                        metric_type=plain(metric),
+                        metric_value=round(value, 6),
+                    )
+
+
+def _hub_task(head: Head) -> str:
+    """Return the hub's name of what a head does."""
+    plain_class = head.family.plain_class if head.family is not None else ""
+    return next((task for end, task in HUB_TASKS.items() if plain_class.endswith(end)), OTHER_TASK)
 
 
 def _scores(result: RunResult) -> str:
@@ -79,11 +127,11 @@ def _stages(stages: tuple[StageResult, ...]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _use(material: Material, adapter_base: str) -> str:
+def _use(built: BuiltRun, adapter_base: str) -> str:
     """How each task's folder is opened, by plain libraries where they can."""
     lines = []
-    plain = not adapter_base or material.model.strategy.plain
-    for task, head in material.heads.items():
+    plain = not adapter_base or built.model.strategy.plain
+    for task, head in built.heads.items():
         if head.family is None or not plain:
             lines.append(f"# {task}: `hft predict RUN --task {task}`")
             continue

@@ -17,7 +17,7 @@ from hft_core import events
 from hft_core.device.clock import PARTS, RANGE
 from hft_core.hooks import hookimpl
 from hft_core.runtime.files import write_text
-from hft_core.runtime.run_folder import PROFILE_FOLDER
+from hft_core.runtime.run_folder import RunFolder
 
 TRACE_FILE, TABLE_FILE = "trace.json", "table.md"
 WARM_STEPS, STEPS = 3, 5
@@ -35,7 +35,7 @@ class StepProfiler:
 
     def __init__(self, run: Path) -> None:
         """`run`: the folder of the run."""
-        self.folder = run / PROFILE_FOLDER
+        self.folder = RunFolder(run).profile
         self._place, self._first, self._last = self.folder, 0, 0
         self._running: profile | None = None
         self._on_gpu = False

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
-from pathlib import Path
 
 from hft_core import events
 from hft_core.device import failures
@@ -34,15 +33,15 @@ class Session:
     def __init__(
         self,
         stages: Stages,
-        turn: RunLock,
-        folder: Path | None,
+        lock: RunLock,
+        folder: RunFolder | None,
         *,
         started: float,
         problems: Sequence[str],
-        held: ExitStack,
+        resources: ExitStack,
     ) -> None:
-        self._stages, self._turn, self._folder = stages, turn, folder
-        self._started, self._problems, self._held = started, problems, held
+        self._stages, self._lock, self._folder = stages, lock, folder
+        self._started, self._problems, self._resources = started, problems, resources
         self._over = False
         self.machine: Machine | None = stages.machine
         """Where it computes."""
@@ -90,7 +89,7 @@ class Session:
             seconds = time.perf_counter() - self._started
             result = _result(self._stages, self.done, self._folder, seconds, self._problems)
             if self._folder is not None and self._stages.machine.group.is_main:
-                _write(result, self._stages, RunFolder(self._folder))
+                _write(result, self._stages, self._folder)
             self.result = result
             self._stages.observers.emit("run_finished", events.RunFinished(result=result))
         self.close()
@@ -111,10 +110,10 @@ class Session:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """A turn, unless the session is over; an error inside ends it."""
+        """Hold the run's lock, unless the session is over; an error inside ends the session."""
         if self._over:
             raise UsageError("the session is over: open another")
-        with self._turn:
+        with self._lock:
             try:
                 with failures.propagate_failure():
                     yield
@@ -127,27 +126,27 @@ class Session:
         if self._over:
             return
         self._over = True
-        with self._held:
+        with self._resources:
             if self.result is None:
                 self._stages.observers.emit("run_failed", events.RunFailed(stage=self._stages.name, error=error))
 
 
 def _result(
-    stages: Stages, done: Sequence[StageResult], folder: Path | None, seconds: float, problems: Sequence[str]
+    stages: Stages, done: Sequence[StageResult], folder: RunFolder | None, seconds: float, problems: Sequence[str]
 ) -> RunResult:
     """The scores of all tasks on all splits, with what the stages found."""
-    material, where = stages.material, stages.machine
-    stages.measure(material.heads)
-    test = stages.score("test", tuple(material.heads), done[-1].best_step)
+    built, where = stages.material, stages.machine
+    stages.measure(built.heads)
+    test = stages.score("test", tuple(built.heads), done[-1].best_step)
     warnings = [f"stage '{stage.name}': {warning}" for stage in done for warning in stage.warnings]
     return RunResult(
-        folder=folder,
+        folder=None if folder is None else folder.path,
         final={"dev": stages.scores, "test": test},
-        main_metrics={task: head.main_metric for task, head in material.heads.items()},
+        main_metrics={task: head.main_metric for task, head in built.heads.items()},
         base_lm_loss={
             task: {"before": first["loss"], "after": stages.scores[task]["loss"]}
             for task, first in _first_known(done).items()
-            if not material.heads[task].supervised and task in stages.scores
+            if not built.heads[task].supervised and task in stages.scores
         },
         stages=tuple(done),
         seconds=seconds,
@@ -155,7 +154,7 @@ def _result(
         precision=where.precision.name,
         precision_reason=where.precision.reason,
         versions={name: metadata.version(name) for name in VERSIONS_OF if _installed(name)},
-        plugins=tuple(material.resolved.providers()),
+        plugins=tuple(built.resolved.providers()),
         warnings=(*warnings, *problems),
     )
 

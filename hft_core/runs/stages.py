@@ -28,10 +28,10 @@ from hft_core.recipe.resolve import ResolvedStage
 from hft_core.recipe.stage import DEFAULT_EPOCHS, Stage
 from hft_core.results import Scores, StageResult
 from hft_core.runs import assembly, stage_report
-from hft_core.runs.assembly import Material
+from hft_core.runs.assembly import BuiltRun
 from hft_core.runs.stage_report import Counts, plugin_name
 from hft_core.runtime import random_state
-from hft_core.runtime.run_folder import CHECKPOINT_FOLDER, COMBINER_FOLDER
+from hft_core.runtime.run_folder import RunFolder
 from hft_core.strategy import Strategy
 from hft_core.training import weights
 from hft_core.training.checkpoint import Checkpoint
@@ -71,7 +71,7 @@ def head_steps_of(stage: Stage, steps: int, *, fresh: bool, trunk_trains: bool) 
     return round(HEAD_WARMUP_SHARE * steps) if fresh and trunk_trains else 0
 
 
-def plan_of(stage: Stage, material: Material, index: int) -> tuple[Plan, int]:
+def plan_of(stage: Stage, material: BuiltRun, index: int) -> tuple[Plan, int]:
     """The stage's plan, and the units in one of its epochs."""
     lengths = {task: material.examples["train"][task].lengths for task in stage.tasks}
     counts = {task: len(values) for task, values in lengths.items()}
@@ -117,7 +117,7 @@ def begin(resolved: ResolvedStage, model: HybridModel) -> tuple[Strategy, Combin
     return strategy, combiner, counts
 
 
-def selection_of(stage: Stage, material: Material, machine: Machine) -> Selection:
+def selection_of(stage: Stage, material: BuiltRun, machine: Machine) -> Selection:
     """The stage's rule for the best weights; a metric that it names is looked for on a few rows before training."""
     selection = Selection(stage, material.heads)
     dev = material.examples["dev"]
@@ -136,10 +136,10 @@ def selection_of(stage: Stage, material: Material, machine: Machine) -> Selectio
 class Stages:
     """The stages of a run, one after another on one model."""
 
-    material: Material
+    material: BuiltRun
     machine: Machine
     observers: Observers
-    folder: Path
+    folder: RunFolder
     """Where the best weights are kept while training."""
     name: str = ""
     """Of the stage that runs."""
@@ -220,8 +220,7 @@ class Stages:
         with ActivationCache(model, self.execution, self.machine) as cache:
             progress = StageLoop(setup, checkpoints).run(cache, resume_from)
         if combiner.state_dict() and self.machine.group.is_main:
-            place = self.folder / COMBINER_FOLDER / f"{index + 1}-{stage.name}.safetensors"
-            weights.save(place, combiner.state_dict())
+            weights.save(self.folder.combiner_state(index, stage.name), combiner.state_dict())
         for task in stage.tasks:
             model.head(task).pretrained = True
         still_true = {} if moves else {task: s for task, s in before.items() if task not in stage.tasks}
@@ -253,7 +252,7 @@ class Stages:
         """Save the model as earlier stages left it, a file that all checkpoints of the stage contain."""
         if index == 0 or self.scheduler is None:
             return {}
-        path = self.folder / CHECKPOINT_FOLDER / f"{index + 1}-{self.name}.base.safetensors"
+        path = self.folder.base_weights(index, self.name)
         with self.machine.clock.part(SAVING):
             weights.save(path, weights.whole_state(self.material.model))
         return {"base": path}
@@ -331,7 +330,7 @@ class Stages:
             selection=selection_of(stage, material, self.machine),
             adaptive_mixture=AdaptiveMixture(stage.sampling, stage.tasks),
             observers=self.observers,
-            best_file=self.folder / CHECKPOINT_FOLDER / f"{index + 1}-{stage.name}.safetensors",
+            best_file=self.folder.best_weights(index, stage.name),
         )
 
 

@@ -12,7 +12,7 @@ from hft_core.recipe.resolve import Resolved
 from hft_core.recipe.schema import Recipe
 from hft_core.recipe.stage import Stage
 from hft_core.runs import assembly
-from hft_core.runs.assembly import HostData, Material
+from hft_core.runs.assembly import BuiltRun, HostData
 from hft_core.runs.stage_report import plugin_name
 from hft_core.runs.stages import begin, plan_of, selection_of
 from hft_core.runtime.run_lock import exclusive
@@ -25,7 +25,7 @@ et al. 2022, arXiv:2205.05198, without attention scores, which fused attention d
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOutlook:
+class StageForecast:
     """One stage, not run."""
 
     name: str
@@ -42,7 +42,7 @@ class StageOutlook:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
+class ValidationReport:
     """What a recipe would do."""
 
     recipe: Recipe
@@ -51,33 +51,35 @@ class Outlook:
     """By task and split."""
     examples: dict[str, dict[str, int]]
     """The same after tokenising, where long texts may have become several examples."""
-    stages: tuple[StageOutlook, ...]
+    stages: tuple[StageForecast, ...]
 
 
 @exclusive
-def inspect(resolved: Resolved, *, host_data: HostData | None = None, trust_remote_code: bool = False) -> Outlook:
+def inspect(
+    resolved: Resolved, *, host_data: HostData | None = None, trust_remote_code: bool = False
+) -> ValidationReport:
     """Load and check everything that the recipe names, and apply its strategies in turn.
 
     Raises what `hft_core.run` raises before training.
     """
-    material = assembly.assemble(resolved, host_data=host_data or {}, trust_remote_code=trust_remote_code)
-    _check_metrics(material)
-    return Outlook(
+    built = assembly.assemble(resolved, host_data=host_data or {}, trust_remote_code=trust_remote_code)
+    _check_metrics(built)
+    return ValidationReport(
         recipe=resolved.recipe,
-        rows={task: {split: len(part) for split, part in splits.items()} for task, splits in material.rows.items()},
-        examples=_by_task({s: {task: len(part) for task, part in e.items()} for s, e in material.examples.items()}),
-        stages=_stages(material),
+        rows={task: {split: len(part) for split, part in splits.items()} for task, splits in built.rows.items()},
+        examples=_by_task({s: {task: len(part) for task, part in e.items()} for s, e in built.examples.items()}),
+        stages=_stages(built),
     )
 
 
-def _check_metrics(material: Material) -> None:
+def _check_metrics(built: BuiltRun) -> None:
     """Raise `RecipeError` for a metric that a stage names and that its task has not."""
-    naming = [each.stage for each in material.resolved.stages if each.stage.metric_for_best_model]
+    naming = [each.stage for each in built.resolved.stages if each.stage.metric_for_best_model]
     if naming:
         machine = distributed.find("fp32")
-        material.model.to(machine.device)
+        built.model.to(machine.device)
         for stage in naming:
-            selection_of(stage, material, machine)
+            selection_of(stage, built, machine)
 
 
 def _by_task(by_split: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
@@ -85,15 +87,15 @@ def _by_task(by_split: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, i
     return {task: {split: counts[task] for split, counts in by_split.items() if task in counts} for task in tasks}
 
 
-def _stages(material: Material) -> tuple[StageOutlook, ...]:
+def _stages(built: BuiltRun) -> tuple[StageForecast, ...]:
     found = []
-    model = material.model
-    for index, resolved in enumerate(material.resolved.stages):
+    model = built.model
+    for index, resolved in enumerate(built.resolved.stages):
         stage = resolved.stage
         _, _, counts = begin(resolved, model)
-        plan, _ = plan_of(stage, material, index)
+        plan, _ = plan_of(stage, built, index)
         found.append(
-            StageOutlook(
+            StageForecast(
                 name=stage.name,
                 tasks=stage.tasks,
                 strategy=plugin_name(resolved.strategy),
@@ -102,19 +104,19 @@ def _stages(material: Material) -> tuple[StageOutlook, ...]:
                 trainable=counts.trainable,
                 trunk=counts.trunk,
                 heads=counts.heads,
-                memory=_memory(material, stage, counts.trainable, counts.heads),
+                memory=_memory(built, stage, counts.trainable, counts.heads),
             )
         )
-        if material.resolved.folds_after(index):
+        if built.resolved.folds_after(index):
             model.fold_strategy()
     return tuple(found)
 
 
-def _memory(material: Material, stage: Stage, trainable: int, heads: int) -> int:
-    model = material.model
+def _memory(built: BuiltRun, stage: Stage, trainable: int, heads: int) -> int:
+    model = built.model
     weights = BYTES * sum(parameter.numel() for parameter in model.parameters())
     learning = 3 * BYTES * (trainable + heads)  # a gradient and AdamW's two moments
-    lengths = np.concatenate([material.examples["train"][task].lengths for task in stage.tasks])
+    lengths = np.concatenate([built.examples["train"][task].lengths for task in stage.tasks])
     tokens = stage.per_device_train_batch_size * int(np.quantile(lengths, 0.95))
     if stage.max_tokens_per_batch:
         tokens = min(tokens, stage.max_tokens_per_batch)

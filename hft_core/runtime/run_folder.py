@@ -53,11 +53,10 @@ class RunFolder:
         """The file of what the stage's combiner learned."""
         return self.combiners / f"{index + 1}-{stage}.safetensors"
 
-    def open_for(self, recipe: str, *, resume: bool) -> None:
-        """Create the folder of a run with the recipe text `recipe`, or check that its run can be resumed.
+    def open(self, *, resume: bool) -> str | None:
+        """Create the folder for a new run, or return the recipe's text of the run to be resumed.
 
-        Raises `UsageError` when the folder cannot be created or holds a run; with `resume`, when that run is finished
-        or has another recipe.
+        Raises `UsageError` when the folder cannot be created or holds a run; with `resume`, when that run is finished.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -65,16 +64,12 @@ class RunFolder:
             raise UsageError(f"output folder '{self.path}' cannot be made: {error.strerror}") from error
         if not resume or not self.recipe.exists():
             self.check_unused()
-            return
+            return None
         if self.results.exists():
             self.remove_checkpoints()  # the process may have been killed before it did so
             raise UsageError(f"the run in '{self.path}' is finished: there is nothing to resume")
         self._refuse_links()
-        if self.recipe.read_text(encoding="utf-8") != recipe:
-            raise UsageError(
-                f"the run in '{self.path}' has another recipe than the one given: resume it with "
-                f"'hft resume {self.path}', or give a new output folder"
-            )
+        return self.recipe.read_text(encoding="utf-8")
 
     def check_unused(self) -> None:
         """Raise `UsageError` when the folder holds anything that a run would write."""

@@ -32,6 +32,7 @@ from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import resolve
 from hft_core.runs import assembly
 from hft_core.runs.stages import Stages
+from hft_core.runtime.run_folder import RunFolder
 
 SKIPPED = 4
 """Steps at the start that do not count: the first one is counted, the others may meet another variant."""
@@ -62,7 +63,7 @@ def measured(precision: str, steps: int) -> tuple[Turns, float]:
     with tempfile.TemporaryDirectory() as folder:
         material = assembly.assemble(resolved, host_data=data, trust_remote_code=False)
         told = Observers([("turns", turns)], print)
-        stages = Stages(material, distributed.find(precision), told, Path(folder))
+        stages = Stages(material, distributed.find(precision), told, RunFolder(Path(folder)))
         stages.begin()
         with mock.patch.object(compile, "failure", timed(turns, compile.failure)):
             stages.next()

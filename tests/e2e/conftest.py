@@ -23,6 +23,7 @@ from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import resolve
 from hft_core.runs import assembly
 from hft_core.runs.stages import Stages
+from hft_core.runtime.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,7 +42,7 @@ def prepare(tmp_path: Path) -> Callable[..., Stages]:
         told = Observers([(type(observer).__name__, observer) for observer in observers], pytest.fail)
         torch.manual_seed(resolved.recipe.seed)
         material = assembly.assemble(resolved, host_data=data, trust_remote_code=False)
-        return Stages(material, distributed.find("fp32"), told, tmp_path)
+        return Stages(material, distributed.find("fp32"), told, RunFolder(tmp_path))
 
     return ready
 

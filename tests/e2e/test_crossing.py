@@ -36,12 +36,13 @@ def cross(resolved: Resolved, data: dict[str, Any], folder: Path) -> None:
     """Run the recipe, save it, open it, and compare what the two models say about the dev rows."""
     torch.manual_seed(resolved.recipe.seed)
     machine, told = here(), Observers([], pytest.fail)
-    stages = Stages(assembly.assemble(resolved, host_data=data, trust_remote_code=False), machine, told, folder)
+    run = RunFolder(folder)
+    stages = Stages(assembly.assemble(resolved, host_data=data, trust_remote_code=False), machine, told, run)
     for index, stage in enumerate(resolved.stages):
         result = stages.run(index, stage, fold=resolved.folds_after(index))
         assert result.steps == CROSSING.STEPS
         assert result.skipped_steps == 0
-    run, trained, examples = RunFolder(folder), stages.material.model, stages.material.examples["dev"]
+    trained, examples = stages.material.model, stages.material.examples["dev"]
     export.save_model(run.model, trained, trunk_changed=stages.trunk_changed)
     run.write_recipe(recipe_file.dump(resolved.recipe))
     write_json(run.results, {"plugins": resolved.providers()})

@@ -375,9 +375,34 @@ def test_the_number_format_that_was_measured_is_kept(
     monkeypatch.setattr(precision, "choose", lambda wanted, device: measured)
     with signals.listening(), pytest.raises(Interrupted):
         hft_core.run(chosen, output=folder, data=data, observers=[stop_after(3)])
+    assert "\nprecision: bf16\n" in (folder / "recipe.yaml").read_text(), "the choice is a part of the recipe"
     monkeypatch.setattr(precision, "choose", lambda wanted, device: pytest.fail("measured anew"))
+    with pytest.raises(UsageError, match="has another recipe than the one given"):
+        hft_core.run({**chosen, "precision": "fp32"}, output=folder, data=data, resume=True)
     result = hft_core.run(chosen, output=folder, data=data, resume=True)
     assert (result.precision, result.precision_reason) == ("bf16", "measured once")
+
+
+def test_a_run_that_is_stopped_before_its_first_checkpoint_keeps_its_number_format(
+    models: Any, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hft_core.device import precision
+
+    chosen = {**recipe(models["bert"], [{"strategy": "full"}]), "precision": "auto"}
+    data, folder = dict.fromkeys(TASKS, toys.rows(60)), tmp_path / "run"
+    choose = precision.choose
+    monkeypatch.setattr(precision, "choose", lambda wanted, device: precision.Precision("bf16", "measured", 12.0))
+    hft_core.session(chosen, output=folder, data=data).close()
+    wanted: list[str] = []
+
+    def chosen_again(name: str, device: Any) -> precision.Precision:
+        wanted.append(name)
+        return choose(name, device)
+
+    monkeypatch.setattr(precision, "choose", chosen_again)
+    hft_core.session(chosen, output=folder, data=data, resume=True).close()
+    hft_core.session(folder / "recipe.yaml", data=data).close()
+    assert wanted == ["bf16", "bf16"]
 
 
 def test_too_many_steps_without_finite_losses_leave_the_last_good_checkpoint_intact(

@@ -33,7 +33,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_every_so_many_steps_are_written_and_the_first_the_last_and_each_that_was_skipped(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, every=7)
+    log = RunLog(tmp_path / "log.jsonl", every=7)
     for number in range(1, 21):
         log.hft_step_finished(step(number, skipped="not finite" if number == 5 else ""))
     assert [line["step"] for line in lines(tmp_path)] == [1, 5, 7, 14, 20]
@@ -41,7 +41,7 @@ def test_every_so_many_steps_are_written_and_the_first_the_last_and_each_that_wa
 
 
 def test_the_weights_of_several_tasks_are_written_for_every_step(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, every=4)
+    log = RunLog(tmp_path / "log.jsonl", every=4)
     for number in range(1, 7):
         log.hft_step_finished(step(number, weights={"topic": 0.5, "match": number / 10}))
     found = {line["step"]: (line["event"], line["weights"]["match"]) for line in lines(tmp_path)}
@@ -50,7 +50,7 @@ def test_the_weights_of_several_tasks_are_written_for_every_step(tmp_path: Path)
 
 
 def test_numbers_for_which_json_has_no_name_are_null(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, every=1)
+    log = RunLog(tmp_path / "log.jsonl", every=1)
     log.hft_step_finished(step(1, losses={"topic": math.nan, "match": 0.5}, gradient_norm=math.inf))
     scores = {"language": {"loss": math.nan, "perplexity": 2.0}}
     log.hft_evaluation_finished(EvaluationFinished(stage="s", split="dev", step=1, scores=scores, seconds=0.1))
@@ -61,7 +61,7 @@ def test_numbers_for_which_json_has_no_name_are_null(tmp_path: Path) -> None:
 
 
 def test_a_log_that_exists_is_added_to_in_readable_letters(tmp_path: Path) -> None:
-    RunLog(tmp_path, every=1).hft_step_finished(step(1))
-    RunLog(tmp_path, every=1).hft_run_failed(RunFailed(stage="s", error=ValueError("新闻 is missing")))
+    RunLog(tmp_path / "log.jsonl", every=1).hft_step_finished(step(1))
+    RunLog(tmp_path / "log.jsonl", every=1).hft_run_failed(RunFailed(stage="s", error=ValueError("新闻 is missing")))
     assert [line["event"] for line in lines(tmp_path)] == ["step", "run_failed"]
     assert "ValueError: 新闻 is missing" in (tmp_path / "log.jsonl").read_text(encoding="utf-8")

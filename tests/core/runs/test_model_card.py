@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hft_core.runs import model_card
@@ -51,3 +53,24 @@ def test_a_models_name_is_inline_code(text: str) -> None:
     _, inline, _ = read(model_card._code(text))
     (code,) = inline.children  # type: ignore[attr-defined]
     assert (code.type, code.content) == ("code_inline", " ".join(text.split()))
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ("bert-base-uncased", True),
+        ("sentence-transformers/all-MiniLM-L6-v2", True),
+        ("/home/someone/models/bert", False),
+        ("models/of/mine", False),
+        ("./model", False),
+        ("", False),
+    ],
+)
+def test_only_names_on_the_hub_stand_in_the_metadata(model: str, named: bool) -> None:
+    assert model_card._is_on_hub(model) == named
+
+
+def test_a_folder_that_looks_like_a_name_on_the_hub_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "bert").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert not model_card._is_on_hub("models/bert")

@@ -1,0 +1,196 @@
+"""Open a run: check its folder, build its model and data, and find the checkpoint to resume from."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from hft_core import events
+from hft_core.device import distributed, failures
+from hft_core.device.distributed import Machine
+from hft_core.device.launcher import requested_rank
+from hft_core.errors import DataError, UsageError
+from hft_core.plugins.catalogue import Catalogue
+from hft_core.plugins.observers import Observers
+from hft_core.recipe import recipe_file
+from hft_core.recipe.resolve import Resolved
+from hft_core.runs import assembly
+from hft_core.runs.assembly import BuiltRun, HostData
+from hft_core.runs.consistency import check_same_start
+from hft_core.runs.event_log import RunLog
+from hft_core.runs.session import Session
+from hft_core.runs.stages import Stages
+from hft_core.runtime import run_lock
+from hft_core.runtime.run_folder import RunFolder
+from hft_core.runtime.run_lock import RunLock
+from hft_core.runtime.signals import Interrupted
+from hft_core.training.checkpoint import Checkpoint, Checkpoints
+from hft_core.training.checkpointing import CheckpointScheduler
+from hft_core.training.training_state import RunState
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run is given beside its recipe and its plugins; see `hft_core.run`."""
+
+    output: str | Path | None = None
+    data: HostData | None = None
+    observers: Sequence[object] = ()
+    accelerator: Accelerator | None = None
+    trust_remote_code: bool = False
+    resume: bool = False
+
+    @property
+    def folder(self) -> RunFolder | None:
+        """The folder of a run that is kept."""
+        return None if self.output is None else RunFolder(Path(self.output))
+
+
+def open_session(resolved: Resolved, catalogue: Catalogue, options: RunOptions) -> Session:
+    """Open a run that is ready for its first step, or for the one after its last checkpoint.
+
+    Raises `UsageError` (and its kinds).
+    """
+    started, problems = time.perf_counter(), list[str]()
+    is_main = requested_rank() == 0  # of several processes, one writes files and calls observers
+    folder = options.folder if is_main else None
+    if folder is not None:
+        recorded = folder.open(resume=options.resume)
+        if recorded is not None:
+            resolved = _check_same_recipe(resolved, recorded, folder)
+    listeners = _listeners(catalogue, options, resolved) if is_main else []
+    observers = Observers(listeners, problems.append, aside=run_lock.host_random_state)
+    lock = RunLock(resolved.recipe.seed)
+    with ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(folder.locked())
+        files = options.folder or RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        try:
+            with lock, failures.propagate_failure():
+                stages = _build(resolved, options, files, observers, problems)
+        except BaseException as error:
+            if isinstance(error, Interrupted) and folder is not None and not folder.recipe.exists():
+                folder.write_recipe(recipe_file.dump(resolved.recipe))  # `hft resume` reads it
+            observers.emit("run_failed", events.RunFailed(stage="", error=error))
+            raise
+        return Session(stages, lock, options.folder, started=started, problems=problems, resources=stack.pop_all())
+
+
+def _check_same_recipe(resolved: Resolved, recorded: str, folder: RunFolder) -> Resolved:
+    """Return the recipe with the number format that the run to resume chose for `precision: auto`.
+
+    Raises `UsageError` when the run has another recipe.
+    """
+    formats = ("auto", "fp32", "bf16") if resolved.recipe.precision == "auto" else (resolved.recipe.precision,)
+    for name in formats:
+        candidate = _with_precision(resolved, name)
+        if recipe_file.dump(candidate.recipe) == recorded:
+            return candidate
+    raise UsageError(
+        f"the run in '{folder.path}' has another recipe than the one given: resume it with "
+        f"'hft resume {folder.path}', or give a new output folder"
+    )
+
+
+def _with_precision(resolved: Resolved, name: str) -> Resolved:
+    return replace(resolved, recipe=resolved.recipe.model_copy(update={"precision": name}))
+
+
+def _listeners(catalogue: Catalogue, options: RunOptions, resolved: Resolved) -> list[tuple[str, object]]:
+    """Return installed observers, the host's, and the log of a run that is kept, with their labels."""
+    listeners = [*catalogue.observers, *((type(observer).__name__, observer) for observer in options.observers)]
+    if options.folder is not None:
+        listeners.append(("log", RunLog(options.folder.log, resolved.recipe.output.logging_steps)))
+    return listeners
+
+
+def _build(
+    resolved: Resolved, options: RunOptions, files: RunFolder, observers: Observers, problems: list[str]
+) -> Stages:
+    """Build the run up to its first step, or to the checkpoint it is resumed from; all processes call it."""
+    checkpoints, resume_from = None, None
+    if options.folder is not None:
+        checkpoints, resume_from = _open_checkpoints(resolved, options.folder, problems, resume=options.resume)
+    chosen = None if resume_from is None else resume_from.state.run.precision
+    machine = distributed.find(resolved.recipe.precision, options.accelerator, chosen=chosen)
+    resolved = _with_precision(resolved, machine.precision.name)
+    if machine.sharded:
+        assembly.check_divisible(resolved)
+    built = assembly.assemble(resolved, host_data=options.data or {}, trust_remote_code=options.trust_remote_code)
+    check_same_start(machine.group, built, resume_from, options.folder)
+    stages = Stages(built, machine, observers, files)
+    if checkpoints is not None and requested_rank() == 0:
+        files.write_recipe(recipe_file.dump(resolved.recipe))
+        problems[:] = [*_notes(resume_from, machine), *problems]
+        state = RunState(
+            precision=machine.precision,
+            processes=machine.name,
+            fingerprints=_fingerprints(built, resume_from),
+            notes=list(problems),
+        )
+        stages.scheduler = CheckpointScheduler(files, resolved.recipe.output, checkpoints, state)
+    observers.emit(
+        "run_started",
+        events.RunStarted(
+            recipe=resolved.recipe,
+            folder=None if options.folder is None else options.folder.path,
+            device=str(machine.device),
+            precision=machine.precision.name,
+            precision_reason=machine.precision.reason,
+        ),
+    )
+    stages.begin(resume_from)
+    return stages
+
+
+def _open_checkpoints(
+    resolved: Resolved, folder: RunFolder, problems: list[str], *, resume: bool
+) -> tuple[Checkpoints, Checkpoint | None]:
+    """Open the run's checkpoints, and find the one to resume from, if there is any."""
+    recipe = recipe_file.dump(_with_precision(resolved, "auto").recipe)  # the checkpoint itself holds the choice
+    digest = hashlib.sha256(recipe.encode()).hexdigest()
+    checkpoints = Checkpoints(folder.checkpoints, recipe=digest, limit=resolved.recipe.output.save_total_limit)
+    resume_from = checkpoints.newest(problems.append) if resume else None
+    if requested_rank() == 0:
+        checkpoints.clear_leftovers()
+        folder.remove_temporary_files()
+        folder.truncate_log(0 if resume_from is None else resume_from.state.log_size)
+    return checkpoints, resume_from
+
+
+def _notes(resume_from: Checkpoint | None, machine: Machine) -> list[str]:
+    """Return what the results say of earlier resumes, and of this one when the processes are others."""
+    if resume_from is None:
+        return []
+    before = resume_from.state.run
+    notes = list(before.notes)
+    if before.processes != machine.name:
+        notes.append(
+            f"the run was computed by {before.processes} and goes on, after step {resume_from.step} of its stage, with "
+            f"{machine.name}: its results are those of a run never stopped up to rounding, not bit for bit, and "
+            "dropout is drawn anew"
+        )
+    return notes
+
+
+def _fingerprints(built: BuiltRun, resume_from: Checkpoint | None) -> dict[str, dict[str, int]]:
+    """Return a hash of the tokenized rows by split and task. Raises `DataError` when the checkpoint has others."""
+    fingerprints = {
+        split: {task: examples.fingerprint() for task, examples in tasks.items()}
+        for split, tasks in built.examples.items()
+    }
+    for split, tasks in (resume_from.state.run.fingerprints if resume_from is not None else {}).items():
+        for task, fingerprint in tasks.items():
+            if fingerprints[split].get(task) != fingerprint:
+                raise DataError(
+                    f"task '{task}', {split}: the rows are not those that the run began with; resume it with the same "
+                    "data, or start a new run"
+                )
+    return fingerprints
