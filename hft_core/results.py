@@ -1,4 +1,4 @@
-"""What a run found, as typed values and as `results.json`."""
+"""Hold a run's results, as typed values and as the content of `results.json`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Scores = dict[str, dict[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The dev scores of a stage's tasks at one moment."""
+    """The dev scores of a stage's tasks after a step."""
 
     step: int
     epoch: float
@@ -63,7 +63,7 @@ class StageResult:
     precision_reason: str
     gemm_share: float | None
     """The share of the machine's measured rate of products in that format that training reached
-    (`hft_core.device.flops`), in     the first process; None where nothing was multiplied."""
+    (`hft_core.device.flops`), in the first process; None where nothing was multiplied."""
     seconds: dict[str, float]
     """`data`, `forward`, `backward`, `optimizer` (these four are training), `evaluation`, `saving`, `other`, and
     `total`, with those before a resume (see `hft_core.device.clock`)."""
@@ -74,7 +74,7 @@ class StageResult:
 
 
 def stage_result(value: Mapping[str, Any]) -> StageResult:
-    """The inverse of `dataclasses.asdict`, after a way through JSON."""
+    """Convert back what `dataclasses.asdict` returned, after it was written as JSON."""
     lists = {name: tuple(value[name]) for name in ("tasks", "warnings")}
     history = tuple(Evaluation(**evaluation) for evaluation in value["history"])
     return StageResult(**{**value, **lists, "history": history})
@@ -102,7 +102,7 @@ class RunResult:
     warnings: tuple[str, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
-        """The value of `results.json`: plain data, null for numbers that are not finite."""
+        """Return the content of `results.json`: plain data, with null for numbers that are not finite."""
         value: dict[str, Any] = finite(asdict(self))
         del value["folder"]
         return value

@@ -48,7 +48,7 @@ def evaluate(
     scores: Mapping[str, Any] = _scores(saved, task, data)
     columns: tuple[str, ...] = ("value",)
     if quantised is not None:
-        scores, columns = quantization.beside(scores, _scores(quantised, task, data)), quantization.COLUMNS
+        scores, columns = quantization.compare(scores, _scores(quantised, task, data)), quantization.COLUMNS
     if as_json:
         print_json(scores)
     else:

@@ -1,7 +1,10 @@
-"""The number format of the trunk's products, chosen by what was measured on this machine.
+"""Choose the number format of the trunk's matrix products by measuring this machine.
 
 On a CPU with bfloat16 instructions a bfloat16 product is about four times faster than a float32 one; on one without, a
-hundred times slower. No list of processors tells which is which as surely as a few milliseconds of products.
+hundred times slower. A few milliseconds of products are a surer test than a list of processors.
+
+This is the only choice by machine that changes what a run computes by more than the order of its sums, so its result is
+written into the run's `recipe.yaml` and checkpoints (docs/explanation/precision.md).
 """
 
 from __future__ import annotations
@@ -14,12 +17,12 @@ import torch
 from hft_core.device import gemm_speed
 
 GAIN = 1.2
-"""bfloat16 is taken only when it is faster by this factor: its rounding is not free."""
+"""bfloat16 is chosen only when it is faster by this factor: it rounds more."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """A choice and its reason."""
+    """A number format and the reason for it."""
 
     name: str
     """`fp32` or `bf16`"""
@@ -28,12 +31,12 @@ class Precision:
     """The measured rate of products in that format, 10⁹ operations a second."""
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
-        """The context in which the model runs."""
+        """Return the context in which the model runs."""
         return torch.autocast(device.type, torch.bfloat16) if self.name == "bf16" else nullcontext()
 
 
 def choose(wanted: str, device: torch.device) -> Precision:
-    """`auto`: the faster of fp32 and bf16 on `device`; otherwise `wanted`, whose rate is asked for all the same."""
+    """Choose the faster of fp32 and bf16 on `device` for `auto`, otherwise `wanted`, and find its rate."""
     found = gemm_speed.of_machine(device)
     if wanted != "auto":
         return Precision(wanted, "as the recipe says", found.gflops[wanted])

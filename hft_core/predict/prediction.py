@@ -1,4 +1,4 @@
-"""Predictions and scores on new rows, of a finished run or of one that a host has open."""
+"""Predict and evaluate on new rows, with a finished run or an open session."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hft_core.training.evaluation import evaluate_tasks, score, score_task
 
 
 class Trained(Protocol):
-    """What predicts: a `hft_core.SavedRun`, or a `hft_core.Session`."""
+    """A trained model with its recipe: a `hft_core.SavedRun`, or a `hft_core.Session`."""
 
     machine: Machine | None
     plan: ExecutionPlan | None
@@ -37,12 +37,12 @@ class Trained(Protocol):
 
 
 def rows_from_texts(saved: Trained, task: str, texts: Sequence[str]) -> Rows:
-    """Rows of the texts given, as many in turn for each row as the task has text columns. Raises `UsageError`."""
+    """Build rows from texts, each row from as many as the task has text columns. Raises `UsageError`."""
     return rows_for_tasks(saved, [task], texts)
 
 
 def rows_for_tasks(saved: Trained, tasks: Sequence[str], texts: Sequence[str]) -> Rows:
-    """As `rows_from_texts`, for several tasks that read the same number of texts: each finds them in its own columns.
+    """Build rows as `rows_from_texts` does, for several tasks with the same number of text columns.
 
     Raises `UsageError`.
     """
@@ -83,26 +83,32 @@ def _cell(column: Column, text: str) -> Any:
 
 
 def rows_from_file(path: Path, task: str) -> Rows:
-    """The rows of a data file of any format that recipes take. Raises `DataError`."""
+    """Read the rows of a data file, in any format that recipes take. Raises `DataError`."""
     return loading.read([str(path)], None, "line", task=task)
 
 
 @exclusive
 def predict(saved: Trained, task: str, rows: Any) -> list[dict[str, Any]]:
-    """An answer for each row, in their order; `rows`: a `datasets.Dataset`, a pandas DataFrame or a list of dicts, or
-    what the functions above give. Raises `DataError` for rows that lack what the task reads."""
+    """Predict an answer for each row, in their order.
+
+    `rows`: a `datasets.Dataset`, a pandas DataFrame, a list of dicts, or what the functions above return. Raises
+    `DataError` for rows without a column that the task reads.
+    """
     return _answers(saved, [task], rows)[task]
 
 
 @exclusive
 def predict_tasks(saved: Trained, rows: Any, tasks: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:
-    """By task, an answer for each row as in `predict`, with one encoding of a text for all tasks that read it; of all
-    tasks that answer, when `tasks` is left out. Raises `DataError` for rows that lack what one of them reads."""
+    """Predict answers of several tasks (by default of all that have answers), encoding texts that they share once.
+
+    Returns the answers by task, each as `predict` does. Raises `DataError` for rows without a column that one of them
+    reads.
+    """
     return _answers(saved, answering(saved) if tasks is None else tasks, rows)
 
 
 def answering(saved: Trained) -> list[str]:
-    """The tasks that have answers for single texts. Raises `UsageError` when none has."""
+    """Return the tasks that predict answers for single texts. Raises `UsageError` when none does."""
     found = [task for task in saved.model.heads if type(saved.model.head(task)).answer is not Head.answer]
     if not found:
         raise UsageError("no task of the run has predictions for single texts: their heads only learn")
@@ -123,7 +129,7 @@ def _answers(saved: Trained, tasks: Sequence[str], rows: Any) -> dict[str, list[
 
 
 def _by_row(task: str, head: Head, rows: Rows, examples: Examples, predictions: Sequence[Any]) -> list[dict[str, Any]]:
-    """The head's answers, from its predictions of a row's examples and the row's cells."""
+    """Return the head's answers, from its predictions for each row's examples and the row's cells."""
     if not predictions:
         raise UsageError(f"task '{task}' has no predictions for single texts: its head only learns; see 'hft evaluate'")
     by_row: list[list[Any]] = [[] for _ in range(len(rows))]
@@ -136,7 +142,10 @@ def _by_row(task: str, head: Head, rows: Rows, examples: Examples, predictions: 
 
 @exclusive
 def evaluate(saved: Trained, task: str, rows: Any) -> dict[str, float]:
-    """The task's metrics on labelled rows (as in `predict`). Raises `DataError` for rows that do not fit the task."""
+    """Evaluate a task on labeled rows (as in `predict`), and return its metrics.
+
+    Raises `DataError` for rows that do not fit the task.
+    """
     head, rows = _head(saved, task), loading.from_python(rows, task=task)
     assembly.check_rows(task, head, rows, "input", need_targets=True)
     return score_task(saved.model, task, _encoded(saved, task, rows), _machine(saved), seed=saved.resolved.recipe.seed)
@@ -144,7 +153,7 @@ def evaluate(saved: Trained, task: str, rows: Any) -> dict[str, float]:
 
 @exclusive
 def evaluate_recipe_data(saved: Trained, tasks: Sequence[str]) -> dict[str, Scores]:
-    """Scores on the dev and test splits of the run's own recipe. Raises `DataError` when its files have gone."""
+    """Evaluate tasks on the dev and test splits of the run's own recipe. Raises `DataError` when its files are gone."""
     heads = {task: _head(saved, task) for task in tasks}
     rows = assembly.load_rows(saved.resolved, heads, {})
     examples = assembly.tokenise(saved.resolved, rows, saved.model)
@@ -177,6 +186,7 @@ def _plan(saved: Trained, examples: Mapping[str, Examples], machine: Machine) ->
 
 
 def _machine(saved: Trained) -> Machine:
+    """Find where to predict. A run in float32 predicts in float32, others in the faster format of this machine."""
     if saved.machine is None:
         saved.machine = distributed.find("fp32" if saved.resolved.recipe.precision == "fp32" else "auto")
     saved.model.to(saved.machine.device)

@@ -1,4 +1,4 @@
-"""Open a finished run: its recipe, its plugins, its weights."""
+"""Open a finished run for evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SavedRun:
         self.resolved = resolved
         self.model = model
         self.warnings = warnings
-        """What is not as it was when the run was made."""
+        """Differences between the installed plugins and those that the run was trained with."""
         self.machine: Machine | None = None
         """Where it computes; found at the first prediction, so that the next ones have the same number format."""
         self.plan: ExecutionPlan | None = None
@@ -43,15 +43,14 @@ class SavedRun:
 
 @exclusive
 def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = False, int8: bool = False) -> SavedRun:
-    """Open the run in `folder`; with `int8`, linear layers of its trunk compute in int8 on the CPU, and what it says is
-    near what it says without.
+    """Open the run in `folder`; with `int8`, linear layers of its trunk compute in int8 on the CPU, approximately.
 
-    Each plugin is the one of the distribution that the run used it from, whatever else has its name.
+    Plugins are taken from the distributions that the run used, even where others have the same names.
 
-    Raises `ModelError` when the folder is not a finished run, or its files are damaged, and `PluginError` when a plugin
-    of it is not here. Raises `UsageError` where int8 was asked for and cannot be.
+    Raises `ModelError` when the folder is not a finished run, or its files are damaged, and `PluginError` when one
+    of its plugins is not installed. Raises `UsageError` where int8 is not possible.
     """
-    where = quantization.find_machine() if int8 else None
+    int8_machine = quantization.find_machine() if int8 else None
     run = RunFolder(folder)
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such run folder")
@@ -75,20 +74,19 @@ def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = Fa
     except HftError:
         raise
     except Exception as error:  # the facts of a task may be of any shape
-        told = f"{run.model}: the facts of its tasks ({TASK_FILE}) cannot be used: {one_line(error)}"
-        raise ModelError(told) from error
+        message = f"{run.model}: the facts of its tasks ({TASK_FILE}) cannot be used: {one_line(error)}"
+        raise ModelError(message) from error
     _load_weights(run.model, resolved, model, changed)
     model.eval()
     opened = SavedRun(folder, resolved, model, changed)
-    if where is not None:
-        quantization.quantise(model, merges=resolved.stages[-1].merges)
-        opened.machine = where
+    if int8_machine is not None:
+        quantization.quantize(model, merges=resolved.stages[-1].merges)
+        opened.machine = int8_machine
     return opened
 
 
 def _load_weights(folder: Path, resolved: Resolved, model: HybridModel, changed: Sequence[str]) -> None:
-    """Put in what the last strategies added, and read all tasks' weights; raises `ModelError`, which also says what has
-    `changed`."""
+    """Apply the last strategies and load all weights. Raises `ModelError`, which also lists what has `changed`."""
     for stage in resolved.last_strategies():
         strategy = assembly.strategy_of(stage)
         if strategy.adapter:
@@ -98,14 +96,14 @@ def _load_weights(folder: Path, resolved: Resolved, model: HybridModel, changed:
     for task in model.heads:
         try:
             _load_task(folder / task, model, task)
-        except Exception as error:  # a damaged file raises what its library likes
+        except Exception as error:  # safetensors raises several types of exceptions for corrupt files
             reason = " ".join(str(error).split())[:300]
-            told = "; ".join([f"{folder / task}: its weights cannot be read: {reason}", *changed])
-            raise ModelError(told) from error
+            message = "; ".join([f"{folder / task}: its weights cannot be read: {reason}", *changed])
+            raise ModelError(message) from error
 
 
 def _on_saved_trunk(resolved: Resolved, trunk: Path, catalogue: Catalogue) -> Resolved:
-    """The same recipe with its backbone opened from the run's own trunk, where the run has one."""
+    """Return the recipe with its backbone opened from the run's own trunk, where the run has one."""
     if not trunk.exists():
         return resolved
     choice = resolved.recipe.backbone

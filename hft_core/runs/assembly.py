@@ -1,4 +1,4 @@
-"""From a resolved recipe to what a run works with: checked rows, heads that know their labels, and the model."""
+"""Build what a resolved recipe needs to run: checked rows, heads with their labels, and the model."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ HostData = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class BuiltRun:
-    """Everything that a recipe's stages need, built and checked."""
+    """A recipe's data and model, built and checked."""
 
     resolved: Resolved
     rows: dict[str, Splits]
     model: HybridModel
     examples: dict[str, dict[str, Examples]]
-    """Tokenised rows by split, then by task."""
+    """Tokenized rows by split, then by task."""
 
     @property
     def heads(self) -> dict[str, Head]:
@@ -41,7 +41,7 @@ class BuiltRun:
 
 
 def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool) -> BuiltRun:
-    """Load and check the data, open the backbone, build the heads, tokenise.
+    """Load and check the data, open the backbone, build the heads, and tokenize.
 
     Raises `DataError`, `PluginError`, `RecipeError` or `ModelError`: whatever is wrong is found before training.
     """
@@ -54,7 +54,7 @@ def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool
 
 
 def build_heads(resolved: Resolved) -> dict[str, Head]:
-    """The heads of all tasks, not yet attached to a trunk."""
+    """Build the heads of all tasks, not yet attached to a trunk."""
     return {
         task: chosen.build_a(Head, optional={"context": HeadContext(chosen.catalogue)}, task=task)  # type: ignore[type-abstract]
         for task, chosen in resolved.heads.items()
@@ -62,8 +62,8 @@ def build_heads(resolved: Resolved) -> dict[str, Head]:
 
 
 def load_rows(resolved: Resolved, heads: Mapping[str, Head], host_data: HostData) -> dict[str, Splits]:
-    """The rows of the tasks that `heads` names, by split, every row checked. Heads that know nothing yet learn their
-    facts from the training rows; those of a saved run keep theirs."""
+    """Load and check the rows of the tasks in `heads`, by split. Heads without labels find them in the training rows;
+    those of a saved run keep theirs."""
     found: dict[str, Splits] = {}
     for name, head in heads.items():
         columns = head.columns()
@@ -98,7 +98,7 @@ def _learn(name: str, head: Head, rows: Rows, columns: Sequence[Column]) -> None
 
 
 class _Columns(Mapping[str, Sequence[Any]]):
-    """Columns of some rows, each loaded when it is asked for."""
+    """Columns of some rows, each loaded on access."""
 
     def __init__(self, rows: Rows, names: Sequence[str]) -> None:
         self._rows, self._names = rows, tuple(names)
@@ -123,14 +123,14 @@ def _check_labels(name: str, head: Head, rows: Rows, split: str) -> None:
 
 
 def check_rows(name: str, head: Head, rows: Rows, split: str, *, need_targets: bool) -> None:
-    """All checks of rows that are not the recipe's own. Raises `DataError`."""
+    """Check rows that are not the recipe's own. Raises `DataError`."""
     check(rows, head.columns(), task=name, split=split, need_targets=need_targets)
     if need_targets:
         _check_labels(name, head, rows, split)
 
 
 def open_backbone(resolved: Resolved, *, trust_remote_code: bool) -> Backbone:
-    """The trunk. Raises `ModelError` when it cannot be opened."""
+    """Open the backbone. Raises `ModelError` when it cannot be opened."""
     return resolved.backbone.build_a(
         Backbone,  # type: ignore[type-abstract]
         trust_remote_code=trust_remote_code,
@@ -148,7 +148,7 @@ def _refuse_routed_rows(resolved: Resolved, backbone: Backbone) -> None:
 
 
 def attach(backbone: Backbone, heads: Mapping[str, Head]) -> HybridModel:
-    """The model of all tasks. Raises `PluginError` when a head and the backbone do not go together."""
+    """Build the model of all tasks. Raises `PluginError` when a head does not fit the backbone."""
     for task, head in heads.items():
         try:
             head.attach(backbone)
@@ -158,7 +158,7 @@ def attach(backbone: Backbone, heads: Mapping[str, Head]) -> HybridModel:
 
 
 def tokenise(resolved: Resolved, rows: Mapping[str, Splits], model: HybridModel) -> dict[str, dict[str, Examples]]:
-    """All rows as token ids, by split and task."""
+    """Tokenize all rows, by split and task."""
     made: dict[str, dict[str, Examples]] = {"train": {}, "dev": {}, "test": {}}
     cache = TokenCache(model.backbone, resolved.backbone, resolved.heads)
     for name, splits in rows.items():
@@ -169,7 +169,7 @@ def tokenise(resolved: Resolved, rows: Mapping[str, Splits], model: HybridModel)
 
 
 def max_length(resolved: Resolved, task: str, model: HybridModel) -> int:
-    """The task's longest sequence in tokens: its own limit, or the backbone's without what a strategy takes for itself.
+    """Return the task's maximum of tokens: its own limit, or the backbone's without a strategy's virtual tokens.
 
     Raises `RecipeError` above that.
     """
@@ -184,14 +184,14 @@ def max_length(resolved: Resolved, task: str, model: HybridModel) -> int:
 
 
 def strategy_of(stage: ResolvedStage) -> Strategy:
-    """The stage's strategy; without one, every trunk parameter trains."""
+    """Build the stage's strategy; without one, every trunk parameter is trainable."""
     if stage.strategy is None:
         return Strategy()
     return stage.strategy.build_a(Strategy)
 
 
 def combiner_of(stage: ResolvedStage) -> Combiner:
-    """The stage's combiner; without one, the losses are added up."""
+    """Build the stage's combiner; without one, the losses are added up."""
     tasks = tuple(stage.stage.tasks)
     if stage.combiner is None:
         return Combiner(tasks)
@@ -199,7 +199,7 @@ def combiner_of(stage: ResolvedStage) -> Combiner:
 
 
 def check_divisible(resolved: Resolved) -> None:
-    """Raise `UsageError` when a stage needs all weights or gradients of the trunk in every process."""
+    """Raise `UsageError` when a stage needs the trunk's unsharded weights or gradients in every process."""
     reason = "and no process has them where the trunk is divided (FSDP): expected another one, or no FSDP"
     for each in resolved.stages:
         stage = f"stage '{each.stage.name}'"

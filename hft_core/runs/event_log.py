@@ -1,4 +1,4 @@
-"""`log.jsonl`: an observer that writes what a run does, one JSON object a line."""
+"""Log a run's events to `log.jsonl`, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from hft_core.sanitize import finite, json_text, without_passwords
 
 
 class RunLog:
-    """Appends a line for each event; steps every `every` steps, and always when one was skipped. Of the others there is
-    the weight that each task was given, where there are several."""
+    """An observer that appends a line for each event.
+
+    Steps are logged in full every `every` steps and whenever one was skipped; of the others, the weights of several
+    tasks.
+    """
 
     def __init__(self, path: Path, every: int) -> None:
         self.path = path
@@ -56,9 +59,9 @@ class RunLog:
 
     @hookimpl
     def hft_run_failed(self, event: events.RunFailed) -> None:
-        if self.path.exists():  # what failed before the run began leaves no trace, and the folder free for the next try
-            told = without_passwords(f"{type(event.error).__name__}: {event.error}")
-            self._write("run_failed", stage=event.stage, error=told)
+        if self.path.exists():  # a run that fails before it begins leaves its folder unused
+            message = without_passwords(f"{type(event.error).__name__}: {event.error}")
+            self._write("run_failed", stage=event.stage, error=message)
 
     def _write(self, kind: str, **facts: Mapping[str, Any] | Any) -> None:
         with open(self.path, "a", encoding="utf-8") as file:

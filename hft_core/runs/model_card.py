@@ -128,7 +128,7 @@ def _stages(stages: tuple[StageResult, ...]) -> str:
 
 
 def _use(built: BuiltRun, adapter_base: str) -> str:
-    """How each task's folder is opened, by plain libraries where they can."""
+    """Return code that opens each task's folder, with transformers and PEFT where they can."""
     lines = []
     plain = not adapter_base or built.model.strategy.plain
     for task, head in built.heads.items():
@@ -155,19 +155,19 @@ def _plugin(origin: Mapping[str, Any]) -> str:
 
 
 def _block(language: str, text: str) -> str:
-    """A code block whose fence is longer than any in the text: nothing in it can end it."""
+    """Return a code block with a fence longer than any in the text, so that nothing in it can end the block."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text}{fence}\n"
 
 
 def _code(text: str) -> str:
-    """Text as inline code, in as many backticks as it takes."""
+    """Return text as inline code, in more backticks than it holds."""
     ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     pad = " " if "`" in text else ""
     return f"{ticks}{pad}{' '.join(text.split())}{pad}{ticks}"
 
 
 def _plain(text: str) -> str:
-    """Text from data or plugins as Markdown shows it, and nothing else."""
+    """Escape text from data or plugins so that Markdown shows it as it is."""
     escaped = "".join(f"\\{c}" if c in "\\`*_[]|<>#&~" else c for c in " ".join(text.split()))
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in escaped)

@@ -1,4 +1,4 @@
-"""A profile of a few steps of each stage: an observer that changes nothing of what is learned.
+"""Profile a few steps of each stage, without changing what is computed.
 
 `trace.json` is torch's trace in Chrome's format (open it in https://ui.perfetto.dev), `table.md` says where the time
 went, by part of the step and by operation.
@@ -27,10 +27,10 @@ OPERATIONS = 30
 
 
 class StepProfiler:
-    """Profiles steps `WARM_STEPS` to `WARM_STEPS + STEPS` after the trunk began to move, of each stage; the last ones
-    of a stage that is shorter.
+    """An observer that profiles steps `WARM_STEPS` to `WARM_STEPS + STEPS` after the trunk began to train, of each
+    stage; of a shorter stage, its last ones.
 
-    One stage's profile lies in the run's own folder of profiles, those of several in a folder for each.
+    The profile of a single stage is written to `profile/`, those of several to a subfolder each.
     """
 
     def __init__(self, run: Path) -> None:
@@ -62,7 +62,7 @@ class StepProfiler:
 
     @hookimpl
     def hft_evaluation_started(self) -> None:
-        self._finish()  # what comes now is no step
+        self._finish()  # an evaluation is not part of a step
 
     @hookimpl
     def hft_stage_finished(self) -> None:
@@ -78,7 +78,7 @@ class StepProfiler:
         self._running.start()
 
     def _finish(self) -> None:
-        """Write what was profiled, if anything was."""
+        """Stop profiling and write the profile, if one is running."""
         running, self._running = self._running, None
         if running is None:
             return
@@ -91,7 +91,7 @@ class StepProfiler:
 
 
 def table(averages: Sequence[Any], *, on_gpu: bool) -> str:
-    """Where the time went, in Markdown: by part of the step, and by operation without what it called."""
+    """Return a Markdown table of time by part of the step, and by operation without what it called."""
     time = "device_time_total" if on_gpu else "cpu_time_total"
     own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     found = {each.key.removeprefix(RANGE): each for each in averages if each.key.startswith(RANGE)}

@@ -1,4 +1,4 @@
-"""A run that is open: its model, its stages one after another, and what they found."""
+"""Run an open run stage by stage, and write its results."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Session:
         self.plan: ExecutionPlan | None = None
         """How it predicts several tasks at once, with the model as it is now."""
         self.result: RunResult | None = None
-        """What `finish` found."""
+        """What `finish` returned."""
 
     @property
     def resolved(self) -> Resolved:
-        """The recipe in full, with its plugins."""
+        """The recipe with all defaults filled in, and its plugins."""
         return self._stages.material.resolved
 
     @property
@@ -62,7 +62,7 @@ class Session:
 
     @property
     def left(self) -> tuple[str, ...]:
-        """The names of the stages that have not been run, in order."""
+        """Names of the stages still to be run, in order."""
         names = tuple(each.stage.name for each in self.resolved.stages)
         return names[len(self._stages.done) :]
 
@@ -122,7 +122,7 @@ class Session:
                 raise
 
     def _end(self, error: BaseException) -> None:
-        """Give back what is held; a run without a result failed with `error`."""
+        """Release lock and folder; a run without a result failed with `error`."""
         if self._over:
             return
         self._over = True
@@ -134,8 +134,8 @@ class Session:
 def _result(
     stages: Stages, done: Sequence[StageResult], folder: RunFolder | None, seconds: float, problems: Sequence[str]
 ) -> RunResult:
-    """The scores of all tasks on all splits, with what the stages found."""
-    built, where = stages.material, stages.machine
+    """Score all tasks on the test split, and collect the stages' results."""
+    built, machine = stages.material, stages.machine
     stages.measure(built.heads)
     test = stages.score("test", tuple(built.heads), done[-1].best_step)
     warnings = [f"stage '{stage.name}': {warning}" for stage in done for warning in stage.warnings]
@@ -150,9 +150,9 @@ def _result(
         },
         stages=tuple(done),
         seconds=seconds,
-        device=str(where.device),
-        precision=where.precision.name,
-        precision_reason=where.precision.reason,
+        device=str(machine.device),
+        precision=machine.precision.name,
+        precision_reason=machine.precision.reason,
         versions={name: metadata.version(name) for name in VERSIONS_OF if _installed(name)},
         plugins=tuple(built.resolved.providers()),
         warnings=(*warnings, *problems),
@@ -160,7 +160,7 @@ def _result(
 
 
 def _first_known(done: Sequence[StageResult]) -> Scores:
-    """The scores of each task before the first stage that it could be measured before."""
+    """Return each task's scores before the first stage whose start it could be evaluated at."""
     return {task: scores for stage in reversed(done) for task, scores in stage.before.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a recipe would do, without training: rows, parameters, steps and memory."""
+"""Validate a recipe without training: count rows, parameters and steps, and estimate memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ et al. 2022, arXiv:2205.05198, without attention scores, which fused attention d
 
 @dataclass(frozen=True, kw_only=True)
 class StageForecast:
-    """One stage, not run."""
+    """What a stage would train and need."""
 
     name: str
     tasks: tuple[str, ...]
@@ -34,7 +34,7 @@ class StageForecast:
     combiner: str
     steps: int
     trainable: int
-    """Trunk parameters that train."""
+    """Number of trunk parameters that are updated."""
     trunk: int
     heads: int
     memory: int
@@ -43,14 +43,14 @@ class StageForecast:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationReport:
-    """What a recipe would do."""
+    """What a valid recipe would do."""
 
     recipe: Recipe
-    """In full."""
+    """With all defaults filled in."""
     rows: dict[str, dict[str, int]]
     """By task and split."""
     examples: dict[str, dict[str, int]]
-    """The same after tokenising, where long texts may have become several examples."""
+    """The same after tokenization, which may split a long text into several examples."""
     stages: tuple[StageForecast, ...]
 
 
@@ -58,7 +58,7 @@ class ValidationReport:
 def inspect(
     resolved: Resolved, *, host_data: HostData | None = None, trust_remote_code: bool = False
 ) -> ValidationReport:
-    """Load and check everything that the recipe names, and apply its strategies in turn.
+    """Load and check everything that the recipe names, and apply its strategies one after another.
 
     Raises what `hft_core.run` raises before training.
     """
@@ -73,7 +73,7 @@ def inspect(
 
 
 def _check_metrics(built: BuiltRun) -> None:
-    """Raise `RecipeError` for a metric that a stage names and that its task has not."""
+    """Raise `RecipeError` when a stage names a metric that its task does not have."""
     naming = [each.stage for each in built.resolved.stages if each.stage.metric_for_best_model]
     if naming:
         machine = distributed.find("fp32")
@@ -88,13 +88,13 @@ def _by_task(by_split: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, i
 
 
 def _stages(built: BuiltRun) -> tuple[StageForecast, ...]:
-    found = []
+    forecasts = []
     model = built.model
     for index, resolved in enumerate(built.resolved.stages):
         stage = resolved.stage
         _, _, counts = begin(resolved, model)
         plan, _ = plan_of(stage, built, index)
-        found.append(
+        forecasts.append(
             StageForecast(
                 name=stage.name,
                 tasks=stage.tasks,

@@ -1,8 +1,7 @@
-"""The folder of what later runs need not compute again: entries that appear whole or not at all, bounded in size.
+"""Cache files for later runs: entries are published atomically and evicted by least recent use.
 
-An entry is a folder with files and a manifest of their sizes and hashes. It is filled beside its place and published by
-a rename; the ones that were used longest ago go when all of a kind together grow too large. Whatever is wrong with the
-folder (read-only, full, damaged) is no error: the caller computes anew.
+An entry is a folder of files with a manifest of their sizes and hashes. It is filled under a temporary name and
+published by a rename. A cache that is read-only, full or damaged is not an error: the caller computes again.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from hft_core.runtime.locks import locked
 PLACE = "HFT_CACHE"
 """The environment variable that names the folder."""
 LIMIT = 10 << 30
-"""Bytes of all entries of one kind."""
+"""Upper bound in bytes of all entries of one kind."""
 ABANDONED = 86_400.0
-"""Seconds after which what a killed process left half filled is removed."""
+"""Seconds after which a partial entry of a killed process is removed."""
 MANIFEST = "manifest.json"
 
 
 def folder() -> Path:
-    """The folder of all caches: `$HFT_CACHE`, or `hft` in the user's own folder for such things."""
+    """Return the folder of all caches: `$HFT_CACHE`, or `hft` in the user's cache folder."""
     own = os.environ.get(PLACE)
     beside = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(own or os.path.join(beside, "hft")).expanduser()
@@ -43,7 +42,7 @@ class Cache:
         self.limit = limit
 
     def find(self, key: str) -> Path | None:
-        """The entry's folder, marked as just used; None where there is none, or a damaged one, which is removed."""
+        """Return the entry's folder and mark it as used; None without one. Damaged ones are removed."""
         place = self.folder / key
         if not place.is_dir():
             return None
@@ -56,9 +55,9 @@ class Cache:
 
     @contextmanager
     def filling(self, key: str) -> Iterator[Path | None]:
-        """A new folder to be filled and given to `publish`; whatever is left of it at the end is removed.
+        """Yield a new folder to be filled and passed to `publish`; it is removed at the end if it was not published.
 
-        One process fills an entry at a time, the others wait here: look with `find` once more inside. None where the
+        One process fills an entry at a time, and the others wait here: call `find` again inside. Yields None where the
         cache cannot be written to.
         """
         with ExitStack() as stack:
@@ -75,13 +74,13 @@ class Cache:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
 
-    def publish(self, beside: Path, key: str) -> Path:
-        """Give what `beside` was filled with its place; the entry's folder. Raises `OSError`."""
-        files = {path.name: {"size": path.stat().st_size, "sha256": file_hash(path)} for path in beside.iterdir()}
-        (beside / MANIFEST).write_text(json.dumps(files), encoding="utf-8")
+    def publish(self, partial: Path, key: str) -> Path:
+        """Publish the filled folder `partial` as the entry `key`, and return its path. Raises `OSError`."""
+        files = {path.name: {"size": path.stat().st_size, "sha256": file_hash(path)} for path in partial.iterdir()}
+        (partial / MANIFEST).write_text(json.dumps(files), encoding="utf-8")
         place = self.folder / key
         try:
-            os.rename(beside, place)
+            os.rename(partial, place)
         except OSError:
             if not _is_sound(place):  # not one that another process published meanwhile
                 raise
@@ -89,7 +88,7 @@ class Cache:
         return place
 
     def _trim(self, newest: Path) -> None:
-        """Remove what was used longest ago until the rest is within the limit, and what was left half filled."""
+        """Remove the least recently used entries above the limit, and abandoned partial ones."""
         used: list[tuple[float, int, Path]] = []
         for entry in self.folder.iterdir():
             with suppress(OSError):  # another process may remove it meanwhile
@@ -108,7 +107,7 @@ class Cache:
                 total -= size
 
     def _remove(self, place: Path) -> None:
-        """Take an entry away such that no half of it is ever found; processes that have its files mapped keep them."""
+        """Remove an entry atomically; processes that have its files mapped keep them."""
         away = self.folder / f".{place.name}.{uuid.uuid4().hex[:8]}"
         with suppress(OSError):  # another process was faster, or the cache may only be read
             os.rename(place, away)
@@ -116,7 +115,7 @@ class Cache:
 
 
 def _is_sound(place: Path) -> bool:
-    """Whether the entry has all of its files as they were written."""
+    """Return whether the entry has all of its files as they were written."""
     try:
         files = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
         return all(

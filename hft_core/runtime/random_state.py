@@ -1,4 +1,4 @@
-"""The state of every random number generator that code in a run may use, as JSON and tensors."""
+"""Save, restore and seed every random number generator that a run may use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def random_seed(*keys: int) -> int:
-    """A seed of 64 bits that depends on all of `keys`."""
+    """Return a 64-bit seed that depends on all of `keys`."""
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0])
 
 
@@ -21,14 +21,14 @@ Snapshot = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def seed(value: int) -> None:
-    """Let every generator begin anew from `value` (below 2⁶⁴)."""
+    """Seed every generator with `value` (below 2⁶⁴)."""
     random.seed(value)
     np.random.seed(value % 2**32)  # noqa: NPY002 (it takes no more)
     torch.manual_seed(value)  # of the devices too
 
 
 def snapshot() -> Snapshot:
-    """The states of Python's, numpy's, torch's and the devices' generators."""
+    """Return the states of Python's, numpy's, torch's and the devices' generators, as JSON values and tensors."""
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 (the global one is meant)
     facts = {
@@ -42,7 +42,7 @@ def snapshot() -> Snapshot:
 
 
 def restore(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `snapshot`; states of devices that are not here are left out."""
+    """Restore what `snapshot` returned; states of devices that this machine lacks are skipped."""
     version, internal, gauss = facts["python"]
     random.setstate((version, tuple(internal), gauss))
     name, position, has_gauss, cached = facts["numpy"]
@@ -57,6 +57,6 @@ def restore(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def random_state_kept(device: torch.device) -> Iterator[None]:
-    """Afterwards, dropout goes on as if nothing had been drawn inside."""
+    """Restore torch's random state at the end, so that numbers drawn inside change nothing outside."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: SIGTERM and SIGINT are noted, and every long loop asks whether one came; light."""
+"""Record SIGTERM and SIGINT for long loops to check, so that a run stops in a resumable state; light."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _received: list[int] = []
 
 
 class Interrupted(HftError):
-    """The process was told to end; what was computed so far is kept where it can be."""
+    """The process was asked to stop; work so far is saved where possible."""
 
     def __init__(self, number: int, where: str = "") -> None:
         name = signal.Signals(number).name
@@ -24,20 +24,22 @@ class Interrupted(HftError):
 
 
 def requested() -> int:
-    """The number of the signal by which this process was told to end; 0 when it was not."""
+    """Return the number of the signal that asked this process to stop; 0 without one."""
     return _received[0] if _received else 0
 
 
 def check() -> None:
-    """Raise `Interrupted` when the process was told to end. Cheap: for every long loop."""
+    """Raise `Interrupted` when the process was asked to stop. Cheap enough for every iteration of a loop."""
     if _received:
         raise Interrupted(_received[0])
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note SIGTERM and SIGINT inside instead of ending at once; a second SIGINT ends at once. Outside the main thread,
-    where Python lets nobody listen, nothing changes."""
+    """Record SIGTERM and SIGINT inside instead of ending at once; a second SIGINT ends at once.
+
+    Does nothing outside the main thread, where Python allows no signal handlers.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -187,7 +187,7 @@ def test_a_module_that_reads_the_weights_of_its_layers_is_refused(opened: Opener
     output = model.trunk.encoder.layer[0].output
     output.dense = _Reader(output.dense)
     with pytest.raises(UsageError, match="BertModel, with what its strategy added, does not work with quantised") as e:
-        quantization.quantise(model, merges=True)
+        quantization.quantize(model, merges=True)
     assert "\n" not in str(e.value)
 
 
