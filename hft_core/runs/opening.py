@@ -62,9 +62,9 @@ def open_session(resolved: Resolved, catalogue: Catalogue, options: RunOptions) 
     is_main = requested_rank() == 0  # of several processes, one writes files and calls observers
     folder = options.folder if is_main else None
     if folder is not None:
-        recorded = folder.open(resume=options.resume)
-        if recorded is not None:
-            resolved = _check_same_recipe(resolved, recorded, folder)
+        folder.open(resume=options.resume)
+    if options.folder is not None and options.resume:
+        resolved = _check_same_recipe(resolved, options.folder)
     listeners = _listeners(catalogue, options, resolved) if is_main else []
     observers = Observers(listeners, problems.append, aside=run_lock.host_random_state)
     lock = RunLock(resolved.recipe.seed)
@@ -83,11 +83,14 @@ def open_session(resolved: Resolved, catalogue: Catalogue, options: RunOptions) 
         return Session(stages, lock, options.folder, started=started, problems=problems, resources=stack.pop_all())
 
 
-def _check_same_recipe(resolved: Resolved, recorded: str, folder: RunFolder) -> Resolved:
+def _check_same_recipe(resolved: Resolved, folder: RunFolder) -> Resolved:
     """Return the recipe with the number format that the run to resume chose for `precision: auto`.
 
     Raises `UsageError` when the run has another recipe.
     """
+    recorded = folder.recorded_recipe()
+    if recorded is None:
+        return resolved
     formats = ("auto", "fp32", "bf16") if resolved.recipe.precision == "auto" else (resolved.recipe.precision,)
     for name in formats:
         candidate = _with_precision(resolved, name)
@@ -115,9 +118,7 @@ def _build(
     resolved: Resolved, options: RunOptions, files: RunFolder, observers: Observers, problems: list[str]
 ) -> Stages:
     """Build the run up to its first step, or to the checkpoint it is resumed from; all processes call it."""
-    checkpoints, resume_from = None, None
-    if options.folder is not None:
-        checkpoints, resume_from = _open_checkpoints(resolved, options.folder, problems, resume=options.resume)
+    resume_from = _find_checkpoint(resolved, options, problems)
     chosen = None if resume_from is None else resume_from.state.run.precision
     machine = distributed.find(resolved.recipe.precision, options.accelerator, chosen=chosen)
     resolved = _with_precision(resolved, machine.precision.name)
@@ -126,7 +127,7 @@ def _build(
     built = assembly.assemble(resolved, host_data=options.data or {}, trust_remote_code=options.trust_remote_code)
     check_same_start(machine.group, built, resume_from, options.folder)
     stages = Stages(built, machine, observers, files)
-    if checkpoints is not None and requested_rank() == 0:
+    if options.folder is not None and requested_rank() == 0:
         files.write_recipe(recipe_file.dump(resolved.recipe))
         problems[:] = [*_notes(resume_from, machine), *problems]
         state = RunState(
@@ -135,7 +136,7 @@ def _build(
             fingerprints=_fingerprints(built, resume_from),
             notes=list(problems),
         )
-        stages.scheduler = CheckpointScheduler(files, resolved.recipe.output, checkpoints, state)
+        stages.scheduler = CheckpointScheduler(files, resolved.recipe.output, _checkpoints(resolved, files), state)
     observers.emit(
         "run_started",
         events.RunStarted(
@@ -150,19 +151,22 @@ def _build(
     return stages
 
 
-def _open_checkpoints(
-    resolved: Resolved, folder: RunFolder, problems: list[str], *, resume: bool
-) -> tuple[Checkpoints, Checkpoint | None]:
-    """Open the run's checkpoints, and find the one to resume from, if there is any."""
-    recipe = recipe_file.dump(_with_precision(resolved, "auto").recipe)  # the checkpoint itself holds the choice
-    digest = hashlib.sha256(recipe.encode()).hexdigest()
-    checkpoints = Checkpoints(folder.checkpoints, recipe=digest, limit=resolved.recipe.output.save_total_limit)
-    resume_from = checkpoints.newest(problems.append) if resume else None
+def _checkpoints(resolved: Resolved, folder: RunFolder) -> Checkpoints:
+    digest = hashlib.sha256(recipe_file.dump(resolved.recipe).encode()).hexdigest()
+    return Checkpoints(folder.checkpoints, recipe=digest, limit=resolved.recipe.output.save_total_limit)
+
+
+def _find_checkpoint(resolved: Resolved, options: RunOptions, problems: list[str]) -> Checkpoint | None:
+    """Find the checkpoint to resume from, and remove what a stopped run wrote beside or after it."""
+    if options.folder is None:
+        return None
+    checkpoints = _checkpoints(resolved, options.folder)
+    resume_from = checkpoints.newest(problems.append) if options.resume else None
     if requested_rank() == 0:
         checkpoints.clear_leftovers()
-        folder.remove_temporary_files()
-        folder.truncate_log(0 if resume_from is None else resume_from.state.log_size)
-    return checkpoints, resume_from
+        options.folder.remove_temporary_files()
+        options.folder.truncate_log(0 if resume_from is None else resume_from.state.log_size)
+    return resume_from
 
 
 def _notes(resume_from: Checkpoint | None, machine: Machine) -> list[str]:

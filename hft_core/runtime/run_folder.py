@@ -53,8 +53,8 @@ class RunFolder:
         """The file of what the stage's combiner learned."""
         return self.combiners / f"{index + 1}-{stage}.safetensors"
 
-    def open(self, *, resume: bool) -> str | None:
-        """Create the folder for a new run, or return the recipe's text of the run to be resumed.
+    def open(self, *, resume: bool) -> None:
+        """Create the folder for a new run, or check that it holds one that can be resumed.
 
         Raises `UsageError` when the folder cannot be created or holds a run; with `resume`, when that run is finished.
         """
@@ -64,12 +64,15 @@ class RunFolder:
             raise UsageError(f"output folder '{self.path}' cannot be made: {error.strerror}") from error
         if not resume or not self.recipe.exists():
             self.check_unused()
-            return None
+            return
         if self.results.exists():
             self.remove_checkpoints()  # the process may have been killed before it did so
             raise UsageError(f"the run in '{self.path}' is finished: there is nothing to resume")
         self._refuse_links()
-        return self.recipe.read_text(encoding="utf-8")
+
+    def recorded_recipe(self) -> str | None:
+        """Return the text of the recipe that the folder's run has; None before a run has begun."""
+        return self.recipe.read_text(encoding="utf-8") if self.recipe.is_file() else None
 
     def check_unused(self) -> None:
         """Raise `UsageError` when the folder holds anything that a run would write."""
