@@ -20,6 +20,10 @@ GAIN = 1.2
 """bfloat16 is chosen only when it is faster by this factor: it rounds more."""
 
 
+REQUESTED = "as the recipe says"
+"""The reason for a format that was not measured."""
+
+
 @dataclass(frozen=True)
 class Precision:
     """A number format and the reason for it."""
@@ -39,7 +43,7 @@ def choose(wanted: str, device: torch.device) -> Precision:
     """Choose the faster of fp32 and bf16 on `device` for `auto`, otherwise `wanted`, and find its rate."""
     found = gemm_speed.of_machine(device)
     if wanted != "auto":
-        return Precision(wanted, "as the recipe says", found.gflops[wanted])
+        return Precision(wanted, REQUESTED, found.gflops[wanted])
     single, half = found.gflops["fp32"], found.gflops["bf16"]
     told = f"bfloat16 products run at {half:.0f} GFLOP/s, float32 at {single:.0f} ({found.told})"
     if half > GAIN * single:

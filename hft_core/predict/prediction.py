@@ -186,8 +186,8 @@ def _plan(saved: Trained, examples: Mapping[str, Examples], machine: Machine) ->
 
 
 def _machine(saved: Trained) -> Machine:
-    """Find where to predict. A run in float32 predicts in float32, others in the faster format of this machine."""
+    """Find the device and number format to predict with, once."""
     if saved.machine is None:
-        saved.machine = distributed.find("fp32" if saved.resolved.recipe.precision == "fp32" else "auto")
+        saved.machine = distributed.find(saved.resolved.recipe.precision)
     saved.model.to(saved.machine.device)
     return saved.machine

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 
 from hft_core.device.distributed import Machine
+from hft_core.device.precision import REQUESTED
 from hft_core.errors import HftError, ModelError, UsageError
 from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
@@ -64,6 +66,7 @@ def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = Fa
         resolved = resolve(recipe_file.load(run.recipe), catalogue)
     except UsageError as error:
         raise type(error)("; ".join([str(error), *changed])) from error
+    resolved = _with_precision(resolved, run)
     resolved = _on_saved_trunk(resolved, run.model / TRUNK_FOLDER, catalogue)
     heads = assembly.build_heads(resolved)
     for task, head in heads.items():
@@ -100,6 +103,13 @@ def _load_weights(folder: Path, resolved: Resolved, model: HybridModel, changed:
             reason = " ".join(str(error).split())[:300]
             message = "; ".join([f"{folder / task}: its weights cannot be read: {reason}", *changed])
             raise ModelError(message) from error
+
+
+def _with_precision(resolved: Resolved, run: RunFolder) -> Resolved:
+    """Return the recipe with `precision: auto` where the run measured that bfloat16 is faster: here it may not be."""
+    if resolved.recipe.precision != "bf16" or read_json(run.results).get("precision_reason") == REQUESTED:
+        return resolved
+    return replace(resolved, recipe=resolved.recipe.model_copy(update={"precision": "auto"}))
 
 
 def _on_saved_trunk(resolved: Resolved, trunk: Path, catalogue: Catalogue) -> Resolved:
