@@ -109,7 +109,7 @@ def _stages(built: BuiltRun) -> tuple[StageForecast, ...]:
         )
         if built.resolved.folds_after(index):
             model.fold_strategy()
-    return tuple(found)
+    return tuple(forecasts)
 
 
 def _memory(built: BuiltRun, stage: Stage, trainable: int, heads: int) -> int:
