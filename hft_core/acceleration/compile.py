@@ -22,7 +22,7 @@ from hft_core.acceleration.frozen_prefix import TOLERANCES
 from hft_core.batching.batch import Batch
 from hft_core.device.distributed import Machine
 from hft_core.device.gemm_speed import DTYPES
-from hft_core.device.out_of_memory import is_shortage
+from hft_core.device.out_of_memory import is_out_of_memory
 from hft_core.errors import HftError, ModelError
 from hft_core.forward_override import override_forward
 from hft_core.model.execution_plan import ExecutionPlan
@@ -83,7 +83,7 @@ def failure(model: HybridModel, plan: ExecutionPlan, batch: Batch, machine: Mach
         with compiled_layers(model):
             compiled = _pass(model, plan, moved, machine, seed)
     except Exception as error:  # compilers fail with exceptions of any type
-        if isinstance(error, HftError) or is_shortage(error):
+        if isinstance(error, HftError) or is_out_of_memory(error):
             raise
         text = " ".join(str(error).split())[:200]
         return f"compilation failed ({type(error).__name__}: {text})"

@@ -1,12 +1,11 @@
-"""How many operations the steps of a stage take: those that were really done, counted in a few of them.
+"""Count the floating-point operations of a stage's steps, from the operations that torch executes in some of them.
 
-The count is that of the matrix products and attentions that torch runs, forward and backward, by torch's own formulas
-(`torch.utils.flop_counter`: 2·m·k·n for a product of `[m, k]` and `[k, n]`; a fused attention by its products, without
-regard to what is masked). So padding counts, since it is computed; a frozen part has no gradients of its weights, and
-what lies below all that trains has no backward; what is read from a store has nothing at all.
+Matrix products and attention count, forward and backward, by torch's formulas (`torch.utils.flop_counter`: 2·m·k·n for
+`[m, k]` times `[k, n]`; fused attention by its products, masked or not). So padding counts, weight gradients of frozen
+layers and cached hidden states do not.
 
-Counting costs some microseconds an operation: only the steps for which `is_counted` holds are counted, and the others
-are taken to cost as much for each padded token. It changes nothing that is computed.
+Counting costs some microseconds an operation, so only steps for which `is_counted` holds are counted; the others are
+estimated by their padded tokens. It does not change results.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
 EVERY = 61
-"""Steps between two that are counted; a prime, so that tasks that take turns are all met."""
+"""Every so many steps one is counted; a prime, so that round-robin tasks are all counted."""
 
 ATEN = torch.ops.aten
 FORMULAS: Mapping[Any, Callable[..., int]] = {
@@ -32,13 +31,13 @@ FORMULAS: Mapping[Any, Callable[..., int]] = {
 
 
 def is_counted(step: int, head_steps: int) -> bool:
-    """Whether step `step` (0 for the first) is counted: the first one, the first in which the trunk moves, and every
-    `EVERY`-th after it."""
+    """Return whether step `step` (0 for the first) is counted: the first one, the first that updates the trunk (step
+    `head_steps`), and every `EVERY`-th after it."""
     return step == 0 or (step >= head_steps and (step - head_steps) % EVERY == 0)
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations of what runs inside, in `flops`."""
+    """Counts the operations of the block in `flops`."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -57,13 +56,13 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @dataclass
 class Work:
-    """The operations of a stage's steps so far."""
+    """The floating-point operations of a stage's steps so far."""
 
     flops: float = 0.0
-    """Of all steps: those that were counted, and what the others are taken to cost."""
+    """Of all steps: counted ones, and estimates of the others."""
     counted_flops: float = 0.0
     counted_tokens: int = 0
-    """Padded tokens of the steps that were counted since the trunk began to move, or else since the stage began."""
+    """Padded tokens of the counted steps since the first update of the trunk, or before it since the stage began."""
 
     @contextmanager
     def of_step(self, step: int, head_steps: int, tokens: int) -> Iterator[None]:
@@ -75,7 +74,7 @@ class Work:
             return
         with FlopCounter() as counter:
             yield
-        if step == head_steps:  # those before were of another kind
+        if step == head_steps:  # earlier steps had no backward pass through the trunk
             self.counted_flops, self.counted_tokens = 0.0, 0
         self.flops += counter.flops
         self.counted_flops += counter.flops

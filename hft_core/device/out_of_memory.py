@@ -1,4 +1,4 @@
-"""Telling that memory was too small from everything else that can go wrong in a step."""
+"""Recognize out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SIGNS = (
 )
 
 
-def is_shortage(error: BaseException) -> bool:
-    """Whether `error` says that an allocation failed: torch's kind of error, Python's and numpy's, or a plain
-    `RuntimeError` with one of the `SIGNS`."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocation failed: torch's, Python's and numpy's exceptions, or a `RuntimeError` whose message
+    has one of the `SIGNS`."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)

@@ -41,11 +41,11 @@ class Precision:
 
 def choose(wanted: str, device: torch.device) -> Precision:
     """Choose the faster of fp32 and bf16 on `device` for `auto`, otherwise `wanted`, and find its rate."""
-    found = gemm_speed.of_machine(device)
+    found = gemm_speed.throughput(device)
     if wanted != "auto":
         return Precision(wanted, REQUESTED, found.gflops[wanted])
     single, half = found.gflops["fp32"], found.gflops["bf16"]
-    told = f"bfloat16 products run at {half:.0f} GFLOP/s, float32 at {single:.0f} ({found.told})"
+    told = f"bfloat16 products run at {half:.0f} GFLOP/s, float32 at {single:.0f} ({found.origin})"
     if half > GAIN * single:
         return Precision("bf16", f"{told}: bfloat16 is {half / single:.1f} times faster", half)
     return Precision("fp32", f"{told}: float32 is the faster or as fast", single)

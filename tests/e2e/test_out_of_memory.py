@@ -19,7 +19,7 @@ from transformers import BertModel
 
 import hft_core
 from hft_core import RunError, events, hookimpl
-from hft_core.device.out_of_memory import is_shortage
+from hft_core.device.out_of_memory import is_out_of_memory
 from hft_core.runtime import signals
 from hft_core.runtime.signals import Interrupted
 
@@ -165,10 +165,10 @@ def test_a_row_that_does_not_fit_alone_is_named_and_nothing_is_lost(
 
 
 def test_other_errors_are_no_shortage() -> None:
-    assert not is_shortage(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not is_shortage(ValueError("out of memory"))
-    assert is_shortage(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
-    assert is_shortage(RuntimeError("CUDA error: out of memory"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
 
 
 REAL = """

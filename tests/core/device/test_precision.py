@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hft_core.device import distributed, gemm_speed
-from hft_core.device.gemm_speed import DAYS, DTYPES, MEASUREMENTS, Rates, of_machine
+from hft_core.device.gemm_speed import DAYS, DTYPES, MEASUREMENTS, Throughput, throughput
 from hft_core.device.precision import GAIN, Precision, choose
 
 CPU = torch.device("cpu")
@@ -90,7 +90,7 @@ def test_the_best_of_a_few_runs_is_kept_and_then_nothing_is_measured_any_more(mo
     seen = []
     for single, half in [(7.0, 20.0), (100.0, 300.0), (90.0, 400.0), (1e6, 1.0)]:  # the first one on a busy machine
         measuring(single, half, monkeypatch)
-        seen.append(of_machine(CPU))
+        seen.append(throughput(CPU))
     assert [dict(found.gflops) for found in seen] == [
         {"fp32": 7.0, "bf16": 20.0},
         {"fp32": 100.0, "bf16": 300.0},
@@ -104,23 +104,23 @@ def test_the_best_of_a_few_runs_is_kept_and_then_nothing_is_measured_any_more(mo
 def test_what_is_old_is_forgotten(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measuring(1000.0, 2000.0, monkeypatch)
     for _ in range(MEASUREMENTS):
-        of_machine(CPU)
+        throughput(CPU)
     held = json.loads(place.read_text())
     ((key, value),) = held.items()
     place.write_text(json.dumps({key: {**value, "since": time.time() - DAYS * 86_400 - 1}}))
     measuring(100.0, 50.0, monkeypatch)
-    assert of_machine(CPU).gflops == {"fp32": 100.0, "bf16": 50.0}
+    assert throughput(CPU).gflops == {"fp32": 100.0, "bf16": 50.0}
 
 
 @pytest.mark.usefixtures("one_thread")
 def test_another_number_of_threads_is_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     measuring(100.0, 200.0, monkeypatch)
-    of_machine(CPU)
+    throughput(CPU)
     torch.set_num_threads(2)
     measuring(200.0, 400.0, monkeypatch)
-    assert of_machine(CPU).measurements == 1
+    assert throughput(CPU).measurements == 1
     torch.set_num_threads(1)
-    assert of_machine(CPU).gflops["fp32"] == 200.0
+    assert throughput(CPU).gflops["fp32"] == 200.0
 
 
 @pytest.mark.parametrize(
@@ -128,26 +128,26 @@ def test_another_number_of_threads_is_another_machine(monkeypatch: pytest.Monkey
 )
 def test_a_damaged_file_is_measured_over(damage: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measuring(100.0, 200.0, monkeypatch)
-    of_machine(CPU)
+    throughput(CPU)
     (key,) = json.loads(place.read_text())
     place.write_bytes(damage.replace('"KEY"', json.dumps(key)).encode(errors="surrogateescape"))
-    found = of_machine(CPU)
+    found = throughput(CPU)
     assert (dict(found.gflops), found.measurements) == ({"fp32": 100.0, "bf16": 200.0}, 1)
-    assert of_machine(CPU).measurements == 2
+    assert throughput(CPU).measurements == 2
 
 
 def test_a_folder_that_cannot_be_written_to_is_no_error(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place.parent.parent.mkdir(exist_ok=True)
     place.parent.write_text("a file where the folder should be")
     measuring(100.0, 200.0, monkeypatch)
-    assert of_machine(CPU) == Rates({"fp32": 100.0, "bf16": 200.0}, 1, pytest.approx(time.time(), abs=60), True)
+    assert throughput(CPU) == Throughput({"fp32": 100.0, "bf16": 200.0}, 1, pytest.approx(time.time(), abs=60), True)
 
 
 def test_other_machines_that_share_the_folder_keep_theirs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place.parent.mkdir(parents=True)
     place.write_text('{"another": {"kept": true}}')
     measuring(100.0, 200.0, monkeypatch)
-    of_machine(CPU)
+    throughput(CPU)
     held = json.loads(place.read_text())
     assert held["another"] == {"kept": True}
     assert len(held) == 2
