@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hft_core.testing import Check, checks_of
-from hft_core.testing.listing import CAN_BE_USED, CHECKS_OF_A_PROVIDER, CHECKS_OF_EVERY_SEAM
+from hft_core.testing.spec_checks import CAN_BE_USED, CHECKS_OF_A_PROVIDER, CHECKS_OF_EVERY_SEAM
 from hft_core.testing.suite import CHECKS
 
 PAGE = Path(__file__).with_name("conformance.md")

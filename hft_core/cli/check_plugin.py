@@ -94,7 +94,7 @@ def cases_of(target: Target, invocation: Invocation, seam: str, name: str) -> li
     plugins = [*invocation.plugins, *([str(target.file)] if target.file else [])]
     catalogue = replace(invocation, plugins=plugins).catalogue
     from hft_core.testing import cases
-    from hft_core.testing.listing import CAN_BE_USED
+    from hft_core.testing.spec_checks import CAN_BE_USED
 
     # Of each plugin, whatever its state, this check is one of the cases.
     found = cases(target.file or target.name, catalogue)

@@ -1,11 +1,11 @@
-"""The conformance suite: what every plugin of a seam has to do, as plain functions that a test or a command runs.
+"""The conformance suite: checks that every plugin of a seam must pass, run by pytest or a command.
 
-An author's whole test is one line::
+A plugin's whole test is one line::
 
     test_conformance = hft_core.testing.conformance("hft-mine")
 
-Importing this package is light; torch is loaded when the cases of a distribution are made. Only `conformance` needs
-pytest (`pip install 'hft-core[test]'`).
+Importing this package imports no torch; making the cases of a distribution does. Only `conformance` needs pytest
+(`pip install 'hft-core[test]'`).
 """
 
 from __future__ import annotations

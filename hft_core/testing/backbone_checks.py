@@ -1,4 +1,4 @@
-"""What every backbone does with a tiny model."""
+"""Check backbones with tiny models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SEQUENCE_CLASS = "AutoModelForSequenceClassification"
 
 
 def models(subject: Subject) -> Iterator[tuple[str, Path | None]]:
-    """Names and folders of the tiny models that the backbone opens; no folder where its example needs none."""
+    """List names and folders of the tiny models that the backbone opens; no folder where its example needs none."""
     example = dict(subject.spec.example)
     if PATH not in example.values():
         yield "its example", None
@@ -46,22 +46,24 @@ def models(subject: Subject) -> Iterator[tuple[str, Path | None]]:
 
 
 def built(subject: Subject, model: Path | None) -> Backbone:
-    """The backbone on a model, in evaluation mode."""
+    """Build the backbone on a model, in evaluation mode."""
     torch.manual_seed(1)
     example = {key: str(model) if value == PATH else value for key, value in subject.spec.example.items()}
-    made: Backbone = subject.catalogue.load_factory(subject.entry)(subject.options(example), trust_remote_code=False)
-    made.trunk.eval()
-    return made
+    backbone: Backbone = subject.catalogue.load_factory(subject.entry)(
+        subject.options(example), trust_remote_code=False
+    )
+    backbone.trunk.eval()
+    return backbone
 
 
 def backbones(subject: Subject) -> Iterator[tuple[str, Backbone]]:
-    """The backbone on each of its tiny models."""
+    """Build the backbone on each of its tiny models."""
     for name, model in models(subject):
         yield name, built(subject, model)
 
 
 def inputs_of(backbone: Backbone, width: int | None = None) -> dict[str, Tensor]:
-    """Four texts of uneven length as the core pads them: to the longest, or to `width`."""
+    """Encode four texts of different lengths, padded to the longest or to `width`."""
     random = np.random.default_rng(5)
     texts = [toys.sentence(i % 2, random) for i in range(4)]
     padding: dict[str, Any] = {"padding": True} if width is None else {"padding": "max_length", "max_length": width}
@@ -75,7 +77,7 @@ def hidden_of(backbone: Backbone, inputs: dict[str, Tensor]) -> Tensor:
 
 @check("backbone", CHECKS)
 def it_opens_its_models_and_nothing_else(subject: Subject) -> None:
-    """`opens` says yes to the folders that the backbone opens and no to a path that is not there."""
+    """`opens` is True for folders that the backbone opens, and False for a path that does not exist."""
     opens = subject.catalogue.load_opens(subject.entry)
     if opens is None:
         raise NotClaimed("the spec has no `opens`")
@@ -87,7 +89,7 @@ def it_opens_its_models_and_nothing_else(subject: Subject) -> None:
 
 @check("backbone", CHECKS)
 def hidden_states_have_their_shape(subject: Subject) -> None:
-    """`forward` gives finite `[batch, seq, hidden_size]` in float32, the same bytes twice in evaluation mode."""
+    """`forward` returns finite `[batch, seq, hidden_size]` in float32, and in evaluation mode the same twice."""
     for name, backbone in backbones(subject):
         inputs = inputs_of(backbone)
         hidden = hidden_of(backbone, inputs)
@@ -100,7 +102,7 @@ def hidden_states_have_their_shape(subject: Subject) -> None:
 
 @check("backbone", CHECKS)
 def padding_changes_nothing(subject: Subject) -> None:
-    """Texts that are padded further have the same hidden states, and so does a text alone."""
+    """Hidden states do not depend on the amount of padding, nor on the other texts of the batch."""
     for name, backbone in backbones(subject):
         inputs = inputs_of(backbone)
         hidden, width = hidden_of(backbone, inputs), inputs["input_ids"].shape[1]
@@ -116,8 +118,8 @@ def padding_changes_nothing(subject: Subject) -> None:
 
 @check("backbone", CHECKS)
 def causal_is_true(subject: Subject) -> None:
-    """Another last token (of an encoder-decoder: of what its decoder reads) changes earlier hidden states exactly where
-    `causal` is false."""
+    """A different last token (of an encoder-decoder: of the decoder's input) changes earlier hidden states if and only
+    if `causal` is False."""
     for name, backbone in backbones(subject):
         inputs = {key: tensor[:1] for key, tensor in inputs_of(backbone).items()}
         length = int(inputs["attention_mask"].sum())
@@ -133,7 +135,7 @@ def causal_is_true(subject: Subject) -> None:
 
 @check("backbone", CHECKS)
 def the_longest_text_passes(subject: Subject) -> None:
-    """A sequence of `max_length` tokens passes, and the tokenizer has a padding token."""
+    """`forward` accepts `max_length` tokens (at most 512 are tried), and the tokenizer has a padding token."""
     for name, backbone in backbones(subject):
         expect(backbone.tokenizer.pad_token_id is not None, f"{name}: a padding token", "none")
         width = min(backbone.max_length, 512)
@@ -143,7 +145,7 @@ def the_longest_text_passes(subject: Subject) -> None:
 
 @check("backbone", CHECKS)
 def layers_are_in_order(subject: Subject) -> None:
-    """`layers` are modules of the trunk, and each is called after the one before it."""
+    """`layers` are modules of the trunk, in the order in which `forward` calls them."""
     for name, backbone in backbones(subject):
         layers = list(backbone.layers)
         inside = {id(module) for module in backbone.trunk.modules()}
@@ -159,13 +161,13 @@ def layers_are_in_order(subject: Subject) -> None:
 
 
 def _note(called: list[int], number: int, *_: Any) -> None:
-    """A hook that notes the number of the layer that it is on."""
+    """Record the index of the layer that the hook is on."""
     called.append(number)
 
 
 @check("backbone", CHECKS)
 def the_trunk_trains(subject: Subject) -> None:
-    """In training mode, a gradient reaches every layer and the embeddings below them."""
+    """In training mode, every layer and the embeddings get a gradient."""
     for name, backbone in backbones(subject):
         backbone.trunk.train()
         backbone.trunk.requires_grad_(True)
@@ -180,7 +182,7 @@ def the_trunk_trains(subject: Subject) -> None:
 
 @check("backbone", CHECKS)
 def what_is_saved_opens_again(subject: Subject) -> None:
-    """A trunk with other weights, saved, opens in the backbone with equal hidden states, and its tokenizer with it."""
+    """A trunk with changed weights, saved and opened again, has equal hidden states and an equal tokenizer."""
     for name, backbone in backbones(subject):
         if PATH not in subject.spec.example.values():
             raise NotClaimed("the example names no folder to open")
@@ -197,7 +199,7 @@ def what_is_saved_opens_again(subject: Subject) -> None:
 
 @check("backbone", CHECKS)
 def what_is_saved_opens_in_transformers(subject: Subject) -> None:
-    """Where the saved folder is one of transformers, its `AutoModel` opens it with equal hidden states."""
+    """If the saved folder has a transformers configuration, `AutoModel` opens it with equal hidden states."""
     for name, backbone in backbones(subject):
         inputs = inputs_of(backbone)
         if backbone.encoder_decoder:
@@ -215,7 +217,7 @@ def what_is_saved_opens_in_transformers(subject: Subject) -> None:
 
 
 def _moved(backbone: Backbone, inputs: dict[str, Tensor]) -> Tensor:
-    """The hidden states of the trunk with its weights moved a little: what was opened must not be what is saved."""
+    """Change the weights a little, so that they differ from the opened ones, and return the hidden states."""
     with torch.no_grad():
         for parameter in backbone.trunk.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
@@ -224,7 +226,7 @@ def _moved(backbone: Backbone, inputs: dict[str, Tensor]) -> Tensor:
 
 @check("backbone", CHECKS)
 def the_language_model_scores_the_vocabulary(subject: Subject) -> None:
-    """The trunk's own LM head gives finite logits `[n, vocabulary]`; its state is its own again after loading."""
+    """The trunk's own LM head returns finite logits `[n, vocabulary]`; its state is unchanged by saving and loading."""
     for name, backbone in backbones(subject):
         module = backbone.language_model
         if module is None:
@@ -241,7 +243,8 @@ def the_language_model_scores_the_vocabulary(subject: Subject) -> None:
 
 @check("backbone", CHECKS)
 def a_sequence_module_is_that_of_its_plain_class(subject: Subject) -> None:
-    """What `sequence_module` makes, saved with the trunk by `save_task`, gives equal logits in its plain class."""
+    """The module of `sequence_module`, saved with the trunk by `save_task`, has equal logits in its transformers
+    class."""
     for name, backbone in backbones(subject):
         module = backbone.sequence_module(SEQUENCE_CLASS, num_labels=3)
         if module is None:
@@ -267,7 +270,7 @@ def a_sequence_module_is_that_of_its_plain_class(subject: Subject) -> None:
 
 
 def _expect_state_again(name: str, module: Any) -> None:
-    """Raise `Failed` unless `load_plain_state` takes what `plain_state` gives, and refuses an unknown name."""
+    """Raise `Failed` unless `load_plain_state` restores what `plain_state` returned, and rejects an unknown name."""
     state = {key: tensor.detach().clone() for key, tensor in module.plain_state().items()}
     if state:
         with torch.no_grad():

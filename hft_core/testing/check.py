@@ -1,4 +1,4 @@
-"""What a check is, what it looks at, and what can come of it; light (no torch, no pytest)."""
+"""Define a check, its subject and its outcome; imports no torch and no pytest."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from hft_core.plugins.catalogue import Catalogue, Entry, accepted
 
 
 class Failed(AssertionError):
-    """A plugin does not do what its contract says: one line with what was expected and what was found."""
+    """A plugin violates its contract; the message is one line with what was expected and found."""
 
 
 class NotClaimed(Exception):
-    """The check is about something that the plugin does not say it does; the message says what."""
+    """The plugin does not claim the feature that the check is about; the message says which."""
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One plugin that is looked at, built from its spec's `example`. Two subjects are never the same one."""
+    """A plugin to check, built from its spec's `example`. Compared by identity."""
 
     entry: Entry
     catalogue: Catalogue
-    """Where a check finds the other plugins that it needs: a trunk to put a head on."""
+    """Other plugins that a check needs, such as a backbone for a head."""
 
     @property
     def name(self) -> str:
@@ -54,7 +54,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that every plugin of a seam does. Its name is public: authors name it where they expect a failure."""
+    """One requirement of the plugins of a seam. Its name is public: authors use it for expected failures."""
 
     name: str
     seam: str
@@ -64,28 +64,28 @@ class Check:
 
     @property
     def says(self) -> str:
-        """What holds, in one sentence."""
+        """The requirement, in one sentence."""
         return " ".join((self.run.__doc__ or "").split())
 
 
 def check(seam: str, into: list[Check]) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
-    """Put the function into the list of its seam's checks, under its own name with hyphens."""
+    """Register the decorated function as a check, under its name with hyphens."""
 
-    def added(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
+    def register(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
         into.append(Check(function.__name__.replace("_", "-"), seam, function))
         return function
 
-    return added
+    return register
 
 
 def expect(holds: bool, expected: str, found: object) -> None:
-    """Raise `Failed` with both in one line unless `holds`."""
+    """Raise `Failed` with `expected` and `found` in one line unless `holds`."""
     if not holds:
         raise Failed(f"expected {expected}; found {' '.join(str(found).split())}")
 
 
 class Result(StrEnum):
-    """What came of a check."""
+    """The result of a check."""
 
     HOLDS = "holds"
     FAILS = "fails"
@@ -94,7 +94,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one check of one plugin."""
+    """The outcome of one check of one plugin."""
 
     plugin: str
     check: str
@@ -102,5 +102,5 @@ class Outcome:
     message: str = ""
     """One line; empty where the check holds."""
     traceback: str = ""
-    """Where the plugin itself raised."""
+    """Of an exception that the plugin raised."""
     seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""What every loss combiner does, on losses and gradients that are made up."""
+"""Check loss combiners with synthetic losses and gradients."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ CHECKS: list[Check] = []
 TASKS = ("a", "b", "c")
 WIDTH = 12
 DRAWS = 100
-"""Of a combiner that draws at random, the mean of so many draws is looked at."""
+"""Samples over which the result of a random combiner is averaged."""
 STEPS = 7
 
 
 class Trial:
-    """A combiner of `tasks`, given losses `[t]` and gradients `[t, WIDTH]` as a step gives them."""
+    """A combiner of `tasks`, called with losses `[t]` and gradients `[t, WIDTH]` as in a training step."""
 
     def __init__(self, subject: Subject, tasks: tuple[str, ...] = TASKS) -> None:
         torch.manual_seed(0)
@@ -34,7 +34,7 @@ class Trial:
     def factors(
         self, gradients: Tensor, losses: Tensor | None = None, present: tuple[int, ...] | None = None, seed: int = 0
     ) -> Tensor:
-        """What each task's gradient is multiplied by: `[t]` or `[t, WIDTH]`."""
+        """Return the factors on the tasks' gradients, `[t]` or `[t, WIDTH]`."""
         losses = torch.ones(len(gradients)) if losses is None else losses
         indices = torch.tensor(range(len(gradients)) if present is None else present)
         torch.manual_seed(seed)
@@ -44,12 +44,12 @@ class Trial:
         return weights_of(self.combiner, losses, indices)
 
     def combined(self, gradients: Tensor, losses: Tensor | None = None, seed: int = 0) -> Tensor:
-        """`[WIDTH]`: the gradient that all parameters that the tasks share would get."""
+        """Return the combined gradient of the shared parameters, `[WIDTH]`."""
         factors = self.factors(gradients, losses, seed=seed)
         return ((factors if factors.ndim == 2 else factors.unsqueeze(1)) * gradients).sum(dim=0)
 
     def step(self, step: int) -> Tensor:
-        """One step of a stage with its losses and gradients; `b` is absent from every third. The factors."""
+        """Run one step of a stage and return the factors; task `b` is absent from every third step."""
         present = (0, 2) if step % 3 == 2 else (0, 1, 2)
         gradients, losses = made_up(step, len(present))
         indices = torch.tensor(present)
@@ -67,7 +67,7 @@ class Trial:
 
 
 def made_up(seed: int, tasks: int = len(TASKS)) -> tuple[Tensor, Tensor]:
-    """Gradients `[tasks, WIDTH]` of which some conflict, and losses `[tasks]` above 0."""
+    """Make gradients `[tasks, WIDTH]`, some of which conflict, and positive losses `[tasks]`."""
     random = torch.Generator().manual_seed(seed)
     scales = torch.tensor([[1.0], [0.3], [2.0]])[:tasks]
     return torch.randn(tasks, WIDTH, generator=random) * scales, torch.rand(tasks, generator=random) + 0.2
@@ -75,7 +75,7 @@ def made_up(seed: int, tasks: int = len(TASKS)) -> tuple[Tensor, Tensor]:
 
 @check("combiner", CHECKS)
 def its_facts_are_those_of_the_spec(subject: Subject) -> None:
-    """`per_task_gradients` of the combiner and of the spec are the same, and `at` is one of the two places."""
+    """`per_task_gradients` of combiner and spec are equal, and `at` is 'shared' or 'representation'."""
     combiner = Trial(subject).combiner
     claimed, found = subject.spec.per_task_gradients, combiner.per_task_gradients
     expect(found == claimed, f"per_task_gradients={claimed}, as the spec says", found)
@@ -85,7 +85,7 @@ def its_facts_are_those_of_the_spec(subject: Subject) -> None:
 
 @check("combiner", CHECKS)
 def factors_are_one_a_task(subject: Subject) -> None:
-    """There is one factor a present task, or one for each component of its gradient; inputs are not changed."""
+    """There is one factor for each present task, or for each component of its gradient; inputs are not modified."""
     trial = Trial(subject)
     gradients, losses = made_up(1)
     given = gradients.clone(), losses.clone()
@@ -99,7 +99,7 @@ def factors_are_one_a_task(subject: Subject) -> None:
 
 @check("combiner", CHECKS)
 def equal_random_numbers_give_equal_factors(subject: Subject) -> None:
-    """With torch's generator seeded alike, the factors are the same, so that they are the same on every process."""
+    """Factors are equal for equal seeds of torch's generator, and so on every process."""
     gradients, losses = made_up(1)
     first, second = (Trial(subject).factors(gradients, losses, seed=3) for _ in range(2))
     expect(torch.equal(first, second), "equal factors from equal seeds", f"{first.tolist()} and {second.tolist()}")
@@ -107,7 +107,7 @@ def equal_random_numbers_give_equal_factors(subject: Subject) -> None:
 
 @check("combiner", CHECKS)
 def one_task_keeps_its_direction(subject: Subject) -> None:
-    """With one task, or one present of three, the combined gradient points where the task's own does."""
+    """With one task, or one present of three, the combined gradient is a positive multiple of the task's own."""
     gradients, losses = made_up(1, 1)
     for tasks, present in ((("a",), (0,)), (TASKS, (1,))):
         factors = Trial(subject, tasks).factors(gradients, losses, present)
@@ -119,7 +119,7 @@ def one_task_keeps_its_direction(subject: Subject) -> None:
 
 @check("combiner", CHECKS)
 def the_order_of_tasks_does_not_matter(subject: Subject) -> None:
-    """Tasks in another order get the same factors in that order; for a combiner that draws at random, in the mean."""
+    """The combined gradient does not depend on the order of tasks; that of a random combiner on average."""
     gradients, losses = made_up(2)
     reference = _mean(lambda seed: Trial(subject).combined(gradients, losses, seed))
     for order in ((1, 2, 0), (2, 1, 0)):
@@ -140,7 +140,7 @@ def the_order_of_tasks_does_not_matter(subject: Subject) -> None:
 
 
 def _mean(draw: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard error over draws; of one draw where the seed makes no difference."""
+    """Return mean and standard error over draws; one draw suffices if the seed makes no difference."""
     first = draw(0)
     if all(torch.equal(first, draw(seed)) for seed in range(1, 5)):
         return first, torch.zeros_like(first)
@@ -150,7 +150,7 @@ def _mean(draw: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
 
 @check("combiner", CHECKS)
 def the_scale_of_all_gradients_does_not_turn_the_result(subject: Subject) -> None:
-    """Of combiners of gradients: all gradients times 100 or 0.01 give a result of the same direction."""
+    """For combiners of gradients: scaling all gradients by 100 or 0.01 does not change the direction of the result."""
     if not subject.spec.per_task_gradients:
         raise NotClaimed("a combiner of losses")
     gradients, losses = made_up(3)
@@ -166,7 +166,7 @@ def the_scale_of_all_gradients_does_not_turn_the_result(subject: Subject) -> Non
 
 @check("combiner", CHECKS)
 def linear_means_that_weights_do_not_depend_on_losses(subject: Subject) -> None:
-    """A combiner of losses that says `linear` gives the same weights whatever the losses are."""
+    """The weights of a combiner of losses with `linear` do not depend on the losses."""
     trial = Trial(subject)
     if trial.combiner.per_task_gradients or not trial.combiner.linear:
         raise NotClaimed("the combiner is not linear in the losses")
@@ -179,7 +179,7 @@ def linear_means_that_weights_do_not_depend_on_losses(subject: Subject) -> None:
 
 @check("combiner", CHECKS)
 def products_are_all_it_goes_by_where_it_says_so(subject: Subject) -> None:
-    """With `by_products`, other gradients with the same products with one another have the same factors, one a task."""
+    """With `by_products`, the factors depend on the Gramian of the gradients only, one for each task."""
     if not (Trial(subject).combiner.per_task_gradients and Trial(subject).combiner.by_products):
         raise NotClaimed("the combiner does not say by_products")
     for seed in range(3):
@@ -202,7 +202,7 @@ def _extremes() -> Iterator[tuple[str, Tensor, Tensor]]:
 
 @check("combiner", CHECKS)
 def results_stay_finite(subject: Subject) -> None:
-    """Factors and state stay finite on zeros, on values of 1e6 and 1e-6, and on equal and opposite gradients."""
+    """Factors and state are finite for zeros, values of 1e6 and 1e-6, and equal and opposite gradients."""
     for name, gradients, losses in _extremes():
         trial = Trial(subject)
         for step in range(3):
@@ -215,7 +215,7 @@ def results_stay_finite(subject: Subject) -> None:
 
 @check("combiner", CHECKS)
 def tasks_that_agree_get_their_mean(subject: Subject) -> None:
-    """Equal gradients, and equal losses, combine to a positive multiple of their mean."""
+    """Equal gradients with equal losses combine to a positive multiple of their mean."""
     gradients = made_up(5, 1)[0].repeat(3, 1)
     combined = Trial(subject).combined(gradients, torch.full((3,), 0.7))
     multiple = combined / gradients[0]
@@ -225,7 +225,7 @@ def tasks_that_agree_get_their_mean(subject: Subject) -> None:
 
 @check("combiner", CHECKS)
 def no_task_is_worked_against(subject: Subject) -> None:
-    """Where the spec says `non_conflicting`: on random gradients, the result has no negative product with any."""
+    """With the spec's `non_conflicting`, the result has no negative product with any of random gradients."""
     if not subject.spec.non_conflicting:
         raise NotClaimed("the spec says non_conflicting=False")
     for seed, tasks in itertools.product(range(20), (2, 3)):
@@ -237,7 +237,7 @@ def no_task_is_worked_against(subject: Subject) -> None:
 
 @check("combiner", CHECKS)
 def an_absent_task_is_left_out(subject: Subject) -> None:
-    """A step without a task has factors for the others only, and moves nothing that was learned of the absent one."""
+    """A step without a task has factors for the others only, and does not update what is learned of the absent one."""
     trial = Trial(subject)
     for step in range(STEPS):
         factors = trial.step(step)
@@ -255,7 +255,7 @@ def an_absent_task_is_left_out(subject: Subject) -> None:
 
 @check("combiner", CHECKS)
 def its_state_goes_on_where_it_was(subject: Subject) -> None:
-    """State saved by safetensors in the middle, and loaded into a new combiner, gives the same factors from then on."""
+    """A new combiner that loads the state, saved by safetensors between two steps, has equal factors from then on."""
     trial = Trial(subject)
     for step in range(STEPS):
         trial.step(step)
@@ -270,7 +270,7 @@ def its_state_goes_on_where_it_was(subject: Subject) -> None:
 
 
 def _copied(state: Any) -> Any:
-    """A copy through torch's file format, tensors only, as a checkpoint makes one."""
+    """Copy a state through torch's file format, tensors only, as a checkpoint does."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -279,7 +279,7 @@ def _copied(state: Any) -> Any:
 
 @check("combiner", CHECKS)
 def one_task_can_be_the_whole_stage(subject: Subject) -> None:
-    """A stage of one task trains: three steps with their events, finite factors throughout."""
+    """A stage with a single task has finite factors for three steps with their events."""
     trial = Trial(subject, ("a",))
     for step in range(3):
         gradients, losses = made_up(step, 1)

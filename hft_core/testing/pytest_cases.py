@@ -1,4 +1,4 @@
-"""The conformance suite as a pytest test; the only module of `hft_core` that imports pytest."""
+"""Run the conformance suite as a pytest test; the only module of `hft_core` that imports pytest."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ except ImportError as error:
 def conformance(
     what: str | Path, *, expected_failures: Mapping[str, str] | None = None, catalogue: Catalogue | None = None
 ) -> Callable[[Case], None]:
-    """A pytest test of every plugin of the distribution `what`, or of the single file of that path::
+    """Make a pytest test of every plugin of the distribution `what`, or of the file of that path::
 
         test_conformance = conformance("hft-mine")
 
-    `expected_failures`: by the id of a case (`strategy-mine/resume-is-equal`), why it cannot hold; the test fails when
-    it does hold after all. `catalogue`: where the plugins are looked for, instead of what is installed.
+    `expected_failures`: the reason why a case fails, by its id (`strategy-mine/resume-is-equal`); the test fails when
+    the case passes. `catalogue`: the plugins to search, the installed ones by default.
 
     Raises `UsageError` when `expected_failures` names no case.
     """
-    found = cases(what, catalogue)
+    listed = cases(what, catalogue)
     reasons = dict(expected_failures or {})
-    known = [case.id for case in found]
+    known = [case.id for case in listed]
     for name in reasons:
         if name not in known:
             raise UsageError(
@@ -38,7 +38,7 @@ def conformance(
             )
     marks = {name: [pytest.mark.xfail(reason=reason, strict=True)] for name, reason in reasons.items()}
 
-    @pytest.mark.parametrize("case", [pytest.param(case, id=case.id, marks=marks.get(case.id, [])) for case in found])
+    @pytest.mark.parametrize("case", [pytest.param(case, id=case.id, marks=marks.get(case.id, [])) for case in listed])
     def test_conformance(case: Case) -> None:
         try:
             case.run()

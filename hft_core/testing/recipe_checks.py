@@ -1,4 +1,4 @@
-"""What every ready-made recipe does."""
+"""Check ready-made recipes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CHECKS: list[Check] = []
 
 @check("recipe", CHECKS)
 def the_recipe_validates(subject: Subject) -> None:
-    """What it builds is what YAML can hold, and a recipe whose plugins are all there and take their options."""
+    """The recipe can be written as YAML, its plugins are installed and accept their options."""
     with tempfile.TemporaryDirectory() as place:
-        made = subject.build(folder=Path(place))
+        recipe = subject.build(folder=Path(place))
         try:
-            written = json.loads(json.dumps(made))
+            written = json.loads(json.dumps(recipe))
         except TypeError as error:
             raise Failed(f"expected a recipe that YAML can hold; found {error}") from error
         resolved = resolve(recipe_file.from_dict(written), subject.catalogue)
@@ -39,7 +39,7 @@ def its_data_files_are_there(subject: Subject) -> None:
 
 
 def _paths(value: object) -> list[str]:
-    """The texts in a data section that are absolute paths."""
+    """Find the strings in a data section that are absolute paths."""
     if isinstance(value, dict):
         return [path for item in value.values() for path in _paths(item)]
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""A strategy driven as a stage drives it, on a tiny trunk with one linear probe a task."""
+"""Run a strategy as a stage does, on a tiny trunk with a linear probe for each task."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from hft_core.testing import toys, trunks
 from hft_core.testing.check import Failed, Subject, expect
 
 TASKS = ("ab", "a", "a-b")
-"""Names that begin with one another, the longer ones on either side."""
+"""Names that are prefixes of one another, in mixed order."""
 STEPS = 4
 ROWS = 4
 """Of each task in a step."""
 WIDTH = 24
 """Tokens of a row, padding included."""
 EVALUATION = 100
-"""The number of the step whose rows are for evaluation."""
+"""The step whose rows are used for evaluation."""
 
 
 class Stage:
-    """One stage of a strategy. Built twice in the same way, it is the same twice.
+    """One stage of a strategy, deterministic.
 
-    `after`: the strategy of the stage before, of those that the spec says it `continues`; its parts are in the trunk.
+    `after`: the strategy of the previous stage, one of the spec's `continues`, whose parts are in the trunk.
     """
 
     def __init__(self, subject: Subject, family: str, tasks: tuple[str, ...] = TASKS, after: str = "") -> None:
@@ -58,20 +58,20 @@ class Stage:
         self.strategy.begin(self.backbone, STEPS)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The trunk's parameters that require a gradient, by name."""
+        """Return the trunk's parameters that require a gradient, by name."""
         return {name: p for name, p in self.backbone.trunk.named_parameters() if p.requires_grad}
 
     def shared(self) -> dict[str, nn.Parameter]:
-        """Those of them that are no task's own."""
+        """Return those of them that are not private to a task."""
         own = {id(p) for parameters in self.private.values() for p in parameters}
         return {name: p for name, p in self.trained().items() if id(p) not in own}
 
     def parameters(self) -> dict[str, Tensor]:
-        """A copy of every trunk parameter's values."""
+        """Copy the values of all trunk parameters."""
         return _copy(dict(self.backbone.trunk.named_parameters()))
 
     def run(self, steps: Iterable[int], tasks: Sequence[str] | None = None) -> None:
-        """Train `steps` on rows of `tasks` (of all, when left out)."""
+        """Train `steps` on rows of `tasks`, all by default."""
         for step in steps:
             self._step(step, self.tasks if tasks is None else tasks)
 
@@ -83,7 +83,7 @@ class Stage:
         self.optimizer.zero_grad(set_to_none=True)
 
     def loss(self, step: int, tasks: Sequence[str] | None = None) -> Tensor:
-        """The loss of a step's rows, penalty included."""
+        """Compute the loss of a step's rows, including the penalty."""
         torch.manual_seed(step)
         self.backbone.trunk.train(bool(self.trained()))
         self.strategy.step_started(self.backbone, step)
@@ -100,8 +100,8 @@ class Stage:
         return functional.cross_entropy(self.probes[task]((hidden * weights).sum(dim=1)), classes)
 
     def hidden_as(self, task: str, depth: int = 0) -> Tensor:
-        """The hidden states of one evaluation text of all tasks when it is one of `task`, by way of `upper` above
-        `depth` layers."""
+        """Return the hidden states of the evaluation texts when routed as rows of `task`; with `depth`, by `lower` and
+        `upper`."""
         self.backbone.trunk.eval()
         inputs, rows = batch(self.backbone, TASKS[:1], EVALUATION)[0], [(task, slice(0, ROWS))]
         with torch.no_grad():
@@ -113,7 +113,7 @@ class Stage:
         return found * inputs["attention_mask"].unsqueeze(-1)
 
     def lower_as(self, task: str, depth: int) -> Tensor:
-        """What the first `depth` layers make of the text when it is one of `task`."""
+        """Return the hidden states after the first `depth` layers, of the same texts routed as rows of `task`."""
         self.backbone.trunk.eval()
         inputs, _ = batch(self.backbone, TASKS[:1], EVALUATION)
         with torch.no_grad():
@@ -122,12 +122,12 @@ class Stage:
         return found * inputs["attention_mask"].unsqueeze(-1)
 
     def hidden(self, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """See `hidden`; of all tasks when left out."""
+        """See the function `hidden`; all tasks by default."""
         return hidden(self.backbone, self.strategy, self.tasks if tasks is None else tasks)
 
 
 def hidden(backbone: Backbone, strategy: Strategy, tasks: Sequence[str], width: int = WIDTH) -> dict[str, Tensor]:
-    """By task, the hidden states of its rows in one evaluation batch of `tasks`, padding set to 0."""
+    """Return by task the hidden states of its rows in one evaluation batch of `tasks`, zero at padding."""
     backbone.trunk.eval()
     with torch.no_grad():
         inputs, rows = batch(backbone, tasks, EVALUATION, width)
@@ -141,7 +141,7 @@ def hidden(backbone: Backbone, strategy: Strategy, tasks: Sequence[str], width: 
 def batch(
     backbone: Backbone, tasks: Sequence[str], seed: int, width: int = WIDTH
 ) -> tuple[dict[str, Tensor], list[tuple[str, slice]]]:
-    """`ROWS` rows of each task, the classes in turn; a task's rows do not depend on which other tasks there are."""
+    """Make `ROWS` rows of each task, of alternating classes; a task's rows do not depend on the other tasks."""
     texts: list[str] = []
     rows = []
     for task in tasks:
@@ -155,12 +155,12 @@ def batch(
 
 
 def stages(subject: Subject, tasks: tuple[str, ...] = TASKS) -> Iterator[tuple[str, Stage]]:
-    """The strategy on the tiny trunks that it takes, at most `trunks.TRUNKS`, as the first stage or after one that it
-    `continues`.
+    """Build the strategy on the tiny trunks that it accepts, at most `trunks.TRUNKS`, as the first stage or after one
+    that it `continues`.
 
-    Raises `Failed` when it takes none, with its reasons.
+    Raises `Failed` when it accepts none, with the reasons.
     """
-    reasons, taken = [], 0
+    reasons, accepted = [], 0
     for family in trunks.families(subject.catalogue):
         for after in ("", *subject.spec.continues):
             try:
@@ -168,28 +168,28 @@ def stages(subject: Subject, tasks: tuple[str, ...] = TASKS) -> Iterator[tuple[s
             except PluginError as error:
                 reasons.append(f"{family}: {error}")
                 continue
-            taken += 1
+            accepted += 1
             yield family, stage
             break
-        if taken == trunks.TRUNKS:
+        if accepted == trunks.TRUNKS:
             return
-    if not taken:
+    if not accepted:
         raise Failed(f"expected a tiny trunk that the strategy takes; found {'; '.join(reasons)}")
 
 
 def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
-    """The names of the tensors whose bytes differ."""
+    """Name the tensors whose bytes differ."""
     return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
 
 
 def gap(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """The largest difference between tensors of one name, relative to the largest value where that is above 1."""
+    """Return the largest difference between tensors of one name, relative to the largest value if that is above 1."""
     return max(float((one[n] - other[n]).abs().max() / one[n].abs().max().clamp(min=1)) for n in one)
 
 
 @contextmanager
 def values_of(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> Iterator[None]:
-    """The parameters have other values inside."""
+    """Give the parameters other values within the block."""
     kept = _copy(parameters)
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -200,7 +200,7 @@ def values_of(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tenso
 
 
 def _disturb(backbone: Backbone) -> None:
-    """Move what trains in the trunk a little, as a stage would have."""
+    """Change the trainable parameters of the trunk a little, as a stage would have."""
     with torch.no_grad():
         for parameter in backbone.trunk.parameters():
             if parameter.requires_grad:

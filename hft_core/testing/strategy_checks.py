@@ -1,4 +1,4 @@
-"""What every sharing strategy does, on each tiny trunk that takes it."""
+"""Check sharing strategies on tiny trunks."""
 
 from __future__ import annotations
 
@@ -23,20 +23,18 @@ TOLERANCE = 1e-4
 
 @check("strategy", CHECKS)
 def what_stands_still_keeps_its_bytes(subject: Subject) -> None:
-    """A trunk parameter that requires no gradient after `apply` has the same bytes after training with weight decay."""
+    """Trunk parameters that require no gradient after `apply` do not change in training with weight decay."""
     for family, stage in stages(subject):
         before, trained = stage.parameters(), stage.trained()
         stage.run(range(STEPS))
         moved = sorted(changed(before, stage.parameters()) - set(trained))
-        expect(
-            not moved, f"{family}: frozen parameters that stand still", f"{len(moved)} moved: {', '.join(moved[:3])}"
-        )
+        expect(not moved, f"{family}: unchanged frozen parameters", f"{len(moved)} changed: {', '.join(moved[:3])}")
 
 
 @check("strategy", CHECKS)
 def what_is_said_to_train_moves(subject: Subject) -> None:
-    """Every trunk parameter that requires a gradient after `apply` moves at some step of the stage, so that the count
-    of what trains is true."""
+    """Every trunk parameter that requires a gradient after `apply` is updated in some step, so that the number of
+    trainable parameters is right."""
     for family, stage in stages(subject):
         before, still = stage.parameters(), set(stage.trained())
         count = len(still)
@@ -49,8 +47,8 @@ def what_is_said_to_train_moves(subject: Subject) -> None:
 
 @check("strategy", CHECKS)
 def hidden_states_are_those_of_the_text(subject: Subject) -> None:
-    """`forward` gives finite `[batch, seq, hidden_size]`, positions that the strategy adds taken out again; texts may
-    be as long as the trunk's `max_length` without `virtual_tokens`."""
+    """`forward` returns finite `[batch, seq, hidden_size]` without the positions that the strategy adds, for texts of
+    up to `max_length` - `virtual_tokens` tokens."""
     for family, stage in stages(subject, TASKS[:1]):
         width = stage.backbone.max_length - stage.strategy.virtual_tokens
         states = hidden(stage.backbone, stage.strategy, TASKS[:1], width)[TASKS[0]]
@@ -60,7 +58,7 @@ def hidden_states_are_those_of_the_text(subject: Subject) -> None:
 
 @check("strategy", CHECKS)
 def evaluation_is_deterministic(subject: Subject) -> None:
-    """In evaluation mode, `forward` gives the same bytes twice."""
+    """In evaluation mode, two calls of `forward` are bit-identical."""
     for family, stage in stages(subject):
         stage.run(range(2))
         first, second = stage.hidden(), stage.hidden()
@@ -71,7 +69,7 @@ def evaluation_is_deterministic(subject: Subject) -> None:
 
 @check("strategy", CHECKS)
 def a_mixed_batch_gives_each_task_what_it_gets_alone(subject: Subject) -> None:
-    """A task's rows have the same hidden states beside other tasks' rows as in a batch of their own."""
+    """Hidden states of a task's rows do not depend on rows of other tasks in the batch."""
     for family, stage in stages(subject):
         stage.run(range(2))
         mixed = stage.hidden()
@@ -84,8 +82,8 @@ def a_mixed_batch_gives_each_task_what_it_gets_alone(subject: Subject) -> None:
 
 @check("strategy", CHECKS)
 def rows_are_routed_only_where_it_says_so(subject: Subject) -> None:
-    """Without `routes_rows`, a text has the same hidden states whichever task it is of, so that tasks can share its
-    encoding; a strategy with private parts says that it routes rows."""
+    """Without `routes_rows`, hidden states of a text do not depend on its task, so that tasks can share its encoding; a
+    strategy with private parts has `routes_rows`."""
     for family, stage in stages(subject):
         if stage.strategy.routes_rows:
             raise NotClaimed("the strategy routes rows")
@@ -99,8 +97,8 @@ def rows_are_routed_only_where_it_says_so(subject: Subject) -> None:
 
 @check("strategy", CHECKS)
 def layers_in_common_are_those_of_all_tasks(subject: Subject) -> None:
-    """With `common_layers`, a text has the same hidden states above them whichever task it is of, and `upper` makes of
-    these what `forward` makes of the text, for rows of any task."""
+    """With `common_layers`, hidden states after these layers do not depend on the task, and `upper` of them equals
+    `forward`, for rows of any task."""
     claimed = False
     for family, stage in stages(subject):
         depth = stage.strategy.common_layers
@@ -122,8 +120,8 @@ def layers_in_common_are_those_of_all_tasks(subject: Subject) -> None:
 
 @check("strategy", CHECKS)
 def private_parts_are_as_the_spec_says(subject: Subject) -> None:
-    """`private` has parameters for every task of the stage where the spec says `private_parts`, and none otherwise;
-    no parameter belongs to two tasks, and each is in the trunk."""
+    """`private` has trunk parameters for every task of the stage if the spec says `private_parts`, and none otherwise;
+    no parameter belongs to two tasks."""
     for family, stage in stages(subject):
         wanted = set(TASKS) if subject.spec.private_parts else set()
         named = {task for task, parameters in stage.private.items() if list(parameters)}
@@ -136,8 +134,8 @@ def private_parts_are_as_the_spec_says(subject: Subject) -> None:
 
 @check("strategy", CHECKS)
 def private_parts_are_isolated(subject: Subject) -> None:
-    """Training one task, with weight decay, leaves the private parameters of the others as they were, and with the
-    shared ones put back also their hidden states; the tasks' names begin with one another."""
+    """Training one task with weight decay does not change the private parameters of the others, nor their hidden states
+    once the shared parameters are restored; task names are prefixes of one another."""
     if not subject.spec.private_parts:
         raise NotClaimed("the strategy keeps no part of the trunk for a task")
     for trained in TASKS[:2]:
@@ -161,7 +159,7 @@ def private_parts_are_isolated(subject: Subject) -> None:
 
 @check("strategy", CHECKS)
 def learning_rate_factors_are_of_what_trains(subject: Subject) -> None:
-    """`rate_factors` are finite and not negative, each of a trunk parameter that trains."""
+    """`rate_factors` are finite, not negative, and of trainable trunk parameters."""
     for family, stage in stages(subject):
         factors = stage.strategy.rate_factors(stage.backbone)
         known = {id(p) for p in stage.trained().values()}
@@ -173,7 +171,7 @@ def learning_rate_factors_are_of_what_trains(subject: Subject) -> None:
 
 @check("strategy", CHECKS)
 def the_penalty_is_a_finite_scalar(subject: Subject) -> None:
-    """What `penalty` adds to the loss is a finite scalar."""
+    """`penalty` returns None or a finite scalar."""
     for family, stage in stages(subject):
         stage.run(range(2))
         penalty = stage.strategy.penalty(stage.backbone)
@@ -185,8 +183,8 @@ def the_penalty_is_a_finite_scalar(subject: Subject) -> None:
 
 @check("strategy", CHECKS)
 def resume_is_equal(subject: Subject) -> None:
-    """A stage that is built again in the middle, from the trunk's parameters, the strategy's `state` and the optimizer,
-    ends with the same bytes as one that was never stopped."""
+    """A stage that is resumed from the trunk's parameters, the strategy's `state` and the optimizer is bit-identical to
+    an uninterrupted one."""
     for family, whole in stages(subject):
         half = STEPS // 2
         whole.run(range(half))
@@ -210,8 +208,8 @@ def resume_is_equal(subject: Subject) -> None:
 
 @check("strategy", CHECKS)
 def folding_changes_nothing_but_the_names(subject: Subject) -> None:
-    """After `fold` the trunk has the tensors that it was built with, and the same hidden states as before; a second
-    stage of the strategy can follow."""
+    """`fold` restores the trunk's original tensor names and keeps its hidden states; a second stage of the strategy can
+    follow."""
     if not getattr(subject.options(), "merges", subject.spec.merges):
         raise NotClaimed("the strategy says merges=False")
     for family, stage in stages(subject, TASKS[:1]):
@@ -231,8 +229,7 @@ def folding_changes_nothing_but_the_names(subject: Subject) -> None:
 
 @check("strategy", CHECKS)
 def what_it_continues_is_taken_over(subject: Subject) -> None:
-    """Applied after each strategy that the spec says it `continues`, it leaves the tensors of that one in the trunk as
-    they are, and trains."""
+    """Applied after a strategy that the spec `continues`, it keeps that one's tensors in the trunk, and trains."""
     if not subject.spec.continues:
         raise NotClaimed("the strategy continues no other")
     for after in subject.spec.continues:
@@ -251,7 +248,7 @@ def what_it_continues_is_taken_over(subject: Subject) -> None:
 
 @check("strategy", CHECKS)
 def an_adapter_leaves_the_trunk_its_weights(subject: Subject) -> None:
-    """Where `adapter` is true, `base_state` is the trunk as it was opened: its weights are not saved again."""
+    """With `adapter`, `base_state` is the trunk as it was opened, so that its weights need not be saved."""
     for family, stage in stages(subject):
         if not stage.strategy.adapter:
             raise NotClaimed("what trains is not saved apart from the trunk")
@@ -262,8 +259,8 @@ def an_adapter_leaves_the_trunk_its_weights(subject: Subject) -> None:
 
 @check("strategy", CHECKS)
 def what_is_saved_loads_equal(subject: Subject) -> None:
-    """What training changed gives equal hidden states after it was saved and loaded: an adapter on a trunk that is
-    opened anew, task by task; anything else with the trunk."""
+    """Saving and loading keeps hidden states: an adapter for each task on a freshly opened trunk, or else the whole
+    trunk."""
     for family, stage in stages(subject):
         stage.run(range(3))
         before = stage.hidden()
@@ -278,7 +275,7 @@ def what_is_saved_loads_equal(subject: Subject) -> None:
 
 
 def _adapter_again(subject: Subject, stage: Stage, family: str, folder: Path) -> dict[str, Tensor]:
-    """The hidden states of each task with its adapter saved, and loaded on a fresh trunk."""
+    """Save each task's adapter, load it on a fresh trunk, and return the hidden states."""
     again = Stage(subject, family, after=stage.after)
     for task in TASKS:
         stage.strategy.save_adapter(stage.backbone, task, folder / task, again.backbone.source, "", {})
@@ -287,7 +284,7 @@ def _adapter_again(subject: Subject, stage: Stage, family: str, folder: Path) ->
 
 
 def _trunk_again(subject: Subject, stage: Stage, family: str, folder: Path) -> dict[str, Tensor]:
-    """The hidden states of the trunk saved as the strategy says, and opened."""
+    """Save the strategy's `base_state`, open it, and return the hidden states."""
     stage.backbone.save(folder, stage.strategy.base_state(stage.backbone))
     trunk = backbone(subject.catalogue, folder)
     expect(trunk is not None, f"{family}: a saved trunk that an installed backbone opens", "that none does")

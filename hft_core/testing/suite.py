@@ -1,4 +1,4 @@
-"""From the name of a distribution, or a file, to the checks of its plugins; light until a seam's checks are asked for.
+"""Find and run the checks of the plugins of a distribution or file; imports torch with a seam's checks only.
 
 for outcome in examine("hft-mine"):
     print(outcome.plugin, outcome.check, outcome.result, outcome.message)
@@ -17,14 +17,14 @@ from hft_core.errors import PluginError
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.entries import Entry, Provider, State, one_line
 from hft_core.testing.check import Check, Failed, NotClaimed, Outcome, Result, Subject
-from hft_core.testing.listing import CAN_BE_USED, CHECKS_OF_A_PROVIDER, CHECKS_OF_EVERY_SEAM
+from hft_core.testing.spec_checks import CAN_BE_USED, CHECKS_OF_A_PROVIDER, CHECKS_OF_EVERY_SEAM
 
 CHECKS = {seam: f"hft_core.testing.{seam}_checks" for seam in ("backbone", "head", "strategy", "combiner", "recipe")}
-"""The module that holds the list `CHECKS` of a seam."""
+"""The module with the list `CHECKS` of each seam."""
 
 
 def checks_of(seam: str) -> tuple[Check, ...]:
-    """The checks of one seam, those of every seam first. None for a seam that the suite does not know."""
+    """Return the checks of one seam, those of every seam first. Empty for a seam without checks."""
     if seam not in CHECKS:
         return ()
     return (*CHECKS_OF_EVERY_SEAM, *importlib.import_module(CHECKS[seam]).CHECKS)
@@ -43,14 +43,14 @@ class Case:
         return f"{self.subject.name}/{self.check.name}"
 
     def run(self) -> None:
-        """Raises `Failed`, `NotClaimed`, or whatever the plugin raises; leaves torch as it was."""
-        from hft_core.testing import surroundings
+        """Run the check. Raises `Failed`, `NotClaimed`, or whatever the plugin raises; restores torch's state."""
+        from hft_core.testing import environment
 
-        with surroundings.own():
+        with environment.isolated():
             self.check.run(self.subject)
 
     def outcome(self) -> Outcome:
-        """What comes of the check; never raises because of the plugin."""
+        """Run the check and return its outcome, also where the plugin raises."""
         began = time.perf_counter()
         result, message, trace = Result.HOLDS, "", ""
         try:
@@ -66,11 +66,10 @@ class Case:
 
 
 def cases(what: str | Path, catalogue: Catalogue | None = None) -> list[Case]:
-    """Every check of every plugin of a distribution, or of a single file (`what` ends in `.py`).
+    """List every check of every plugin of a distribution, or of a single file (`what` ends in `.py`).
 
-    Of a plugin that cannot be used there is one case, which says why; a distribution without plugins, and a plugin
-    whose seam has no checks, are a case that fails. `catalogue`: where the plugins are looked for, instead of what is
-    installed.
+    A plugin that cannot be used has one case, with the reason; a distribution without plugins, and a plugin of a seam
+    without checks, has one that fails. `catalogue`: the plugins to search, the installed ones by default.
     """
     file = Path(what) if str(what).endswith(".py") else None
     try:
@@ -81,14 +80,14 @@ def cases(what: str | Path, catalogue: Catalogue | None = None) -> list[Case]:
     if not entries:
         return [_missing(str(what), f"no plugins: nothing that is installed under the name '{what}' has any")]
     whole = Subject(Entry("", str(what), None, entries[0].provider), catalogue)
-    found = [Case(whole, each) for each in CHECKS_OF_A_PROVIDER]
+    all_cases = [Case(whole, each) for each in CHECKS_OF_A_PROVIDER]
     for entry in entries:
         subject = Subject(entry, catalogue)
-        found.append(Case(subject, CAN_BE_USED))
+        all_cases.append(Case(subject, CAN_BE_USED))
         if entry.state is State.OK:
             checks = checks_of(entry.seam)
-            found += [Case(subject, each) for each in checks] or [_unknown_seam(subject)]
-    return found
+            all_cases += [Case(subject, each) for each in checks] or [_unknown_seam(subject)]
+    return all_cases
 
 
 def examine(what: str | Path, catalogue: Catalogue | None = None) -> Iterator[Outcome]:
@@ -102,7 +101,7 @@ def _belongs(provider: Provider, what: str, file: Path | None) -> bool:
 
 
 def _missing(what: str, found: str) -> Case:
-    """The one case of a distribution or file in which there is nothing to check."""
+    """Make the failing case of a distribution or file without plugins."""
 
     def has_plugins(subject: Subject) -> None:
         """A distribution or file has plugins."""

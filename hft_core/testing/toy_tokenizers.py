@@ -1,4 +1,4 @@
-"""Small tokenizers of two kinds, made from lists of words; trained ones would differ from process to process."""
+"""Make small tokenizers from lists of words; trained ones would differ from process to process."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-"""BERT's special tokens, by their numbers."""
+"""BERT's special tokens, in the order of their ids."""
 
 
 def pieces_of(words: Iterable[str]) -> list[str]:
-    """The words; a long one is two pieces."""
+    """Split long words into two pieces."""
     return [piece for word in words for piece in ([word] if len(word) < 7 else [word[:4], f"##{word[4:]}"])]
 
 
 def word_pieces(pieces: Iterable[str], *, model_max_length: int) -> PreTrainedTokenizerFast:
-    """BERT's kind of tokenizer, whose tokens are `SPECIAL` and the pieces, in their order."""
+    """Make a WordPiece tokenizer like BERT's, with the tokens `SPECIAL` and the pieces, in this order."""
     names = dict.fromkeys([*SPECIAL, *pieces])
     tokenizer = Tokenizer(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
@@ -48,8 +48,8 @@ def byte_pairs(
     post_processor: Any = None,
     **names: Any,
 ) -> PreTrainedTokenizerFast:
-    """GPT-2's kind of tokenizer; each of the words becomes one token, letter by letter. `Ġ` stands for the blank before
-    a word. `ending` closes each text, as T5's does."""
+    """Make a byte-level BPE tokenizer like GPT-2's, in which each of `words` is one token. `Ġ` stands for the space
+    before a word; `ending` is appended to each text, as in T5's."""
     known = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
     merges = []
     for word in words:

@@ -1,4 +1,4 @@
-"""Toy rows that a head can learn: the class of a row decides the words of its texts, its labels and its numbers."""
+"""Make toy rows that a head can learn: the class of a row determines its words, labels and numbers."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ ENDINGS = ("", "again", "near the old river", "in the early morning before anybo
 
 
 def vocabulary() -> list[str]:
-    """Every word of the texts, each once, in a fixed order."""
+    """List every word of the texts once, in a fixed order."""
     words = [word for group in CLASSES.values() for word in group]
     return list(dict.fromkeys(["the", *CLASSES, *words, *VERBS, *" ".join(ENDINGS).split()]))
 
 
 def rows(columns: Sequence[Column], count: int, seed: int) -> list[dict[str, Any]]:
-    """Rows with a value in every column, the classes in turn.
+    """Make rows with a value in every column, of alternating classes.
 
-    A text is a sentence of the class's words, and a text to be learned the class's name; a label is the class's name, a
-    number its index with a little noise; a conversation asks with a sentence and is answered with the name. A column of
-    many holds a few words, one label, or a share for each class.
+    An input text is a sentence of the class's words, a target text the class's name; a label is the class's name, a
+    number its index with noise; a conversation is a sentence answered with the name. A column with `many` holds a few
+    words, one label, or a proportion for each class.
     """
     random = np.random.default_rng((seed, 29))
     names = list(CLASSES)
-    made = []
+    table = []
     for i in range(count):
         index = i % len(names)
-        made.append({column.name: _cell(column, index, random) for column in columns})
-    return made
+        table.append({column.name: _cell(column, index, random) for column in columns})
+    return table
 
 
 def sentence(index: int, random: np.random.Generator) -> str:
-    """A sentence of uneven length about class `index`."""
+    """Make a sentence about class `index`, of varying length."""
     one, two = random.choice(CLASSES[list(CLASSES)[index]], size=2)
     parts = ["the", one, random.choice(VERBS), "the", two, random.choice(ENDINGS)]
     return " ".join(str(part) for part in parts if part)

@@ -1,5 +1,4 @@
-"""Tiny trunks with random weights: model folders made by transformers, opened through whatever installed backbone
-opens them."""
+"""Make tiny model folders with random weights, and open them with an installed backbone."""
 
 from __future__ import annotations
 
@@ -24,17 +23,17 @@ from transformers import (
 from hft_core.backbone import Backbone
 from hft_core.plugins.catalogue import Catalogue, State
 from hft_core.testing.check import Failed
-from hft_core.testing.surroundings import quiet
+from hft_core.testing.environment import quiet_transformers
 from hft_core.testing.toy_tokenizers import byte_pairs, pieces_of, word_pieces
 from hft_core.testing.toys import vocabulary
 
 WIDTH, LAYERS, POSITIONS = 16, 2, 64
 TRUNKS = 2
-"""A head or strategy is looked at on so many of the trunks that take it."""
+"""A head or strategy is checked on at most so many of the trunks that it accepts."""
 
 
 def _word_pieces() -> PreTrainedTokenizerFast:
-    """What is not in its vocabulary is spelled."""
+    """Make a WordPiece tokenizer that spells unknown words."""
     marks = [chr(code) for code in range(33, 127)]
     pieces = [*pieces_of(vocabulary()), *marks, *(f"##{mark}" for mark in marks)]
     return word_pieces(pieces, model_max_length=POSITIONS)
@@ -105,15 +104,15 @@ FAMILIES: dict[str, Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerFast]
 
 @cache
 def _place() -> tempfile.TemporaryDirectory[str]:
-    """Where the folders of this process lie; it goes when the process ends."""
+    """The directory of this process's model folders, removed when it ends."""
     return tempfile.TemporaryDirectory(prefix="hft-trunks-")
 
 
 @cache
 def folder(family: str) -> Path:
-    """The tiny model of a family, written when it is first asked for."""
+    """Return the folder of a family's tiny model, written at the first call."""
     path = Path(_place().name) / family.lower()
-    with quiet(), torch.random.fork_rng():
+    with quiet_transformers(), torch.random.fork_rng():
         torch.manual_seed(1)
         model, tokenizer = FAMILIES[family]()
         model.save_pretrained(path)
@@ -122,19 +121,19 @@ def folder(family: str) -> Path:
 
 
 def backbone(catalogue: Catalogue, model: Path) -> Backbone | None:
-    """What the first usable backbone of the catalogue that says it opens `model` makes of it; None without one."""
+    """Open `model` with the first usable backbone whose `opens` accepts it; None without one."""
     for entry in catalogue.seam("backbone"):
         opens = catalogue.load_opens(entry) if entry.state is State.OK else None
         if opens is not None and opens(str(model)):
             options = catalogue.load_options(entry).model_validate({"model": str(model)})
-            made: Any = catalogue.load_factory(entry)(options, trust_remote_code=False)
-            assert isinstance(made, Backbone)
-            return made
+            opened: Any = catalogue.load_factory(entry)(options, trust_remote_code=False)
+            assert isinstance(opened, Backbone)
+            return opened
     return None
 
 
 def families(catalogue: Catalogue) -> Iterator[str]:
-    """The families that some backbone of the catalogue opens. Raises `Failed` when there is none."""
+    """List the families that a backbone of the catalogue opens. Raises `Failed` when there is none."""
     found = False
     for family in FAMILIES:
         entries = [entry for entry in catalogue.seam("backbone") if entry.state is State.OK]
@@ -147,8 +146,8 @@ def families(catalogue: Catalogue) -> Iterator[str]:
 
 
 def opened(catalogue: Catalogue, family: str) -> Backbone:
-    """A fresh trunk of a family, in evaluation mode."""
-    made = backbone(catalogue, folder(family))
-    assert made is not None, "of a family that `families` named"
-    made.trunk.eval()
-    return made
+    """Open a fresh trunk of a family, in evaluation mode."""
+    fresh = backbone(catalogue, folder(family))
+    assert fresh is not None, "of a family that `families` listed"
+    fresh.trunk.eval()
+    return fresh

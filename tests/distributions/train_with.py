@@ -19,7 +19,7 @@ import hft_core
 from hft_core import Catalogue, PluginError
 from hft_core.plugins.catalogue import State
 from hft_core.predict import saved_run
-from hft_core.testing import Subject, lesson, toys, trunks
+from hft_core.testing import Subject, toy_task, toys, trunks
 from hft_core.testing.backbone_checks import PATH, models
 
 STEPS = 2
@@ -48,7 +48,7 @@ def with_backbone(subject: Subject, folder: Path) -> tuple[Recipe, Data]:
 
 
 def with_head(subject: Subject, folder: Path) -> tuple[Recipe, Data]:
-    return recipe({"task": chosen(subject)}), {"task": lesson.rows_of(subject, 24, 0)}
+    return recipe({"task": chosen(subject)}), {"task": toy_task.rows_of(subject, 24, 0)}
 
 
 def with_strategy(subject: Subject, folder: Path) -> tuple[Recipe, Data]:

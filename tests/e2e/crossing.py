@@ -15,7 +15,7 @@ from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import Resolved, resolve
 from hft_core.runs.validate import inspect
 from hft_core.testing import Subject, trunks
-from hft_core.testing.lesson import rows_of
+from hft_core.testing.toy_task import rows_of
 
 COMPANION = "classification"
 """The head of the second task, so that a combiner has something to combine."""

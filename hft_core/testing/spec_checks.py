@@ -1,4 +1,4 @@
-"""Checks of every seam: what a spec says, and what it names; light (no torch of its own)."""
+"""Check the specs of plugins of every seam, and what they name; imports no torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hft_core.plugins.entries import State
 from hft_core.testing.check import Check, Failed, NotClaimed, Subject, check, expect
 
 CHECKS_OF_A_PROVIDER: list[Check] = []
-"""What is checked once of a distribution or file."""
+"""Checks of a distribution or file as a whole."""
 CHECKS_OF_EVERY_SEAM: list[Check] = []
-"""What is checked of every plugin."""
+"""Checks of every plugin."""
 
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "scipy", "torchjd", "pandas")
-"""What a module that only lists plugins has no business to import."""
+"""Libraries that a module with entry points must not import."""
 
 _IMPORT = """
 import importlib.metadata, json, sys
@@ -44,9 +44,9 @@ CAN_BE_USED = Check("can-be-used", "", can_be_used)
 def some_plugin_can_be_used(subject: Subject) -> None:
     """At least one plugin can be used, so that something is checked at all."""
     provider = subject.entry.provider
-    found = [entry for entry in subject.catalogue.entries if entry.provider.distribution == provider.distribution]
-    states = ", ".join(f"{entry.name} ({entry.status})" for entry in found)
-    expect(any(entry.state is State.OK for entry in found), "a plugin that can be used", states or "no plugins")
+    entries = [entry for entry in subject.catalogue.entries if entry.provider.distribution == provider.distribution]
+    states = ", ".join(f"{entry.name} ({entry.status})" for entry in entries)
+    expect(any(entry.state is State.OK for entry in entries), "a plugin that can be used", states or "no plugins")
 
 
 @check("", CHECKS_OF_A_PROVIDER)

@@ -1,4 +1,4 @@
-"""A head on a tiny trunk with toy rows, assembled as a run assembles it."""
+"""Assemble a head on a tiny trunk with toy rows, as a run does."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ TASK = "toy"
 ROWS = 24
 
 
-class Lesson:
-    """The task of a head: its rows tokenised, the head attached, all in evaluation mode."""
+class ToyTask:
+    """A task of a head: tokenized rows, and the head attached to a trunk, in evaluation mode."""
 
     def __init__(self, subject: Subject, family: str, *, max_length: int | None = None) -> None:
         torch.manual_seed(1)
@@ -48,41 +48,41 @@ class Lesson:
 
     @property
     def examples(self) -> Examples:
-        """Of the training rows."""
+        """The tokenized training rows."""
         return self.material.examples["train"][TASK]
 
     def batches(self, examples: Examples | None = None, rows: int = 64) -> list[Batch]:
-        """The examples (the training rows', when left out) in evaluation batches of at most so many rows."""
+        """Collate examples (the training rows by default) into evaluation batches of at most `rows` rows."""
         given = self.examples if examples is None else examples
         pad = self.model.backbone.tokenizer.pad_token_id
         collator = Collator({TASK: given}, {TASK: self.head}, seed=0, pad=pad)
         return list(collator.in_length_order(max_rows=rows, max_tokens=10**6))
 
     def seen(self, batch: Batch) -> tuple[Segment, Features]:
-        """The batch's segment, and what the head sees of the trunk."""
+        """Return the batch's segment, and the trunk's features that the head reads."""
         ((segment, features),) = self.model.segments(batch, self.model.hidden(batch))
         return segment, features
 
     def loss(self, batch: Batch) -> Tensor:
-        """The loss of a batch, summed over its targets."""
+        """Compute the loss of a batch, summed over its targets."""
         segment, features = self.seen(batch)
         return self.head.loss(features, segment.targets)
 
     def predictions(self, batch: Batch) -> list[Any]:
-        """What the head says about a batch."""
+        """Return the head's predictions for a batch."""
         with torch.no_grad():
             segment, features = self.seen(batch)
             return self.head.predict(features, segment.targets)
 
     def mean_loss(self) -> float:
-        """Over all targets of the training rows, in evaluation mode."""
+        """Compute the mean loss over all targets of the training rows, in evaluation mode."""
         self.model.eval()
         with torch.no_grad():
             parts = [(float(self.loss(batch)), batch.segments[0].targets.count) for batch in self.batches()]
         return sum(loss for loss, _ in parts) / sum(count for _, count in parts)
 
     def train(self, steps: int) -> None:
-        """Move trunk and head together, on all training rows at once."""
+        """Train trunk and head together, on all training rows in each step."""
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01, weight_decay=0.0)
         batches = self.batches()
         count = sum(batch.segments[0].targets.count for batch in batches)
@@ -96,29 +96,29 @@ class Lesson:
 
 
 @cache
-def here() -> Machine:
-    """This process's place, in float32; found once, since that measures number formats."""
+def float32_machine() -> Machine:
+    """Find this process's device, in float32; once, since that measures number formats."""
     return distributed.find("fp32")
 
 
 def rows_of(subject: Subject, count: int, seed: int) -> list[dict[str, Any]]:
-    """Toy rows for the head: those of its spec's `example_rows`, or made up from its columns."""
+    """Make toy rows for the head: by its spec's `example_rows`, or from its columns."""
     make = subject.catalogue.load_example(subject.entry, "example_rows")
     if make is not None:
-        made: list[dict[str, Any]] = make(count, seed)
-        return made
+        rows: list[dict[str, Any]] = make(count, seed)
+        return rows
     return toys.rows(subject.build(task=TASK).columns(), count, seed)
 
 
-def lessons(subject: Subject, *, max_length: int | None = None) -> Iterator[tuple[str, Lesson]]:
-    """The head on the tiny trunks that it takes, at most `trunks.TRUNKS`.
+def toy_tasks(subject: Subject, *, max_length: int | None = None) -> Iterator[tuple[str, ToyTask]]:
+    """Build the head on the tiny trunks that it accepts, at most `trunks.TRUNKS`, by the name of the family.
 
-    Raises `Failed` when it takes none, or refuses its toy rows.
+    Raises `Failed` when it accepts none, or rejects its toy rows.
     """
-    reasons, taken = [], 0
+    reasons, accepted = [], 0
     for family in trunks.families(subject.catalogue):
         try:
-            lesson = Lesson(subject, family, max_length=max_length)
+            toy = ToyTask(subject, family, max_length=max_length)
         except PluginError as error:
             reasons.append(f"{family}: {error}")
             continue
@@ -126,9 +126,9 @@ def lessons(subject: Subject, *, max_length: int | None = None) -> Iterator[tupl
             raise Failed(
                 f"expected toy rows that the head takes (its spec's `example_rows` can make them); found {error}"
             ) from error
-        taken += 1
-        yield family, lesson
-        if taken == trunks.TRUNKS:
+        accepted += 1
+        yield family, toy
+        if accepted == trunks.TRUNKS:
             return
-    if not taken:
+    if not accepted:
         raise Failed(f"expected a tiny trunk that the head takes; found {'; '.join(reasons)}")

@@ -1,4 +1,4 @@
-"""What a check finds around it, the same wherever it runs."""
+"""Run checks in the same environment everywhere: one thread, a fixed seed, no output of transformers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from transformers.utils import logging
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """No reports and bars of transformers: about tiny folders, some of which are incomplete on purpose."""
+def quiet_transformers() -> Iterator[None]:
+    """Silence the logs and progress bars of transformers about tiny models, some of which are incomplete on purpose."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -24,12 +24,12 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def own() -> Iterator[None]:
-    """One thread, since the models are tiny, and random numbers of the check's own; both are put back."""
+def isolated() -> Iterator[None]:
+    """Use one thread, as the models are tiny, and seeded random numbers; restore both afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with quiet(), torch.random.fork_rng():
+        with quiet_transformers(), torch.random.fork_rng():
             torch.manual_seed(0)
             yield
     finally:
