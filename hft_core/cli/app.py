@@ -1,7 +1,7 @@
-"""The `hft` command: which commands there are, and what becomes of errors.
+"""The `hft` command: dispatch to the commands, and report errors.
 
-Only the module of the command that is called is imported (all of them for the help), and no such module imports torch
-or pydantic at its top: what runs a model is imported inside the command's function.
+Only the module of the called command is imported (all of them for the help). No such module imports torch or pydantic
+at module level; commands import what runs a model inside their function.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from hft_core.cli.invocation import EVERYWHERE, Invocation, split
-from hft_core.cli.terminal import harmless_logs, say_error
+from hft_core.cli.terminal import sanitized_logs, say_error
 from hft_core.cli.usage import REFUSED, usage_error
 from hft_core.errors import HftError, UsageError, did_you_mean
 from hft_core.specs import load
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         invocation, rest = split(arguments)
-        with harmless_logs():
+        with sanitized_logs():
             code = _call(invocation, rest)
         sys.stdout.flush()
         return code
@@ -69,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Command(TyperCommand):
-    """A command that reads no other options where its line holds nothing but flags.
+    """A command that parses only flags if the command line has only flags.
 
-    To read an option, be it left out, typer imports pydantic, which takes longer than all the rest of a listing.
+    To parse another option, even an absent one, typer imports pydantic, which takes longer than the rest of a listing.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -87,7 +87,7 @@ class Command(TyperCommand):
 
 
 def build(names: Iterable[str]) -> typer.Typer:
-    """The application with some of the `COMMANDS`, whose modules it imports."""
+    """Build the application with some of the `COMMANDS`, and import their modules."""
     names = list(names)
     whole = len(names) > 1
     app = typer.Typer(
@@ -96,7 +96,7 @@ def build(names: Iterable[str]) -> typer.Typer:
         rich_markup_mode=None,  # plain help: nothing cut in a pipe, and brackets stay brackets
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    # The options of all commands are there for the help of the whole; a single command's line has none of them left.
+    # The global options are shown in the help of the whole; `split` has removed them from a command's line.
     app.callback()(_options if whole else _no_options)
     for name in names:
         app.command(name, cls=Command)(load(COMMANDS[name]))
@@ -158,7 +158,7 @@ def _failed(message: str, code: int, *, debug: bool) -> int:
 
 
 def _write_any_text() -> None:
-    """Let a character that the terminal's encoding lacks be escaped instead of ending the command."""
+    """Escape characters that the terminal's encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

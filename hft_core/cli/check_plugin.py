@@ -35,7 +35,7 @@ def check_plugin(
     name: Annotated[str, typer.Option(metavar="NAME", help="Only plugins of this name.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Check that plugins do what their seam demands; exit with 1 if one does not."""
+    """Check plugins against the contract of their seam; exit with 1 if one fails."""
     if seam and seam not in SEAMS:
         raise PluginError(f"unknown seam '{seam}'.{did_you_mean(seam, SEAMS)}")
     target = Target.of(what)
@@ -59,17 +59,17 @@ def check_plugin(
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be checked."""
+    """The plugins to check."""
 
     name: str
     """Of the distribution; of a single file, its path."""
     file: Path | None = None
     source: SourceFolder | None = None
-    """The sources of a distribution that is not installed, or that are meant instead of the installed ones."""
+    """The sources of a distribution, used instead of an installed one."""
 
     @classmethod
     def of(cls, what: str) -> Target:
-        """A path where `what` can be nothing else, or where there is a folder and no distribution of that name.
+        """Interpret `what` as a path if it has a separator, or if it is a folder and no installed distribution.
 
         Raises `PluginError` for a folder that holds no package.
         """
@@ -82,21 +82,21 @@ class Target:
         return cls(what)
 
     def on_the_path(self) -> contextlib.AbstractContextManager[None]:
-        """Inside, the plugins can be found."""
+        """Make the plugins importable within the block."""
         return importable(self.source) if self.source else contextlib.nullcontext()
 
 
 def cases_of(target: Target, invocation: Invocation, seam: str, name: str) -> list[Case]:
-    """The checks of the target's plugins, or of those of one seam or name.
+    """List the checks of the target's plugins, or of those of one seam or name.
 
-    Raises `PluginError` when there are none, or when no plugin can be used.
+    Raises `PluginError` when there are none, or no plugin can be used.
     """
     plugins = [*invocation.plugins, *([str(target.file)] if target.file else [])]
     catalogue = replace(invocation, plugins=plugins).catalogue
     from hft_core.testing import cases
     from hft_core.testing.spec_checks import CAN_BE_USED
 
-    # Of each plugin, whatever its state, this check is one of the cases.
+    # Each plugin has this check among its cases, whatever its state.
     found = cases(target.file or target.name, catalogue)
     entries = [case.subject.entry for case in found if case.check is CAN_BE_USED]
     if not entries:
@@ -116,9 +116,9 @@ def cases_of(target: Target, invocation: Invocation, seam: str, name: str) -> li
 
 
 def outcomes_of(cases: Sequence[Case]) -> Iterator[Outcome]:
-    """What comes of the cases, one after another."""
+    """Run the cases one after another."""
     for case in cases:
-        # What a plugin prints must not end up in output that another program reads.
+        # What a plugin prints must not mix with JSON output.
         with contextlib.redirect_stdout(sys.stderr):
             outcome = case.outcome()
         yield outcome
@@ -141,7 +141,7 @@ def _state(entry: Entry) -> str:
 
 
 def _nothing_found(target: Target, catalogue: Catalogue) -> str:
-    """Why there is nothing to check."""
+    """Explain why there is nothing to check."""
     if target.file or target.source or is_installed(target.name):
         return f"'{target.name}' has no plugins: expected a hook such as hft_strategies that returns specs"
     known = (entry.provider.distribution for entry in catalogue.entries if entry.provider.path is None)
@@ -152,7 +152,7 @@ def _nothing_found(target: Target, catalogue: Catalogue) -> str:
 
 
 def _printed(outcomes: Iterable[Outcome], target: Target, provider: Provider, *, debug: bool) -> Iterator[Outcome]:
-    """The outcomes, each printed on one line, below the name of its plugin; those of the whole distribution first."""
+    """Print each outcome on a line below the name of its plugin, and pass it on."""
     say(f"{provider.label}, from {target.source.path[0]}" if target.source else provider.label)
     heading = provider.distribution
     for outcome in outcomes:

@@ -1,4 +1,4 @@
-"""`hft env`: what this machine and this installation are, for a bug report."""
+"""`hft env`: describe this machine and installation for a bug report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "torchjd", "pydantic", "pluggy")
 CPU_INFO = Path("/proc/cpuinfo")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
-"""Names that Linux gives to instructions on bfloat16 numbers, on x86 and on Arm."""
+"""Linux's names of CPU features with bfloat16 instructions, x86 and Arm."""
 
 
 def env(
@@ -37,7 +37,7 @@ def env(
 
 
 def describe_environment(catalogue: Catalogue) -> dict[str, Any]:
-    """The facts by name; a library that is not installed is None, and so is what this system does not tell."""
+    """Describe versions and hardware by name; None for libraries that are not installed and what is unknown."""
     model, bf16 = _processor()
     return {
         "python": platform.python_version(),
@@ -60,22 +60,22 @@ def _version(distribution: str) -> str | None:
 
 
 def _processor() -> tuple[str | None, bool | None]:
-    """The processor's name, and whether it has bfloat16 instructions."""
+    """Return the processor's name, and whether it has bfloat16 instructions."""
     try:
         lines = CPU_INFO.read_text(errors="replace").splitlines()
     except OSError:  # not Linux
         return platform.processor() or None, None
-    facts: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in lines:
         key, _, value = line.partition(":")
-        facts.setdefault(key.strip(), value.strip())
-    name = facts.get("model name") or platform.processor() or None
-    flags = facts.get("flags", facts.get("Features"))
+        fields.setdefault(key.strip(), value.strip())
+    name = fields.get("model name") or platform.processor() or None
+    flags = fields.get("flags", fields.get("Features"))
     return name, None if flags is None else not BF16_FLAGS.isdisjoint(flags.split())
 
 
 def _gpus() -> list[str] | str:
-    """Names of the accelerators that torch sees, or why it cannot be asked."""
+    """Name the accelerators that torch finds, or why that is unknown."""
     if find_spec("torch") is None:
         return "unknown: torch is not installed"
     try:

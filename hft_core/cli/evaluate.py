@@ -40,7 +40,7 @@ def evaluate(
     from hft_core.predict.saved_run import open_run
 
     catalogue = ctx.obj.catalogue
-    # First: where it cannot be quantised, nothing is scored in vain.
+    # First, so that a model that cannot be quantized fails before anything is scored.
     quantised = open_run(run, catalogue, trust_remote_code=trust_remote_code, int8=True) if int8 else None
     saved = open_run(run, catalogue, trust_remote_code=trust_remote_code)
     for warning in saved.warnings:
@@ -56,7 +56,7 @@ def evaluate(
 
 
 def _scores(saved: SavedRun, task: str | None, data: Path | None) -> dict[str, Scores]:
-    """By split, or under the name of the file with the rows."""
+    """Compute scores by split, or under the name of the file with the rows."""
     from hft_core.predict import prediction
 
     if data is not None and task is not None:

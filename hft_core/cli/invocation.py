@@ -1,4 +1,4 @@
-"""What holds for a whole call of `hft`, whatever the command: the options that may stand anywhere on its line."""
+"""Parse the global options of `hft`, which may be anywhere on the command line."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 _FLAGS = {"--debug": "debug", "--version": "version", "--no-third-party": "no_third_party"}
 _WITH_VALUE = {"--block": "the name of a distribution", "--plugin": "a .py file"}
 EVERYWHERE = (*_FLAGS, *_WITH_VALUE)
-"""The options that may stand anywhere on the line."""
+"""The global options."""
 
 
 @dataclass
 class Invocation:
-    """The options of every command. Commands get it as `typer.Context.obj`."""
+    """The global options of a call. Commands get it as `typer.Context.obj`."""
 
     debug: bool = False
     version: bool = False
@@ -30,7 +30,7 @@ class Invocation:
     block: list[str] = field(default_factory=list)
     plugins: list[str] = field(default_factory=list)
     arguments: list[str] = field(default_factory=list)
-    """The whole line, as it was given."""
+    """The whole command line."""
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -42,14 +42,14 @@ class Invocation:
 
 
 def prints_on_stderr() -> contextlib.AbstractContextManager[object]:
-    """Where plugins are imported: what they print must not end up in output that another program reads."""
+    """Redirect what plugins print on import to standard error, so that it does not mix with JSON output."""
     return contextlib.redirect_stdout(sys.stderr)
 
 
 def split(arguments: Sequence[str]) -> tuple[Invocation, list[str]]:
-    """The options that may stand anywhere before a `--`, and the arguments without them.
+    """Separate the global options before a `--` from the other arguments.
 
-    They are taken out before anything is parsed, because blocking has to come before anything is loaded.
+    They are parsed first, because plugins must be blocked before anything is loaded.
     Raises `UsageError` for an option without its value.
     """
     invocation = Invocation(arguments=list(arguments))

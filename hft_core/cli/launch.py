@@ -1,7 +1,7 @@
-"""Several processes of one command on this machine, each with its share of the cores; light.
+"""Start several processes of one command on this machine, as torchrun does; imports no torch.
 
-What torchrun does for one machine, with the signals and exit codes that `hft` promises: a signal goes to all processes,
-they agree on the step to stop at, and the command ends as they did.
+In addition, signals are forwarded to all processes, which agree on the step to stop at, and the command has their exit
+code.
 """
 
 from __future__ import annotations
@@ -20,32 +20,31 @@ from hft_core.device import fsdp_settings
 from hft_core.errors import UsageError
 
 PR_SET_PDEATHSIG = 1
-"""Linux's name for the signal that a process gets when its parent dies."""
+"""`prctl` option of Linux: the signal that a process gets when its parent dies."""
 GRACE_SECONDS = 20.0
-"""Time that the others are given when one process has failed: they may wait for it in vain."""
+"""Time for the other processes to end when one has failed; they may be waiting for it in a collective."""
 
 
-def leads() -> bool:
-    """Whether this process is the one of its run that reports and writes (there may be no others)."""
+def is_main() -> bool:
+    """Return whether this process reports and writes: rank 0, also of a single process."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def launched() -> bool:
-    """Whether this process was started as one of several."""
+    """Return whether a launcher started this process."""
     return "WORLD_SIZE" in os.environ
 
 
-def divide(processes: int) -> None:
-    """Let the processes of this command divide the trunk, as those of `accelerate launch --use_fsdp` do. Raises
-    `UsageError` when there is one alone."""
+def request_fsdp(processes: int) -> None:
+    """Shard the trunk over the processes of this command, as `accelerate launch --use_fsdp` does. Raises `UsageError`
+    for a single process."""
     if processes == 1 and not launched():
         raise UsageError("--fsdp divides the trunk among several processes: give --processes N as well")
     fsdp_settings.request()
 
 
 def run(processes: int, arguments: Sequence[str]) -> int:
-    """Run `hft` with `arguments` in so many processes, and return the exit code: 0 when all ended well, or else that of
-    the first that did not."""
+    """Run `hft` with `arguments` in `processes` processes; return the exit code of the first that failed, or 0."""
     threads = max(1, _cores() // processes)
     common = {
         "MASTER_ADDR": "127.0.0.1",
@@ -56,12 +55,12 @@ def run(processes: int, arguments: Sequence[str]) -> int:
     }
     started = [_start(rank, common, arguments) for rank in range(processes)]
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         for process in started:
             if process.poll() is None:
                 process.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return _wait(started)
     finally:
@@ -85,13 +84,13 @@ def _start(rank: int, common: dict[str, str], arguments: Sequence[str]) -> subpr
 
 
 def _end_with_the_launcher() -> None:
-    """Have the system send SIGTERM to this process when the launcher is killed; where it is not Linux, nobody does."""
+    """On Linux, let this process get SIGTERM when the launcher is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _wait(started: Sequence[subprocess.Popen[bytes]]) -> int:
-    """The exit code of the first process that failed, when all have ended or have had time to."""
+    """Wait until all have ended, or `GRACE_SECONDS` after one failed; return the exit code of the first that failed."""
     failed, since = 0, 0.0
     while True:
         codes = [process.poll() for process in started]
@@ -104,18 +103,18 @@ def _wait(started: Sequence[subprocess.Popen[bytes]]) -> int:
 
 
 def _cores() -> int:
-    """Those that this process may use, where the system tells."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _as_shell(code: int) -> int:
-    """The code of a process that a signal ended, as shells give it."""
+    """Convert the return code of a process that a signal ended to that of a shell."""
     return 128 - code if code < 0 else code
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    """Find a free TCP port on this machine."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port

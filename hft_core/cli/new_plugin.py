@@ -1,4 +1,4 @@
-"""`hft new-plugin`: a complete package with one plugin that works, written from the templates beside this module.
+"""`hft new-plugin`: write a complete package with one working plugin, from the templates beside this module.
 
 A template is itself such a package: `hft-my-plugin` with the module `hft_my_plugin` and the plugin `my-plugin`. Names
 are replaced, nothing else, so that what is checked and typed here is what an author gets.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).with_name("templates")
 IN_EVERY_PACKAGE = "package"
-"""The templates that all seams have in common."""
+"""The template files of all seams."""
 FILES = (".py", ".toml", ".md", ".csv")
 """What a template consists of; an installer leaves compiled files beside them."""
 PREFIX = "hft-"
@@ -34,7 +34,7 @@ PREFIX = "hft-"
 
 @dataclass(frozen=True)
 class Names:
-    """What the parts of a new package are called."""
+    """The names in a new package."""
 
     seam: str
     plugin: str
@@ -82,12 +82,12 @@ class Names:
 def new_plugin(
     ctx: typer.Context,
     seam: Annotated[str, typer.Argument(help="backbone, head, strategy, combiner or recipe.")],
-    name: Annotated[str, typer.Argument(help="What a recipe is to call the plugin.")],
+    name: Annotated[str, typer.Argument(help="The plugin's name in recipes.")],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FOLDER", help="New folder of the package; hft-NAME if left out.")
     ] = None,
 ) -> None:
-    """Write a package with a plugin that works, to be changed."""
+    """Write a package with a working plugin, to start from."""
     catalogue: Catalogue = ctx.obj.catalogue
     catalogue.seam(seam)
     names = Names.of(seam, name)

@@ -1,4 +1,4 @@
-"""`hft predict`: a finished run's answers for texts."""
+"""`hft predict`: predict on texts with a finished run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def predict(
     trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines and nothing else.")] = False,
 ) -> None:
-    """Answer for texts with a finished run; JSON lines keep their order."""
+    """Predict on texts with a finished run; JSON lines are in the order of the input."""
     if bool(text) == (input is not None):
         raise UsageError("give the texts, or --input FILE with rows")
     if output is not None:
@@ -74,7 +74,7 @@ def predict(
 
 
 def _check_output(path: Path) -> None:
-    """Raise `UsageError` where no file can be written, before anything is computed."""
+    """Raise `UsageError` if the file cannot be written, before anything is computed."""
     if path.exists() and not path.is_file():
         raise UsageError(f"--output {path}: expected a file to write, not a {'folder' if path.is_dir() else 'device'}")
     try:
@@ -84,7 +84,7 @@ def _check_output(path: Path) -> None:
 
 
 def _tasks(saved: Trained, named: list[str], every: bool) -> list[str]:
-    """The tasks that are asked; one alone need not be named. Raises `UsageError`."""
+    """Choose the tasks; a single one need not be named. Raises `UsageError`."""
     from hft_core.predict.prediction import answering
 
     if named and every:

@@ -1,6 +1,6 @@
-"""What a run shows while it runs: bars on a terminal, plain lines elsewhere; an observer like any other.
+"""Show the progress of a run: bars on a terminal, plain lines elsewhere. An ordinary observer.
 
-Everything goes to standard error, so that standard output holds results only; a host may give a console of its own.
+Writes to standard error, so that standard output has results only; a host program may pass its own console.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LINES_A_STAGE = 10
 
 
 class Lines:
-    """Plain lines: the start and end of each stage, about `LINES_A_STAGE` in between, and each evaluation."""
+    """Writes plain lines: start and end of each stage, about `LINES_A_STAGE` in between, and each evaluation."""
 
     def __init__(self, write: Callable[[str], None] = say_error) -> None:
-        """`write` gets each line; a logger's `info`, for instance."""
+        """`write`: called with each line, for instance a logger's `info`."""
         self.write: Callable[[str], None] = lambda text: write(plain(text))
         self._since = time.perf_counter()
         self._rows = self._tokens = 0
@@ -72,7 +72,7 @@ class Lines:
             self.write(f"warning: {warning}")
 
     def shows(self, event: events.StepFinished) -> bool:
-        """Whether this step gets a line."""
+        """Return whether this step gets a line."""
         return event.step % max(1, event.steps // LINES_A_STAGE) == 0
 
     def show(self, event: events.StepFinished) -> None:
@@ -83,19 +83,19 @@ class Lines:
         )
 
     def rates(self) -> str:
-        """Rows and tokens a second since the stage began."""
+        """Format rows and tokens per second since the stage began."""
         seconds = max(time.perf_counter() - self._since, 1e-9)
         return f"{self._rows / seconds:.0f} rows/s, {self._tokens / seconds:.0f} tokens/s"
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Release the terminal; nothing to do for lines."""
 
 
 class Bars(Lines):
-    """A bar a stage, with its losses, rates and time left."""
+    """Draws a progress bar for each stage, with losses, throughput and remaining time."""
 
     def __init__(self, console: Console | None = None) -> None:
-        """`console`: where to draw; standard error when left out."""
+        """`console`: where to draw, standard error by default."""
         super().__init__(self._print)
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -131,7 +131,7 @@ class Bars(Lines):
 
 
 def observer() -> Lines:
-    """Bars on a terminal, lines elsewhere."""
+    """Return `Bars` on a terminal, and else `Lines`."""
     return Bars() if sys.stderr.isatty() else Lines()
 
 
@@ -140,7 +140,7 @@ def losses_text(losses: Mapping[str, float]) -> str:
 
 
 def scores_text(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Every metric but the averages' variants, which the results hold."""
+    """Format all metrics except weighted averages, which results.json has."""
     return "; ".join(
         f"{task} "
         + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if not name.endswith("_weighted"))
@@ -149,7 +149,7 @@ def scores_text(scores: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def changes_text(result: StageResult) -> str:
-    """Each known task's main metric on its dev split, before and after the stage."""
+    """Format each task's main metric on its dev split, before and after the stage."""
     parts = []
     for task, metric in result.main_metrics.items():
         was = f"{result.before[task][metric]:.4g} → " if task in result.before else ""

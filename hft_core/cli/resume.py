@@ -1,4 +1,4 @@
-"""`hft resume`: go on with a run that was stopped."""
+"""`hft resume`: resume an interrupted run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def resume(
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a run that was stopped, from its last checkpoint."""
+    """Resume an interrupted run from its last checkpoint."""
     if fsdp:
-        launch.divide(processes)
+        launch.request_fsdp(processes)
     recipe = folder / RECIPE_FILE
     if not recipe.exists():
         raise UsageError(f"'{folder}' holds no run that had begun: it has no {RECIPE_FILE}")

@@ -1,4 +1,4 @@
-"""`hft run`: train what a recipe, or the flags, say."""
+"""`hft run`: train a recipe that is given as a file or by flags."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hft_core.recipe.yaml_source import Source
     from hft_core.results import RunResult, StageResult
 
-RecipeArgument = Annotated[Path | None, typer.Argument(metavar="[RECIPE.yaml]", help="A recipe; or say it in flags.")]
+RecipeArgument = Annotated[Path | None, typer.Argument(metavar="[RECIPE.yaml]", help="A recipe; or use flags.")]
 BackboneOption = Annotated[str | None, typer.Option("--backbone", metavar="PATH", help="Folder, GGUF file or hub id.")]
 TaskOption = Annotated[
     list[str] | None,
@@ -38,10 +38,10 @@ TrustOption = Annotated[
 
 
 ProcessesOption = Annotated[
-    int, typer.Option("--processes", min=1, help="Processes on this machine that divide each step's rows.")
+    int, typer.Option("--processes", min=1, help="Processes on this machine that divide the rows of each step.")
 ]
 FsdpOption = Annotated[
-    bool, typer.Option("--fsdp", help="The processes divide the trunk's weights as well (FSDP2) while it trains.")
+    bool, typer.Option("--fsdp", help="Also shard the trunk's weights over the processes while it trains (FSDP2).")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
@@ -55,9 +55,7 @@ def run(
     combiner: CombinerOption = None,
     set_: SetOption = None,
     out: OutOption = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the same run in --out was stopped, if it was.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out, if it was interrupted.")] = False,
     processes: ProcessesOption = 1,
     fsdp: FsdpOption = False,
     profile: Annotated[
@@ -66,15 +64,15 @@ def run(
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train what a recipe, or the flags, say."""
+    """Train a recipe, given as a file or by flags."""
     if resume and out is None:
         raise UsageError("--resume needs --out RUN, the folder of the run that was stopped")
     if fsdp:
-        launch.divide(processes)
+        launch.request_fsdp(processes)
     source = source_of(recipe, backbone, task, strategy, combiner, set_)
     folder = out or new_run_folder(recipe.stem if recipe else "run")
     if processes > 1 and not launch.launched():
-        resolved_of(source, ctx.obj.catalogue)  # a wrong recipe is told once
+        resolved_of(source, ctx.obj.catalogue)  # report a wrong recipe once, not in each process
         raise typer.Exit(launch.run(processes, [*ctx.obj.arguments, *(() if out else ("--out", str(folder)))]))
     result = run_source(
         source, ctx.obj.catalogue, folder, trust_remote_code=trust_remote_code, resume=resume, profile=profile
@@ -83,8 +81,8 @@ def run(
 
 
 def report(result: RunResult, *, as_json: bool) -> None:
-    """Print what a run found; one process does."""
-    if not launch.leads():
+    """Print the results of a run, in rank 0 only."""
+    if not launch.is_main():
         return
     if as_json:
         print_json(result.to_json())
@@ -100,7 +98,7 @@ def source_of(
     combiner: str | None,
     assignments: list[str] | None,
 ) -> Source:
-    """The recipe that a command line means. Raises `UsageError` when it is given twice or not at all."""
+    """Build the recipe from a file or from flags. Raises `UsageError` for both or neither."""
     from hft_core.recipe.flags import recipe_from_flags
     from hft_core.recipe.recipe_file import override, read
     from hft_core.recipe.yaml_source import Source
@@ -120,7 +118,7 @@ def source_of(
 
 
 def resolved_of(source: Source, catalogue: Catalogue) -> Resolved:
-    """The recipe with its plugins; errors name the line or flag."""
+    """Validate the recipe and find its plugins; errors name the line or flag."""
     from hft_core.recipe.recipe_file import validate
     from hft_core.recipe.resolve import resolve
 
@@ -140,15 +138,15 @@ def run_source(
     resume: bool = False,
     profile: bool = False,
 ) -> RunResult:
-    """Run with progress on standard error; SIGTERM and SIGINT stop it such that it can be resumed."""
+    """Run with progress on standard error; after SIGTERM and SIGINT the run can be resumed."""
     from hft_core.cli.progress import observer
     from hft_core.runtime import signals
 
-    resolved = resolved_of(source, catalogue)  # before torch is imported: a wrong recipe is told at once
+    resolved = resolved_of(source, catalogue)  # before torch is imported, so that a wrong recipe is reported at once
     from hft_core.runs.opening import RunOptions
     from hft_core.runs.runner import run_resolved
 
-    progress = observer() if launch.leads() else None
+    progress = observer() if launch.is_main() else None
     observers: list[object] = [progress] if progress else []
     if profile:
         from hft_core.runs.profiler import StepProfiler
@@ -166,7 +164,7 @@ def run_source(
 
 
 def print_result(result: RunResult) -> None:
-    """The table of scores, and what to type next."""
+    """Print the scores, the stages and their cost."""
     known_before = [(stage.name, stage.before) for stage in result.stages]
     rows = []
     for task, metric in result.main_metrics.items():
@@ -188,7 +186,7 @@ def print_result(result: RunResult) -> None:
 
 
 def cost_text(stage: StageResult) -> str:
-    """What a stage cost, in one line."""
+    """Format the throughput and the seconds of a stage in one line."""
     share = "" if stage.gemm_share is None else f", {stage.gemm_share:.0%} of this machine's products"
     spent = ", ".join(
         f"{part} {seconds:.1f}" for part, seconds in stage.seconds.items() if part != "total" and seconds >= 0.05

@@ -1,4 +1,4 @@
-"""A package that is not installed, seen as if it was: its folder on the path, and the metadata that pip would write."""
+"""Import a package that is not installed: put its folder on `sys.path`, with the metadata that pip would write."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class SourceFolder:
     distribution: str
     version: str
     entry_points: Mapping[str, str]
-    """Modules by the names of their entry points."""
+    """Modules by entry point."""
     path: tuple[Path, ...]
-    """The folders that its modules are imported from."""
+    """The folders to import from."""
 
     @classmethod
     def read(cls, folder: Path) -> SourceFolder:
-        """A project with its `pyproject.toml`, or the folder of a package alone.
+        """Read a project with a `pyproject.toml`, or a bare package.
 
         Raises `PluginError` when the folder is neither, or its project has no entry points for hft.
         """
@@ -69,7 +69,7 @@ class SourceFolder:
 
 @contextmanager
 def importable(source: SourceFolder) -> Iterator[None]:
-    """Inside, the sources are found as an installed distribution is, before one of the same name that is installed."""
+    """Make the sources importable within the block as an installed distribution, ahead of one of the same name."""
     before = list(sys.path)
     with tempfile.TemporaryDirectory(prefix="hft-") as place:
         version = source.version or "0"

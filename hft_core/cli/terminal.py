@@ -1,4 +1,4 @@
-"""Writing to the terminal: text that came from elsewhere is made harmless, tables stay readable in a pipe; light."""
+"""Write sanitized text, JSON and tables to the terminal or a pipe; imports no torch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def say(text: object = "") -> None:
 
 
 def say_error(text: object) -> None:
-    """Print one line on standard error, at one go: `print` writes the end of a line by itself, and lines of several
-    processes would run into one another."""
+    """Print one line on standard error in one write: `print` writes the newline separately, which would mix lines of
+    several processes."""
     sys.stderr.write(f"{plain(text)}\n")
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as JSON; what JSON does not know is written as text."""
+    """Print `value` as JSON; other types are converted to strings."""
     print(_json(value, indent=2))
 
 
@@ -40,30 +40,34 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 
 @contextmanager
-def harmless_logs() -> Iterator[None]:
-    """Inside, what other libraries log is as harmless as what is said here."""
-    made = logging.getLogRecordFactory()
+def sanitized_logs() -> Iterator[None]:
+    """Sanitize the log messages of other libraries within the block."""
+    factory = logging.getLogRecordFactory()
 
     def record(*arguments: Any, **more: Any) -> logging.LogRecord:
-        found = made(*arguments, **more)
+        entry = factory(*arguments, **more)
         try:
-            text = found.getMessage()
-        except (TypeError, ValueError, KeyError):  # the text has other gaps than arguments: its handler tells of that
-            return found
-        found.msg, found.args = "\n".join(map(plain, text.splitlines())), ()
-        return found
+            text = entry.getMessage()
+        except (
+            TypeError,
+            ValueError,
+            KeyError,
+        ):  # wrong number of arguments: its handler reports that
+            return entry
+        entry.msg, entry.args = "\n".join(map(plain, text.splitlines())), ()
+        return entry
 
     logging.setLogRecordFactory(record)
     try:
         yield
     finally:
-        logging.setLogRecordFactory(made)
+        logging.setLogRecordFactory(factory)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: Sequence[str] = ()) -> None:
     """Print aligned columns, under `headings` unless all are empty.
 
-    On a narrow terminal the columns `wrap` give way; in a pipe nothing is cut, and rich is not imported.
+    On a narrow terminal the columns `wrap` are wrapped; in a pipe nothing is cut, and rich is not imported.
     """
     cells = [[plain(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
@@ -90,7 +94,7 @@ def _print_on_terminal(headings: Sequence[str], rows: Sequence[Sequence[str]], w
 
 
 def _width(text: str) -> int:
-    """The columns that `text` takes: two for each wide character of East Asian scripts."""
+    """Count the terminal columns of `text`: two for each wide East Asian character."""
     if text.isascii():
         return len(text)
     return sum(0 if combining(c) else 1 + (east_asian_width(c) in "WF") for c in text)

@@ -1,4 +1,4 @@
-"""`hft validate`: what a recipe would do, without training."""
+"""`hft validate`: check a recipe without training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def validate(
     trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Check a recipe and all it names; train nothing."""
+    """Check a recipe, its plugins and its data without training."""
     resolved = resolved_of(source_of(recipe, backbone, task, strategy, combiner, set_), ctx.obj.catalogue)
     from hft_core.recipe import recipe_file
     from hft_core.runs.validate import inspect

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hft_core.cli.progress import Lines
-from hft_core.cli.terminal import harmless_logs, print_table
+from hft_core.cli.terminal import print_table, sanitized_logs
 from hft_core.runs import model_card
 from hft_core.sanitize import json_text, plain, without_passwords
 
@@ -60,7 +60,7 @@ def test_passwords_in_urls_are_left_out(text: str, shown: str) -> None:
 
 
 def test_what_other_libraries_log_is_harmless_too(caplog: pytest.LogCaptureFixture) -> None:
-    with harmless_logs():
+    with sanitized_logs():
         logging.getLogger("stranger").error("HEAD %s\x1b[2J\nagain\u202e", "http://joe:secret@host")
     assert caplog.messages == ["HEAD http://***@host\\x1b[2J\nagain\\u202e"]
 
