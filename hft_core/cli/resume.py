@@ -10,7 +10,6 @@ import typer
 from hft_core.cli import launch
 from hft_core.cli.run import FsdpOption, JsonOption, ProcessesOption, TrustOption, report, run_source
 from hft_core.errors import UsageError
-from hft_core.runtime.run_folder import RECIPE_FILE
 
 
 def resume(
@@ -22,6 +21,8 @@ def resume(
     as_json: JsonOption = False,
 ) -> None:
     """Resume an interrupted run from its last checkpoint."""
+    from hft_core.runtime.run_folder import RECIPE_FILE
+
     if fsdp:
         launch.request_fsdp(processes)
     recipe = folder / RECIPE_FILE
