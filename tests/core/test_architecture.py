@@ -23,7 +23,7 @@ LIGHT = [
         for path in (ROOT / "hft_core" / package).glob("[a-z]*.py")
     ),
     "hft_core.runs.event_log",
-    *(f"hft_core.testing.{name}" for name in ("check", "listing", "suite")),
+    *(f"hft_core.testing.{name}" for name in ("check", "spec_checks", "suite")),
     "hft_plugins.backbones.options",
     *(f"hft_plugins.{path.parent.name}" for path in (ROOT / "plugins" / "hft_plugins").glob("*/__init__.py")),
 ]
