@@ -200,7 +200,7 @@ class InfiniteInBfloat16(Built):
 
 
 STRATEGIES = {
-    "what-stands-still-keeps-its-bytes": (spec_of(StrategySpec, MovesTheFrozen), "1 moved"),
+    "what-stands-still-keeps-its-bytes": (spec_of(StrategySpec, MovesTheFrozen), "1 changed"),
     "what-is-said-to-train-moves": (spec_of(StrategySpec, SaysThatAllTrains), "1 did not"),
     "hidden-states-are-those-of-the-text": (
         spec_of(StrategySpec, KeepsItsPrompt),
