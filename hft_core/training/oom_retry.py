@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from hft_core.batching.batch import Batch
 from hft_core.data.examples import Examples
-from hft_core.device.out_of_memory import is_shortage
+from hft_core.device.out_of_memory import is_out_of_memory
 from hft_core.errors import RunError
 
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ def fill_within_memory(
         try:
             return fill(batches), batches, units
         except (RuntimeError, MemoryError) as error:
-            if not is_shortage(error):
+            if not is_out_of_memory(error):
                 raise
             if world_size > 1:
                 raise RunError(
