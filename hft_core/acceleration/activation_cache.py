@@ -27,8 +27,8 @@ from hft_core.batching.collate import Collator
 from hft_core.batching.shared_inputs import tasks_with_shared_inputs
 from hft_core.data.examples import Examples
 from hft_core.device.clock import FORWARD
-from hft_core.device.distributed import Machine
 from hft_core.device.flops import FlopCounter
+from hft_core.device.machine import Machine
 from hft_core.model.activation_store import Row, Store, inputs_of, rows_of
 from hft_core.model.execution_plan import ExecutionPlan, FrozenPrefix
 from hft_core.model.hybrid import HybridModel

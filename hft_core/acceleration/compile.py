@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from hft_core.acceleration.frozen_prefix import TOLERANCES
 from hft_core.batching.batch import Batch
-from hft_core.device.distributed import Machine
 from hft_core.device.gemm_speed import DTYPES
+from hft_core.device.machine import Machine
 from hft_core.device.out_of_memory import is_out_of_memory
 from hft_core.errors import HftError, ModelError
 from hft_core.forward_override import override_forward

@@ -14,7 +14,7 @@ from hft_core.acceleration import activation_cache, compile, frozen_prefix, shar
 from hft_core.batching.batch import Batch
 from hft_core.combiner import Combiner
 from hft_core.data.examples import Examples
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.errors import RunError, UsageError
 from hft_core.model.execution_plan import ExecutionPlan, FrozenPrefix
 from hft_core.model.hybrid import HybridModel

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from hft_core.batching.batch import Batch
 from hft_core.batching.collate import Collator
 from hft_core.data.examples import Examples
-from hft_core.device.distributed import Machine
 from hft_core.device.gemm_speed import DTYPES
+from hft_core.device.machine import Machine
 from hft_core.errors import ModelError
 from hft_core.model.execution_plan import FrozenPrefix
 from hft_core.model.hybrid import HybridModel

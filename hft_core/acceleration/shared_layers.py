@@ -11,7 +11,7 @@ import torch
 from hft_core.acceleration import frozen_prefix
 from hft_core.batching.batch import Batch, UniqueRows
 from hft_core.data.examples import Examples
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.model.hybrid import HybridModel
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hft_core.batching.batch import Batch
 from hft_core.combiner import Combiner
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.gradients.loss_weighting import LossWeighting
 from hft_core.gradients.representation_gradients import RepresentationGradients
 from hft_core.gradients.shared_gradients import SharedGradients

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hft_core.batching.batch import Batch
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from hft_core.backbone import Features
 from hft_core.batching.batch import Batch, Segment
 from hft_core.device.clock import FORWARD
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.head import Targets
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.model.hybrid import HybridModel

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hft_core.batching.batch import Batch
 from hft_core.combiner import Combiner
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.gradients.losses import Forward
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.model.hybrid import HybridModel

@@ -17,7 +17,7 @@ from torch.distributed import _composable_state
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.model.hybrid import HybridModel
 
 

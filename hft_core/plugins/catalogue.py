@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hft_core.errors import PluginError, did_you_mean
-from hft_core.plugins import suggestions
+from hft_core.plugins import unknown_plugin
 from hft_core.plugins.allowlist import OWN, Allowlist
 from hft_core.plugins.discovery import collect_specs, file_plugin, installed
 from hft_core.plugins.entries import Entry, Provider, ProviderPlugins, State, one_line
@@ -89,7 +89,7 @@ class Catalogue:
         else:
             entries = self._candidates(seam, plain)
         if not entries:
-            raise PluginError(suggestions.unknown_plugin(self.entries, seam, name))
+            raise PluginError(unknown_plugin.message(self.entries, seam, name))
         if len(entries) > 1:
             raise PluginError(_ambiguous(seam, plain, entries))
         return entries[0]
@@ -135,7 +135,7 @@ class Catalogue:
 
     def not_loaded(self) -> str:
         """Return a sentence for each provider that was not loaded and may have a missing plugin."""
-        return suggestions.not_loaded(self.entries)
+        return unknown_plugin.not_loaded(self.entries)
 
     def _candidates(self, seam: str, plain: str) -> list[Entry]:
         """Return the entries that an unqualified name may refer to: its owner's, if it has one, else all rivals."""

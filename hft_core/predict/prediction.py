@@ -10,8 +10,7 @@ from hft_core.acceleration.decide import decide_evaluation
 from hft_core.data import loading
 from hft_core.data.examples import Examples, encode
 from hft_core.data.rows import Rows
-from hft_core.device import distributed
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine, find_machine
 from hft_core.errors import UsageError, did_you_mean
 from hft_core.head import Column, Head
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
@@ -188,6 +187,6 @@ def _plan(saved: Trained, examples: Mapping[str, Examples], machine: Machine) ->
 def _machine(saved: Trained) -> Machine:
     """Find the device and number format to predict with, once."""
     if saved.machine is None:
-        saved.machine = distributed.find(saved.resolved.recipe.precision)
+        saved.machine = find_machine(saved.resolved.recipe.precision)
     saved.model.to(saved.machine.device)
     return saved.machine

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hft_core.device import distributed
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine, find_machine
 from hft_core.errors import UsageError
 from hft_core.model.hybrid import HybridModel
 from hft_core.plugins.entries import one_line
@@ -30,7 +29,7 @@ COLUMNS = ("value", "int8", "difference")
 """What `compare` returns of a score."""
 
 
-def find_machine() -> Machine:
+def find_int8_machine() -> Machine:
     """Find the machine for int8 layers, whose inputs and outputs are float32.
 
     Raises `UsageError` where int8 is not supported.
@@ -38,7 +37,7 @@ def find_machine() -> Machine:
     _quantization()
     if torch.backends.quantized.engine == "none":
         raise UsageError("int8: this build of torch has no engine for int8 products on this processor: leave int8 out")
-    machine = distributed.find("fp32")
+    machine = find_machine("fp32")
     if machine.device.type != "cpu":
         raise UsageError(
             f"int8: torch's dynamic quantisation computes on CPUs alone, and this process on {machine.device.type}: "

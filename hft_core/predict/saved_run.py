@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.device.precision import REQUESTED
 from hft_core.errors import HftError, ModelError, UsageError
 from hft_core.model.execution_plan import ExecutionPlan
@@ -52,7 +52,7 @@ def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = Fa
     Raises `ModelError` when the folder is not a finished run, or its files are damaged, and `PluginError` when one
     of its plugins is not installed. Raises `UsageError` where int8 is not possible.
     """
-    int8_machine = quantization.find_machine() if int8 else None
+    int8_machine = quantization.find_int8_machine() if int8 else None
     run = RunFolder(folder)
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such run folder")

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from hft_core.errors import RecipeError
-from hft_core.recipe.messages import recipe_message
+from hft_core.recipe.error_messages import recipe_message
 from hft_core.recipe.overrides import override
 from hft_core.recipe.schema import DATA_FILES, Data, Recipe
 from hft_core.recipe.yaml_source import SCALARS, Source, absolute, existing, parse, read

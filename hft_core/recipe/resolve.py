@@ -16,8 +16,8 @@ from hft_core.plugins import provenance
 from hft_core.plugins.allowlist import OWN
 from hft_core.plugins.catalogue import Catalogue, Entry, State, accepted
 from hft_core.plugins.entries import one_line
+from hft_core.recipe.error_messages import KeyPath, in_one_line, model_at, problems
 from hft_core.recipe.fields import PluginChoice
-from hft_core.recipe.messages import KeyPath, in_one_line, model_at, problems
 from hft_core.recipe.schema import BackboneChoice, Recipe, Task
 from hft_core.recipe.stage import DEFAULT_EPOCHS, Stage
 from hft_core.recipe.yaml_source import Source

@@ -13,9 +13,9 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from hft_core import events
-from hft_core.device import distributed, failures
-from hft_core.device.distributed import Machine
+from hft_core.device import failures
 from hft_core.device.launcher import requested_rank
+from hft_core.device.machine import Machine, find_machine
 from hft_core.errors import DataError, UsageError
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.observers import Observers
@@ -120,7 +120,7 @@ def _build(
     """Build the run up to its first step, or to the checkpoint it is resumed from; all processes call it."""
     resume_from = _find_checkpoint(resolved, options, problems)
     chosen = None if resume_from is None else resume_from.state.run.precision
-    machine = distributed.find(resolved.recipe.precision, options.accelerator, chosen=chosen)
+    machine = find_machine(resolved.recipe.precision, options.accelerator, chosen=chosen)
     resolved = _with_precision(resolved, machine.precision.name)
     if machine.sharded:
         assembly.check_divisible(resolved)

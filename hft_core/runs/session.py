@@ -9,7 +9,7 @@ from importlib import metadata
 
 from hft_core import events
 from hft_core.device import failures
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.errors import RunError, UsageError
 from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel

@@ -17,7 +17,7 @@ from hft_core.batching.plan import Plan
 from hft_core.batching.shared_inputs import tasks_with_shared_inputs
 from hft_core.combiner import Combiner
 from hft_core.device.clock import SAVING
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.errors import RecipeError
 from hft_core.gradients import one_pass
 from hft_core.model import fsdp, gradient_checkpointing

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hft_core.device import distributed
+from hft_core.device.machine import find_machine
 from hft_core.recipe.resolve import Resolved
 from hft_core.recipe.schema import Recipe
 from hft_core.recipe.stage import Stage
@@ -76,7 +76,7 @@ def _check_metrics(built: BuiltRun) -> None:
     """Raise `RecipeError` when a stage names a metric that its task does not have."""
     naming = [each.stage for each in built.resolved.stages if each.stage.metric_for_best_model]
     if naming:
-        machine = distributed.find("fp32")
+        machine = find_machine("fp32")
         built.model.to(machine.device)
         for stage in naming:
             selection_of(stage, built, machine)

@@ -13,8 +13,7 @@ from hft_core.backbone import Features
 from hft_core.batching.batch import Batch, Segment
 from hft_core.batching.collate import Collator
 from hft_core.data.examples import Examples
-from hft_core.device import distributed
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine, find_machine
 from hft_core.errors import DataError, PluginError
 from hft_core.head import Head
 from hft_core.model.hybrid import HybridModel
@@ -98,7 +97,7 @@ class ToyTask:
 @cache
 def float32_machine() -> Machine:
     """Find this process's device, in float32; once, since that measures number formats."""
-    return distributed.find("fp32")
+    return find_machine("fp32")
 
 
 def rows_of(subject: Subject, count: int, seed: int) -> list[dict[str, Any]]:

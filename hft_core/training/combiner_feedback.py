@@ -13,7 +13,7 @@ from hft_core.batching.batch import Batch
 from hft_core.combiner import Combiner
 from hft_core.data.examples import Examples
 from hft_core.device.clock import EVALUATION
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.gradients import combine
 from hft_core.gradients.step_losses import Combined
 from hft_core.model.execution_plan import ExecutionPlan

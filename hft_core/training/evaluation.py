@@ -16,7 +16,7 @@ from hft_core.batching.buckets import EVALUATION_ROWS, EVALUATION_TOKENS, tokens
 from hft_core.batching.collate import Collator
 from hft_core.data.examples import Examples
 from hft_core.device.clock import EVALUATION
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.model import fsdp
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.model.hybrid import HybridModel

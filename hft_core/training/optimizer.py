@@ -11,15 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from hft_core.combiner import Combiner
 from hft_core.device import dtensor
-from hft_core.device.distributed import Machine
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage
 
@@ -132,24 +129,3 @@ def _by_decay(parameters: Sequence[nn.Parameter], decay: float) -> list[tuple[li
         for kind, rate in ((matrices, decay), (vectors, 0.0))
         for _, group in groupby(kind, key=dtensor.is_sharded)
     ]
-
-
-def clip_gradients(parameters: Sequence[nn.Parameter], limit: float, machine: Machine) -> float:
-    """Scale the gradients to a total norm of at most `limit`, and return the norm that they had, the same in all
-    processes."""
-    if not parameters:
-        return 0.0
-    if not machine.sharded:
-        return float(clip_grad_norm_(parameters, limit))
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    whole = [grad for grad in grads if not dtensor.is_sharded(grad)]
-    of_this_process = [dtensor.local_shard(grad) for grad in grads if dtensor.is_sharded(grad)]
-    square = machine.group.all_reduce(_norm(of_this_process, machine).square()) + _norm(whole, machine).square()
-    norm = float(machine.group.broadcast(square.sqrt()))
-    if math.isfinite(norm):
-        torch._foreach_mul_([*whole, *of_this_process], min(1.0, limit / (norm + 1e-6)))  # as torch's clip_grad_norm_
-    return norm
-
-
-def _norm(tensors: Sequence[Tensor], machine: Machine) -> Tensor:
-    return get_total_norm(tensors).to(machine.device) if tensors else torch.zeros((), device=machine.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 from hft_core import events
 from hft_core.device import dtensor
 from hft_core.device.clock import SAVING
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.errors import RecipeError, did_you_mean
 from hft_core.head import Head
 from hft_core.plugins.observers import Observers

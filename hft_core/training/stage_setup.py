@@ -15,14 +15,14 @@ from hft_core.batching.mixture import AdaptiveMixture
 from hft_core.batching.plan import Plan
 from hft_core.combiner import Combiner
 from hft_core.data.examples import Examples
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.plugins.observers import Observers
 from hft_core.recipe.stage import Stage
 from hft_core.runtime import random_state
 from hft_core.training import weights
-from hft_core.training.batcher import Batcher
+from hft_core.training.micro_batches import Batcher
 from hft_core.training.optimizer import LearningRates
 from hft_core.training.phases import evaluation_steps
 from hft_core.training.selection import Selection

@@ -18,8 +18,8 @@ from hft_core.gradients import combine
 from hft_core.gradients.step_losses import Combined
 from hft_core.runtime import random_state
 from hft_core.training.combiner_feedback import CombinerFeedback
+from hft_core.training.gradient_clipping import clip_gradients
 from hft_core.training.oom_retry import fill_within_memory
-from hft_core.training.optimizer import clip_gradients
 from hft_core.training.progress import Progress
 from hft_core.training.stage_setup import RandomUse, StageSetup
 

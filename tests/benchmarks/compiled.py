@@ -24,7 +24,7 @@ import workload
 
 from hft_core import hookimpl
 from hft_core.acceleration import compile
-from hft_core.device import distributed
+from hft_core.device.machine import find_machine
 from hft_core.events import StepFinished
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.observers import Observers
@@ -63,7 +63,7 @@ def measured(precision: str, steps: int) -> tuple[Turns, float]:
     with tempfile.TemporaryDirectory() as folder:
         material = assembly.assemble(resolved, host_data=data, trust_remote_code=False)
         told = Observers([("turns", turns)], print)
-        stages = Stages(material, distributed.find(precision), told, RunFolder(Path(folder)))
+        stages = Stages(material, find_machine(precision), told, RunFolder(Path(folder)))
         stages.begin()
         with mock.patch.object(compile, "failure", timed(turns, compile.failure)):
             stages.next()

@@ -22,7 +22,7 @@ import torch
 import workload
 
 import hft_core
-from hft_core.device import distributed
+from hft_core.device.machine import find_machine
 from hft_core.predict.prediction import predict
 from hft_core.predict.saved_run import SavedRun
 
@@ -41,7 +41,7 @@ def opened(folder: Path) -> dict[str, SavedRun]:
     catalogue = hft_core.Catalogue.discover()
     found = {name: hft_core.open_run(folder, catalogue, int8=name == "int8") for name in ("fp32", "bf16", "int8")}
     for name in ("fp32", "bf16"):
-        found[name].machine = distributed.find(name)
+        found[name].machine = find_machine(name)
     return found
 
 

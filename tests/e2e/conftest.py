@@ -16,7 +16,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from hft_core import hookimpl
-from hft_core.device import distributed
+from hft_core.device.machine import find_machine
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.observers import Observers
 from hft_core.recipe import recipe_file
@@ -42,7 +42,7 @@ def prepare(tmp_path: Path) -> Callable[..., Stages]:
         told = Observers([(type(observer).__name__, observer) for observer in observers], pytest.fail)
         torch.manual_seed(resolved.recipe.seed)
         material = assembly.assemble(resolved, host_data=data, trust_remote_code=False)
-        return Stages(material, distributed.find("fp32"), told, RunFolder(tmp_path))
+        return Stages(material, find_machine("fp32"), told, RunFolder(tmp_path))
 
     return ready
 

@@ -17,7 +17,7 @@ import hft_core
 from hft_core import hookimpl
 from hft_core.acceleration import activation_cache
 from hft_core.batching.batch import Batch
-from hft_core.device import distributed
+from hft_core.device.machine import find_machine
 from hft_core.events import StageStarted, StepFinished
 from hft_core.model.activation_store import Store
 from hft_core.runs.stages import Stages
@@ -90,7 +90,7 @@ def both(
         watch = Watch()
         stage = {**chosen["stages"][0], "cache_activations": cached}
         stages = prepare({**chosen, "stages": [stage]}, data, watch)
-        stages.machine = distributed.find(precision)
+        stages.machine = find_machine(precision)
         found.append((*trained(stages, watch), watch))
     return tuple(found)
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from hft_core.data.examples import Examples
-from hft_core.device import distributed
+from hft_core.device.machine import Machine, find_machine
 from hft_core.model.hybrid import HybridModel
 from hft_core.plugins.observers import Observers
 from hft_core.predict import saved_run
@@ -55,12 +55,12 @@ def cross(resolved: Resolved, data: dict[str, Any], folder: Path) -> None:
 
 
 @cache
-def here() -> distributed.Machine:
+def here() -> Machine:
     """Found once: finding it measures number formats."""
-    return distributed.find("fp32")
+    return find_machine("fp32")
 
 
-def evaluated(model: HybridModel, task: str, examples: Examples, machine: distributed.Machine) -> TaskEvaluation:
+def evaluated(model: HybridModel, task: str, examples: Examples, machine: Machine) -> TaskEvaluation:
     found = evaluate_task(model, task, examples, machine, seed=0)
     if model.head(task).predicts_when_scored:
         return found

@@ -221,13 +221,13 @@ def test_plain_libraries_open_what_accelerate_launched(models: Any, rows: Path, 
 SHARES = """
 import sys
 import torch
-from hft_core.device import distributed
+from hft_core.device.machine import find_machine
 from hft_core.model import fsdp
 from hft_core.model.hybrid import HybridModel
 from hft_plugins.backbones.encoder import build
 from hft_plugins.backbones.options import EncoderOptions
 
-machine = distributed.find("fp32")
+machine = find_machine("fp32")
 model = HybridModel(build(EncoderOptions(model=sys.argv[1])), {})
 trunk = model.trunk
 ids = torch.arange(8).view(2, 4)

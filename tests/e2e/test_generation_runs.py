@@ -16,7 +16,7 @@ import hft_core
 from hft_core import Catalogue
 from hft_core.data import loading
 from hft_core.data.examples import encode
-from hft_core.device import distributed
+from hft_core.device.machine import find_machine
 from hft_core.predict import prediction, saved_run
 from hft_core.training import evaluation
 
@@ -79,7 +79,7 @@ def test_a_run_is_opened_again_and_by_plain_libraries(
     made = run(models[name], tasks, toys, tmp_path / "run", strategies, max_steps=2)
     opened = saved_run.open_run(tmp_path / "run", Catalogue.discover())
     fresh = loading.from_python(rows(toys, 5, 3), task="write")
-    machine, tokenizer = distributed.find("fp32"), opened.model.backbone.tokenizer
+    machine, tokenizer = find_machine("fp32"), opened.model.backbone.tokenizer
     for task in tasks:
         examples = encode(loading.from_python(rows(toys, 10, 2), task=task), opened.model.head(task), tokenizer, 64)
         again = evaluation.score_task(opened.model, task, examples, machine, seed=0)

@@ -11,7 +11,7 @@ import hft_core
 from hft_core import Catalogue
 from hft_core.data import loading
 from hft_core.data.examples import encode
-from hft_core.device import distributed
+from hft_core.device.machine import find_machine
 from hft_core.predict import saved_run
 from hft_core.training import evaluation
 
@@ -88,5 +88,5 @@ def test_a_family_without_heads_of_its_own_learns_as_well_and_can_be_opened_agai
         opened = saved_run.open_run(tmp_path / strategy, Catalogue.discover())
         head = opened.model.head("topic")
         examples = encode(loading.from_python(rows["test"], task="topic"), head, opened.model.backbone.tokenizer, 64)
-        again = evaluation.score_task(opened.model, "topic", examples, distributed.find("fp32"), seed=0)
+        again = evaluation.score_task(opened.model, "topic", examples, find_machine("fp32"), seed=0)
         assert again == pytest.approx(result.final["test"]["topic"], abs=1e-5)

@@ -186,10 +186,10 @@ def both(script: Path, text: str) -> list[tuple[str, int]]:
 def test_all_processes_compute_in_the_number_format_that_the_first_one_found(tmp_path: Path) -> None:
     script = (
         "import os\n"
-        "from hft_core.device import distributed, precision\n"
+        "from hft_core.device import precision\nfrom hft_core.device.machine import find_machine\n"
         "mine = {'0': 'bf16', '1': 'fp32'}[os.environ['RANK']]\n"
         "precision.choose = lambda wanted, device: precision.Precision(mine, 'measured', 1.0)\n"
-        "print(distributed.find('auto').precision.name)\n"
+        "print(find_machine('auto').precision.name)\n"
     )
     assert both(tmp_path / "find.py", script) == [("bf16", 0), ("bf16", 0)]
 
@@ -199,9 +199,9 @@ def test_no_process_group_is_left_to_the_end_of_a_process(tmp_path: Path) -> Non
     script = (
         "import atexit, sys\n"
         "import torch.distributed as dist\n"
-        "from hft_core.device import distributed\n"
+        "from hft_core.device.machine import find_machine\n"
         "atexit.register(lambda: print(dist.is_initialized()))  # comes after what is registered later\n"
-        "distributed.find('fp32')\n"
+        "find_machine('fp32')\n"
         "assert dist.is_initialized()\n"
         "sys.exit(143)\n"
     )
@@ -364,7 +364,7 @@ torch.set_num_threads(1)
 from hft_core.runs import assembly
 from hft_core.batching import buckets
 from hft_core.training import evaluation
-from hft_core.device import distributed
+from hft_core.device.machine import find_machine
 from hft_core.recipe import recipe_file
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.recipe.resolve import resolve
@@ -372,7 +372,7 @@ from hft_core.recipe.resolve import resolve
 evaluation.EVALUATION_ROWS = 3
 given = json.load(open(sys.argv[1]))
 torch.manual_seed(0)
-machine = distributed.find("fp32")
+machine = find_machine("fp32")
 resolved = resolve(recipe_file.from_dict(given["recipe"]), Catalogue.discover())
 material = assembly.assemble(resolved, host_data=given["data"], trust_remote_code=False)
 found = {}

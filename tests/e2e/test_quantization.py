@@ -20,7 +20,7 @@ from torch.ao.nn.quantized.dynamic import Linear as Int8Linear
 import hft_core
 from hft_core import Catalogue, UsageError
 from hft_core.cli import main
-from hft_core.device import distributed
+from hft_core.device.machine import find_machine
 from hft_core.predict import quantization
 from hft_core.predict.prediction import evaluate, predict
 from hft_core.predict.saved_run import SavedRun
@@ -204,8 +204,8 @@ def test_a_processor_without_an_engine_is_refused(opened: Opener, monkeypatch: p
 
 
 def test_another_device_than_the_cpu_is_refused(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = replace(distributed.find("fp32"), device=torch.device("cuda"))
-    monkeypatch.setattr(distributed, "find", lambda *_: found)
+    found = replace(find_machine("fp32"), device=torch.device("cuda"))
+    monkeypatch.setattr(quantization, "find_machine", lambda *_: found)
     with pytest.raises(UsageError, match="on CPUs alone, and this process on cuda"):
         opened("bert", "full", int8=True)
 

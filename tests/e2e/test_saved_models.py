@@ -17,7 +17,7 @@ from torch import Tensor
 import hft_core
 from hft_core import Catalogue
 from hft_core.backbone import Features
-from hft_core.device import distributed
+from hft_core.device.machine import find_machine
 from hft_core.model.hybrid import HybridModel
 from hft_core.predict import saved_run
 from hft_core.runs import export
@@ -194,7 +194,7 @@ def test_a_run_opened_again_scores_as_it_did(
     parts = loading(toys)
     made = hft_core.run(recipe(models[name], language_of(name), *strategies), output=tmp_path / "run", data=parts)
     opened = saved_run.open_run(tmp_path / "run", Catalogue.discover())
-    machine = distributed.find("fp32")
+    machine = find_machine("fp32")
     for task in parts:
         head = opened.model.head(task)
         examples = examples_of(parts[task]["test"], task, opened)

@@ -21,7 +21,7 @@ from hft_core import Catalogue, ModelError
 from hft_core.backbone import Features
 from hft_core.data.examples import encode
 from hft_core.data.loading import from_python as python_rows
-from hft_core.device import distributed
+from hft_core.device.machine import find_machine
 from hft_core.model.hybrid import HybridModel
 from hft_core.predict import saved_run
 from hft_core.runs import export
@@ -151,7 +151,7 @@ def test_a_run_of_two_stages_opens_with_the_exact_parts(
         examples = encode(
             python_rows(rows["dev"], task=task), opened.model.head(task), opened.model.backbone.tokenizer, 64
         )
-        scores = score_task(opened.model, task, examples, distributed.find("fp32"), seed=0)
+        scores = score_task(opened.model, task, examples, find_machine("fp32"), seed=0)
         assert scores == pytest.approx(made.final["dev"][task], rel=1e-5, abs=1e-5)
 
 

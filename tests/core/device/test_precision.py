@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hft_core.device import distributed, gemm_speed
+from hft_core.device import gemm_speed
 from hft_core.device.gemm_speed import DAYS, DTYPES, MEASUREMENTS, Throughput, throughput
+from hft_core.device.machine import find_machine
 from hft_core.device.precision import GAIN, Precision, choose
 
 CPU = torch.device("cpu")
@@ -66,7 +67,7 @@ def test_products_run_in_the_chosen_format() -> None:
 
 
 def test_two_machines_of_one_process_may_have_different_formats() -> None:
-    one, two = distributed.find("fp32"), distributed.find("bf16")
+    one, two = find_machine("fp32"), find_machine("bf16")
     with one.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
     with two.autocast():

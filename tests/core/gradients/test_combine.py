@@ -15,7 +15,7 @@ from torchjd.aggregation import UPGrad, UPGradWeighting
 from hft_core.backbone import Backbone, Features
 from hft_core.batching.batch import Batch, Segment
 from hft_core.combiner import Combiner
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.device.precision import Precision
 from hft_core.device.process_group import SingleProcess
 from hft_core.gradients import combine, one_pass, shared_gradients

@@ -19,7 +19,7 @@ from hft_core.batching.plan import TaskSlice
 from hft_core.combiner import Combiner
 from hft_core.data import loading
 from hft_core.data.examples import encode
-from hft_core.device import distributed
+from hft_core.device.machine import find_machine
 from hft_core.errors import DataError
 from hft_core.gradients import combine
 from hft_core.head import Draw, Targets
@@ -193,7 +193,7 @@ def test_a_step_divided_into_batches_has_the_gradient_of_the_whole(options: dict
     model = HybridModel(backbone, {"t": head})
     examples = encode(loading.from_python(pairs(8), task="t"), head, backbone.tokenizer, 64)
     part = TaskSlice("t", 0, np.arange(8))
-    machine, found = distributed.find("fp32"), []
+    machine, found = find_machine("fp32"), []
     for max_units in (8, 3):
         batches = Collator({"t": examples}, {"t": head}, seed=0, pad=0).step_batches(
             [part], max_units=max_units, max_tokens=None, one_task_per_batch=True

@@ -8,7 +8,7 @@ from pydantic import Field
 from torchjd.aggregation import CAGradWeighting
 
 from hft_plugins.combiners.gradient_aggregation import gradients
-from hft_plugins.combiners.gradient_aggregation.gramian import TorchJD
+from hft_plugins.combiners.gradient_aggregation.gramian_combiner import TorchJD
 
 
 class Options(gradients.Options):

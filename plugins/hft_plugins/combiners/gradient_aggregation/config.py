@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hft_plugins.combiners.gradient_aggregation.gradients import Options as Options
-from hft_plugins.combiners.gradient_aggregation.gramian import GramianCombiner
+from hft_plugins.combiners.gradient_aggregation.gramian_combiner import GramianCombiner
 
 
 class ConFIG(GramianCombiner):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hft_core.combiner import At
 from hft_plugins.combiners.gradient_aggregation import gradients
-from hft_plugins.combiners.gradient_aggregation.gramian import GramianCombiner
+from hft_plugins.combiners.gradient_aggregation.gramian_combiner import GramianCombiner
 
 EPS = 1e-8
 NEAREST = 0.999

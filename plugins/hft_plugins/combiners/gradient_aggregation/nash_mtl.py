@@ -11,7 +11,7 @@ from torchjd.aggregation import FairGradWeighting
 
 from hft_core.combiner import At
 from hft_plugins.combiners.gradient_aggregation import gradients
-from hft_plugins.combiners.gradient_aggregation.gramian import GramianCombiner
+from hft_plugins.combiners.gradient_aggregation.gramian_combiner import GramianCombiner
 
 
 class Options(gradients.Options):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torchjd.aggregation import UPGradWeighting
 
 from hft_plugins.combiners.gradient_aggregation.gradients import Options as Options
-from hft_plugins.combiners.gradient_aggregation.gramian import TorchJD
+from hft_plugins.combiners.gradient_aggregation.gramian_combiner import TorchJD
 
 
 def build(options: Options, *, tasks: Sequence[str]) -> TorchJD:

@@ -11,7 +11,7 @@ from hft_core.batching.collate import Collator, slices_of_process
 from hft_core.batching.plan import TaskSlice
 from hft_core.combiner import Combiner
 from hft_core.data.examples import Examples
-from hft_core.device.distributed import Machine
+from hft_core.device.machine import Machine
 from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage

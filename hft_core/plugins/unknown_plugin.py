@@ -15,7 +15,7 @@ MAX_NAMED = 3
 """Providers listed by name when they were not loaded; the rest are counted."""
 
 
-def unknown_plugin(entries: Sequence[Entry], seam: str, name: str) -> str:
+def message(entries: Sequence[Entry], seam: str, name: str) -> str:
     """Return the one-line message for a name that none of `entries` has. `name` may be `distribution:name`."""
     if not entries:
         return f"unknown {seam} '{name}': no plugins are installed; run 'pip install -e .'"

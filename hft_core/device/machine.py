@@ -60,7 +60,7 @@ class Machine:
             raise signals.Interrupted(number)
 
 
-def find(
+def find_machine(
     wanted_precision: str, accelerator: Accelerator | None = None, *, chosen: precision.Precision | None = None
 ) -> Machine:
     """Find this process's device and process group, and choose a number format.
