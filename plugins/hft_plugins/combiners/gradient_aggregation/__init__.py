@@ -15,7 +15,7 @@ SPECS = (
     ),
     CombinerSpec(
         name="gradvac",
-        summary="Turns each task's gradient towards the others until it is as near to them as it used to be",
+        summary="Rotates each task's gradient towards the others, up to a moving average of their cosine similarities",
         factory="hft_plugins.combiners.gradient_aggregation.gradvac:build",
         options="hft_plugins.combiners.gradient_aggregation.gradvac:Options",
         source="Wang et al. 2021, arXiv:2010.05874",
@@ -41,7 +41,7 @@ SPECS = (
     ),
     CombinerSpec(
         name="nash-mtl",
-        summary="The combination of gradients that the tasks would agree on as a bargain",
+        summary="The Nash bargaining solution among the tasks",
         factory="hft_plugins.combiners.gradient_aggregation.nash_mtl:build",
         options="hft_plugins.combiners.gradient_aggregation.nash_mtl:Options",
         source="Navon et al. 2022, arXiv:2202.01017; torchjd FairGrad at alpha 1",
@@ -50,7 +50,7 @@ SPECS = (
     ),
     CombinerSpec(
         name="fairgrad",
-        summary="The combination of gradients whose gains are shared fairly among the tasks",
+        summary="The combination of gradients whose decrease of the losses is alpha-fair",
         factory="hft_plugins.combiners.gradient_aggregation.fairgrad:build",
         options="hft_plugins.combiners.gradient_aggregation.fairgrad:Options",
         source="Ban and Ji 2024, arXiv:2402.15638; torchjd FairGrad",
@@ -78,7 +78,7 @@ SPECS = (
     ),
     CombinerSpec(
         name="aligned-mtl",
-        summary="Scales the gradients' principal components alike, and averages them",
+        summary="Scales the gradients' principal components to one size, and averages the gradients",
         factory="hft_plugins.combiners.gradient_aggregation.aligned_mtl:build",
         options="hft_plugins.combiners.gradient_aggregation.aligned_mtl:Options",
         source="Senushkin et al. 2023, arXiv:2305.19000; torchjd AlignedMTL",
@@ -86,7 +86,7 @@ SPECS = (
     ),
     CombinerSpec(
         name="imtl-g",
-        summary="The direction with the same projection on every task's gradient",
+        summary="The direction with the same projection onto every task's gradient",
         factory="hft_plugins.combiners.gradient_aggregation.imtl_g:build",
         options="hft_plugins.combiners.gradient_aggregation.imtl_g:Options",
         source="Liu et al. 2021 (impartial multi-task learning), ICLR; torchjd IMTLG",
@@ -94,7 +94,7 @@ SPECS = (
     ),
     CombinerSpec(
         name="config",
-        summary="The direction with the same cosine with every task's gradient",
+        summary="The direction with the same cosine similarity to every task's gradient",
         factory="hft_plugins.combiners.gradient_aggregation.config:build",
         options="hft_plugins.combiners.gradient_aggregation.config:Options",
         source="Liu et al. 2024, arXiv:2408.11104; torchjd ConFIG",
@@ -103,7 +103,7 @@ SPECS = (
     ),
     CombinerSpec(
         name="graddrop",
-        summary="Keeps the gradients of one sign in each component, drawn by how much it prevails",
+        summary="Keeps the gradients of one randomly drawn sign in each component",
         factory="hft_plugins.combiners.gradient_aggregation.graddrop:build",
         options="hft_plugins.combiners.gradient_aggregation.graddrop:Options",
         source="Chen et al. 2020, arXiv:2010.06808; torchjd GradDrop",

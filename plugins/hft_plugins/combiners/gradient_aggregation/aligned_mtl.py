@@ -21,7 +21,7 @@ class Options(gradients.Options):
 
 
 def build(options: Options, *, tasks: Sequence[str]) -> TorchJD:
-    """Combine by (1/T) Σ_t Ĝ_t, Ĝ = s U Vᵀ for gradients G = U S Vᵀ `[t, p]`: all singular values become the scale s.
+    """Combine by (1/T) Σ_t Ĝ_t, Ĝ = s U Vᵀ for gradients G = U S Vᵀ `[t, p]`: all nonzero singular values become s.
 
     Source: Senushkin et al. 2023, arXiv:2305.19000, algorithm 1.
     """

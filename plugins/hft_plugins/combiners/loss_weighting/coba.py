@@ -26,7 +26,7 @@ class Options(options.Options):
 
 
 class ConvergenceBalancer(Combiner):
-    """Σ_t weight_t · loss_t with weights that sum to 1, from the slopes of the tasks' dev losses.
+    """Combine by Σ_t weight_t · loss_t with weights that sum to 1, from the slopes of the tasks' dev losses.
 
     A task's slope a is that of the least-squares line through its latest dev losses, each over the first one. With K
     tasks, and n slopes of each so far,

@@ -21,8 +21,9 @@ class Options(options.Options):
 
 
 class DynamicWeightAverage(Combiner):
-    """Σ_t weight_t · loss_t, where weight_t = T·softmax_t(rate_t / temperature) over the stage's T tasks, and rate_t is
-    the mean loss of the last epoch divided by that of the epoch before; 1 until there are two.
+    """Combine by Σ_t weight_t · loss_t, where weight_t = T·softmax_t(rate_t / temperature) over the stage's T tasks.
+
+    rate_t is the mean loss of the last epoch divided by that of the epoch before; 1 until there are two.
 
     An epoch in which a task had no step does not count for that task. torchjd's `DWA` is not used because it needs all
     tasks in every step and does not save its history.

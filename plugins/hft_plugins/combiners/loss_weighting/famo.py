@@ -27,7 +27,7 @@ class Options(options.Options):
 
 
 class FastAdaptive(Combiner):
-    """c·Σ_t z_t·log loss_t with z = softmax(w), and c such that the losses' weights sum to 1.
+    """Combine by c·Σ_t z_t·log(loss_t − min_t), with z = softmax(w) and c such that the losses' weights sum to 1.
 
     After each step, the losses of its rows are recomputed; the logits w of tasks whose log-loss decreased more than the
     weighted mean decrease, those of the others increase. torchjd's `FAMO` is not used because it needs all tasks in

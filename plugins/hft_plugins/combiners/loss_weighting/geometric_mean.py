@@ -15,7 +15,7 @@ SMALLEST = 1e-8
 
 
 class GeometricMean(Combiner):
-    """(Π_t loss_t)^(1/t).
+    """Combine by (Π_t loss_t)^(1/T) over the T tasks of the step.
 
     Source: Chennupati et al. 2019 (the geometric loss strategy, GLS), arXiv:1904.08492, by torchjd's `GeometricMean`.
     """

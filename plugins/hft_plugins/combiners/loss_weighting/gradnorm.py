@@ -30,11 +30,11 @@ class Options(gradients.Options):
 
 
 class GradNorm(GradientCombiner):
-    """Σ_t w_t · G_t, on the shared parameters and on the tasks' own.
+    """Combine by Σ_t w_t G_t, on the shared parameters and on the tasks' own.
 
-    After each step, Adam updates the weights by the gradient of Σ_t |G_t − mean(G)·r_t^alpha|, where G_t is the norm of
-    the weighted gradient, and r_t is loss_t / first loss_t over its mean: how far behind the task is. The targets
-    mean(G)·r_t^alpha count as constants. Then the present tasks' weights are scaled to the sum that they had.
+    After each step, Adam updates the weights by the gradient of Σ_t |n_t − mean(n)·r_t^alpha|, where n_t = ‖w_t G_t‖
+    and r_t is loss_t / first loss_t divided by its mean over the tasks (the relative inverse training rate). The
+    targets mean(n)·r_t^alpha count as constants. Then the present tasks' weights are scaled to the sum that they had.
 
     Source: Chen et al. 2018, arXiv:1711.02257, algorithm 1.
     """

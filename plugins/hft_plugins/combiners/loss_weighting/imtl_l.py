@@ -13,7 +13,7 @@ from hft_core.options import Options as Options  # `imtl-l` has no options of it
 
 
 class ImpartialLosses(Combiner):
-    """Σ_t exp(s_t)·loss_t − s_t with one learned s_t a task, 0 at first.
+    """Combine by Σ_t exp(s_t)·loss_t − s_t with one learned s_t per task, initialized to 0.
 
     Source: Liu et al. 2021 (impartial multi-task learning, loss balance), ICLR, by torchjd's `IMTLL`.
     """

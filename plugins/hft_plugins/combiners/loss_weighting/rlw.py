@@ -12,7 +12,7 @@ from hft_core.options import Options as Options  # `rlw` has no options of its o
 
 
 class RandomLossWeighting(Combiner):
-    """Σ_t weight_t · loss_t, weight = softmax(z), z ~ N(0, I) at each step.
+    """Combine by Σ_t weight_t · loss_t, where weight = softmax(z) and z ~ N(0, I) is drawn at each step.
 
     Source: Lin et al. 2022, arXiv:2111.10603, algorithm 2, by torchjd's `Random`.
     """

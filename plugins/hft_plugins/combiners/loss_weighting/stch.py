@@ -26,7 +26,7 @@ class Options(options.Options):
 
 
 class SmoothTchebycheff(Combiner):
-    """μ·log Σ_t exp(λ_t·loss_t / μ), with preferences λ that sum to 1 over the tasks of the step.
+    """Combine by μ·log Σ_t exp(λ_t·loss_t / μ), with preferences λ that sum to 1 over the tasks of the step.
 
     Source: Lin et al. 2024 (smooth Tchebycheff scalarization), arXiv:2402.19078, by torchjd's `STCH`; the ideal point
     is 0, the least that a loss can be.

@@ -13,7 +13,7 @@ from hft_core.options import Options as Options  # `uncertainty` has no options 
 
 
 class Uncertainty(Combiner):
-    """Σ_t ½·exp(−s_t)·loss_t + ½·s_t with one learned log-variance s_t a task, 0 at first.
+    """Combine by Σ_t ½·exp(−s_t)·loss_t + ½·s_t with one learned log-variance s_t per task, initialized to 0.
 
     Source: Kendall, Gal and Cipolla 2018, arXiv:1705.07115, by torchjd's `UW`.
     """

@@ -14,7 +14,7 @@ from hft_plugins.combiners.loss_weighting.by_task import by_task
 
 
 class Options(options.Options):
-    """A weight a task."""
+    """Options of `weighted`: one weight per task."""
 
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="weight by task; a task that is not named has weight 1"
@@ -22,7 +22,7 @@ class Options(options.Options):
 
 
 class Weighted(Combiner):
-    """Σ_t weight_t · loss_t."""
+    """Combine by Σ_t weight_t · loss_t."""
 
     weights: Tensor
 

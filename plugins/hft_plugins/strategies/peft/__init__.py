@@ -15,7 +15,7 @@ SPECS = (
     ),
     StrategySpec(
         name="dora",
-        summary="Trains low-rank additions to the directions of the trunk's weights, and their lengths",
+        summary="Trains low-rank additions to the directions of the trunk's weights, and their magnitudes",
         factory="hft_plugins.strategies.peft.dora:build",
         options="hft_plugins.strategies.peft.dora:Options",
         example={"r": 4},
@@ -39,7 +39,7 @@ SPECS = (
     ),
     StrategySpec(
         name="olora",
-        summary="Trains low-rank factors that begin orthonormal, from the trunk's weights",
+        summary="Trains low-rank factors initialized by a QR decomposition of the trunk's weights",
         factory="hft_plugins.strategies.peft.olora:build",
         options="hft_plugins.strategies.peft.olora:Options",
         example={"r": 4},
@@ -47,7 +47,7 @@ SPECS = (
     ),
     StrategySpec(
         name="adalora",
-        summary="Trains low-rank additions and gives their ranks to the layers that need them",
+        summary="Trains low-rank additions and allocates their ranks to the layers by importance",
         factory="hft_plugins.strategies.peft.adalora:build",
         options="hft_plugins.strategies.peft.adalora:Options",
         example={"init_r": 4, "target_r": 2},
@@ -55,7 +55,7 @@ SPECS = (
     ),
     StrategySpec(
         name="vera",
-        summary="Trains two vectors a layer around random matrices that all layers share",
+        summary="Trains two vectors per layer around random matrices that all layers share",
         factory="hft_plugins.strategies.peft.vera:build",
         options="hft_plugins.strategies.peft.vera:Options",
         example={"r": 8},
@@ -79,7 +79,7 @@ SPECS = (
     ),
     StrategySpec(
         name="miss",
-        summary="Trains one small matrix a layer, shared between the shards of its weight",
+        summary="Trains one small matrix per layer, shared between the shards of its weight",
         factory="hft_plugins.strategies.peft.miss:build",
         options="hft_plugins.strategies.peft.miss:Options",
         example={"r": 4},

@@ -1,8 +1,8 @@
-"""`adalora`: train low-rank additions, and assign their ranks to the layers that need them.
+"""`adalora`: train low-rank additions, and allocate their ranks to the layers by importance.
 
-h = W x + P Λ Q x (Zhang et al. 2023, arXiv:2303.10512, equation 3). W is frozen; P, the diagonal Λ and Q train, kept
-near orthogonal by a penalty; PEFT's rank allocator sets the least important entries of Λ to zero until their mean
-number a layer is `target_r`.
+h = W x + (lora_alpha / init_r) · P Λ Q x (Zhang et al. 2023, arXiv:2303.10512; the factor is PEFT's). W is frozen; P, Q
+and the diagonal Λ train, and a penalty keeps P and Q nearly orthogonal. PEFT's rank allocator sets the least important
+entries of Λ to zero until `target_r` per layer remain on average.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`boft`: train orthogonal rotations of each weight as a product of butterfly factors.
 
-h = s ⊙ (W R x), where R is a product of sparse orthogonal matrices (Liu et al. 2023, arXiv:2311.06243). W is frozen;
-the blocks of the factors and the scales s `[out]`, one at first, train.
+h = s ⊙ (W Rᵀ x), where R is a product of sparse orthogonal matrices (Liu et al. 2023, arXiv:2311.06243). W is frozen;
+the blocks of the factors and the scales s `[out]`, initialized to one, train.
 """
 
 from __future__ import annotations

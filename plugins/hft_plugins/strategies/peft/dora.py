@@ -1,7 +1,7 @@
-"""`dora`: train the direction of each weight by LoRA, and its length for each output.
+"""`dora`: train the direction of each weight by LoRA, and its magnitude for each output.
 
-W' = m · (W + s·B A) / ‖W + s·B A‖, with norms by output (Liu et al. 2024, arXiv:2402.09353, equation 5). W is frozen;
-A, B and the lengths m `[out]`, at first ‖W‖, train.
+W' = m · (W + s·B A) / ‖W + s·B A‖, with one norm per output (Liu et al. 2024, arXiv:2402.09353). W is frozen; A, B and
+the magnitudes m `[out]`, initialized to ‖W‖, train.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`fourierft`: train a few Fourier coefficients of an addition to each weight.
 
-W' = W + scaling · Re(IDFT2(F)) (Gao et al. 2024, arXiv:2405.03003, equations 2 to 4). W is frozen; `n_frequency`
-entries of F, at random places, train, and the others are zero.
+W' = W + scaling · Re(IDFT2(F)) (Gao et al. 2024, arXiv:2405.03003). W is frozen; `n_frequency` entries of F, at
+random positions, train, and the others are zero.
 """
 
 from __future__ import annotations

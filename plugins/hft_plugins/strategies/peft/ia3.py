@@ -1,7 +1,7 @@
 """`ia3`: train scales of keys, values and feed-forward activations.
 
-h = l ⊙ (W x), or W (l ⊙ x) for feed-forward layers (Liu et al. 2022, arXiv:2205.05638). W is frozen; the vectors l, one
-at first, train.
+h = l ⊙ (W x), or W (l ⊙ x) for feed-forward layers (Liu et al. 2022, arXiv:2205.05638). W is frozen; the vectors l,
+initialized to one, train.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`lora`: train a low-rank addition to each linear layer of the trunk, shared by all tasks.
 
-h = W x + (lora_alpha / r) · B A x (Hu et al. 2021, arXiv:2106.09685, equation 3). W `[out, in]` is frozen; A `[r, in]`,
+h = W x + (lora_alpha / r) · B A x (Hu et al. 2021, arXiv:2106.09685). W `[out, in]` is frozen; A `[r, in]`,
 random at first, and B `[out, r]`, zero at first, train. PEFT's `LoraConfig` injects A and B next to each W, and adds
 their product to W when another stage follows (see `injected`).
 """

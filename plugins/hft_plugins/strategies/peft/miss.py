@@ -1,7 +1,7 @@
 """`miss`: train one small matrix a layer, shared between the shards of its weight.
 
-h = W x + D Σ_shards x_shard (Kang and Yin 2024, arXiv:2409.15371). W is frozen; D `[out, r]`, zero at first, trains,
-and the inputs are summed over shards to r numbers.
+h = W x + D Σ_i x_i, where x_i are the consecutive shards of size r of x (Kang and Yin 2024, arXiv:2409.15371). W is
+frozen; D `[out, r]`, initialized to zero, trains.
 """
 
 from __future__ import annotations

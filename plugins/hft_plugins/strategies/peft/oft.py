@@ -1,7 +1,8 @@
 """`oft`: train orthogonal rotations of each weight, block by block.
 
-h = W R x, where R is block-diagonal and each block (I + Q)(I − Q)⁻¹ with a skew-symmetric Q (Qiu et al. 2023,
-arXiv:2306.07280). W is frozen; the Q, zero at first, train.
+h = W Rᵀ x, where R is block-diagonal and each block is (I + Q)(I − Q)⁻¹ with a skew-symmetric Q (Qiu et al. 2023,
+arXiv:2306.07280); PEFT computes the inverse by the first terms of its Neumann series. W is frozen; the Q, initialized
+to zero, train.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`olora`: train low-rank factors that are orthonormal at first, saved as an ordinary LoRA.
+"""`olora`: train low-rank factors initialized from a QR decomposition of each weight, saved as an ordinary LoRA.
 
 W = W' + s·B A, where B and A are the first r columns of Q and rows of R in the decomposition W = Q R (Büyükakyüz 2024,
-arXiv:2406.01775, algorithm 1). The residual W' is frozen; A and B train.
+arXiv:2406.01775). The residual W' is frozen; A and B train.
 """
 
 from __future__ import annotations

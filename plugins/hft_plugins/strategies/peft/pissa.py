@@ -1,7 +1,7 @@
 """`pissa`: train the principal singular vectors of each weight, saved as an ordinary LoRA.
 
-W = W' + B A, where B A is the part of the r largest singular values of W (Meng et al. 2024, arXiv:2404.02948, equations
-2 to 4). The residual W' is frozen; A and B train.
+W = W' + s·B A, where s·B A is the part of the r largest singular values of W (Meng et al. 2024, arXiv:2404.02948). The
+residual W' is frozen; A and B train.
 """
 
 from __future__ import annotations

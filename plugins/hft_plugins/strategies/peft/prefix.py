@@ -1,7 +1,7 @@
 """`prefix`: train keys and values in front of every layer's own, shared by all tasks.
 
 attention(Q, [P_k; K], [P_v; V]) in each layer (Li and Liang 2021, arXiv:2101.00190). The trunk is frozen; P_k and P_v,
-each `[num_virtual_tokens, hidden]` a layer, train.
+`num_virtual_tokens` keys and values per layer, train.
 """
 
 from __future__ import annotations

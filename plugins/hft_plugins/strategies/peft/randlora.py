@@ -1,7 +1,7 @@
 """`randlora`: train scales of random bases, for additions of full rank.
 
-h = W x + s · Σ_j B_j Λ_j A Γ_j x (Albert et al. 2025, arXiv:2502.00987). W and the random A, B_j are frozen; the
-diagonals Λ_j and Γ_j train.
+h = W x + s · Σ_j B_j Λ_j A Γ_j x (Albert et al. 2025, arXiv:2502.00987); PEFT transposes the
+sum for layers with fewer outputs than inputs. W and the random A, B_j are frozen; the diagonals Λ_j and Γ_j train.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`vera`: train two vectors a layer around random low-rank matrices that all layers share.
 
-h = W x + Λ_b B Λ_d A x (Kopiczko et al. 2023, arXiv:2310.11454, equation 2). W and the random A, B are frozen; the
-diagonals b `[out]` and d `[r]` train.
+h = W x + Λ_b B Λ_d A x (Kopiczko et al. 2023, arXiv:2310.11454). W and the random A, B are frozen; the diagonals b
+`[out]` and d `[r]` train.
 """
 
 from __future__ import annotations
