@@ -1,18 +1,32 @@
 """Run a trunk's forward pass in two parts: up to a layer, and from there to the end.
 
-Both parts call the trunk's own `forward` with the layers of the other part overridden, so that masks, positions and
-whatever else a model family computes around its layers are its own.
+Both parts call the trunk's own `forward` with the layers of the other part replaced, so that masks, positions and
+whatever else a model family computes around its layers are its own. Replaced, not overridden: an overridden layer still
+runs its forward hooks, and strategies compute in hooks (bottleneck adapters).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hft_core.forward_override import override_forward
+
+class _Replacement(nn.Module):
+    """Returns a given output in place of a layer, whose attributes it has."""
+
+    def __init__(self, layer: nn.Module, output: Callable[[], Any]) -> None:
+        super().__init__()
+        vars(self).update(layer=layer, output=output)  # not a submodule: hooks and states must not reach the layer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["layer"], name)
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        return self.output()
 
 
 class Split:
@@ -32,7 +46,7 @@ class Split:
         outputs: list[Any] = []
         hook = self.stack[depth - 1].register_forward_hook(lambda layer, args, output: outputs.append(output))
         try:
-            with override_forward(dict.fromkeys(list(self.stack)[depth:], lambda *_, **__: outputs[-1])):
+            with self._replaced(range(depth, len(self.stack)), lambda: outputs[-1]):
                 self.forward(inputs)
         finally:
             hook.remove()
@@ -49,5 +63,16 @@ class Split:
             with torch.no_grad():
                 self.lower({name: tensor[:1] for name, tensor in inputs.items()}, depth)
         output = (hidden, *[None] * (self._tuple_length - 1)) if self._tuple_length else hidden
-        with override_forward(dict.fromkeys(list(self.stack)[:depth], lambda *_, **__: output)):
+        with self._replaced(range(depth), lambda: output):
             return self.forward(inputs)
+
+    @contextmanager
+    def _replaced(self, indices: range, output: Callable[[], Any]) -> Iterator[None]:
+        layers = list(self.stack)
+        try:
+            for index in indices:
+                self.stack[index] = _Replacement(layers[index], output)
+            yield
+        finally:
+            for index in indices:
+                self.stack[index] = layers[index]
