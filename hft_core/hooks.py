@@ -1,4 +1,4 @@
-"""The hooks of hft: what a plugin package may implement; light (pluggy and the standard library only).
+"""Define the hooks that a plugin package may implement; imports pluggy and the standard library only.
 
 A plugin package registers a *module* under the entry-point group `hft`; the module holds functions marked with
 `@hookimpl` and imports nothing heavy, because listing plugins imports it. Two kinds of hook:
@@ -26,11 +26,11 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 
 
 class SeamHooks:
-    """One hook a seam; each returns a list of specs."""
+    """Declare plugins: one hook per kind, each of which returns a list of specs."""
 
     @hookspec
     def hft_backbones(self) -> list[BackboneSpec]:  # type: ignore[empty-body]
-        """Trunks. Factory: `(options, *, trust_remote_code: bool) -> hft_core.backbone.Backbone`.
+        """Declare backbones. Factory: `(options, *, trust_remote_code: bool) -> hft_core.backbone.Backbone`.
 
         Example::
 
@@ -42,8 +42,10 @@ class SeamHooks:
 
     @hookspec
     def hft_heads(self) -> list[HeadSpec]:  # type: ignore[empty-body]
-        """Task heads. Factory: `(options, *, task: str, context: hft_core.head.HeadContext) -> hft_core.head.Head`; one
-        that needs no `context` leaves it out.
+        """Declare task heads.
+
+        Factory: `(options, *, task: str, context: hft_core.head.HeadContext) -> hft_core.head.Head`; one that needs no
+        `context` leaves it out.
 
         Example::
 
@@ -55,7 +57,7 @@ class SeamHooks:
 
     @hookspec
     def hft_strategies(self) -> list[StrategySpec]:  # type: ignore[empty-body]
-        """Parameter-sharing strategies. Factory: `(options) -> hft_core.strategy.Strategy`.
+        """Declare parameter-sharing strategies. Factory: `(options) -> hft_core.strategy.Strategy`.
 
         Example::
 
@@ -67,7 +69,7 @@ class SeamHooks:
 
     @hookspec
     def hft_combiners(self) -> list[CombinerSpec]:  # type: ignore[empty-body]
-        """Loss combiners. Factory: `(options, *, tasks: Sequence[str]) -> hft_core.combiner.Combiner`.
+        """Declare loss combiners. Factory: `(options, *, tasks: Sequence[str]) -> hft_core.combiner.Combiner`.
 
         Example::
 
@@ -79,8 +81,8 @@ class SeamHooks:
 
     @hookspec
     def hft_recipes(self) -> list[RecipeSpec]:  # type: ignore[empty-body]
-        """Ready-made recipes. Factory: `(options, *, folder: pathlib.Path) -> dict` (the recipe as YAML would hold it);
-        data files that the recipe needs and that no package can point at are written under `folder`.
+        """Declare ready-made recipes. Factory: `(options, *, folder: pathlib.Path) -> dict`, the recipe as in YAML; it
+        writes the data files that the recipe needs under `folder`.
 
         Example::
 
@@ -92,7 +94,7 @@ class SeamHooks:
 
 
 class LifecycleHooks:
-    """What a run tells its observers, in this order::
+    """Observe a run, by events in this order::
 
         run_started
         for stage in stages:
@@ -115,7 +117,7 @@ class LifecycleHooks:
 
     @hookspec
     def hft_run_started(self, event: events.RunStarted) -> None:
-        """The recipe is resolved, the data checked and the model built; nothing has been trained.
+        """Observe the start of a run: the recipe is resolved, the data checked and the model built.
 
         Example::
 
@@ -126,7 +128,7 @@ class LifecycleHooks:
 
     @hookspec
     def hft_stage_started(self, event: events.StageStarted) -> None:
-        """The stage's strategy is applied and its plan is known.
+        """Observe the start of a stage: its strategy is applied and its schedule known.
 
         Example::
 
@@ -137,7 +139,7 @@ class LifecycleHooks:
 
     @hookspec
     def hft_step_finished(self, event: events.StepFinished) -> None:
-        """The optimizer has moved (or the step was skipped, and the event says why).
+        """Observe a step: the optimizer has updated the parameters, or the step was skipped (the event says why).
 
         Example::
 
@@ -148,7 +150,7 @@ class LifecycleHooks:
 
     @hookspec
     def hft_evaluation_started(self, event: events.EvaluationStarted) -> None:
-        """Scores are about to be computed; nothing trains until `evaluation_finished`.
+        """Observe the start of an evaluation; nothing trains until `evaluation_finished`.
 
         Example::
 
@@ -159,7 +161,7 @@ class LifecycleHooks:
 
     @hookspec
     def hft_evaluation_finished(self, event: events.EvaluationFinished) -> None:
-        """Scores by task on one split.
+        """Observe the scores by task on one split.
 
         Example::
 
@@ -171,7 +173,7 @@ class LifecycleHooks:
 
     @hookspec
     def hft_checkpoint_saved(self, event: events.CheckpointSaved) -> None:
-        """A file that holds the best weights so far is in place, whole.
+        """Observe a new checkpoint of the best weights so far, written completely.
 
         Example::
 
@@ -182,7 +184,7 @@ class LifecycleHooks:
 
     @hookspec
     def hft_stage_finished(self, event: events.StageFinished) -> None:
-        """The stage is over and its best weights are in the model.
+        """Observe the end of a stage: its best weights are in the model.
 
         Example::
 
@@ -193,7 +195,7 @@ class LifecycleHooks:
 
     @hookspec
     def hft_run_finished(self, event: events.RunFinished) -> None:
-        """Everything is written.
+        """Observe the end of a run: all its files are written.
 
         Example::
 
@@ -204,7 +206,7 @@ class LifecycleHooks:
 
     @hookspec
     def hft_run_failed(self, event: events.RunFailed) -> None:
-        """The run ends with an error, which is raised to the caller after this.
+        """Observe the failure of a run; the error is raised to the caller afterwards.
 
         Example::
 

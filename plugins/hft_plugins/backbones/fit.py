@@ -1,4 +1,4 @@
-"""Whether the parts of a model fit together: its configuration, its weights and its tokenizer.
+"""Check that the configuration, weights and tokenizer of a model fit together.
 
 transformers takes parts that do not: it starts weights of another shape at random, makes a tokenizer without words
 where there is none, and looks up a token that the model has no embedding for only when a text holds it.
@@ -39,10 +39,10 @@ def damaged(model: str) -> str:
 def check_shapes(model: str, mismatched: Iterable[tuple[str, Any, Any]]) -> None:
     """Raise `ModelError` when there is a weight in `mismatched`: its name, and its shapes in the file and in the
     configuration."""
-    found = sorted(mismatched, key=lambda each: each[0])
-    if found:
-        name, in_file, wanted = found[0]
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    by_name = sorted(mismatched, key=lambda each: each[0])
+    if by_name:
+        name, in_file, wanted = by_name[0]
+        more = f" (and {len(by_name) - 1} more)" if len(by_name) > 1 else ""
         raise ModelError(
             f"model '{model}': the weight {name} has the shape {list(in_file)}, expected {list(wanted)} after its "
             f"config.json{more}"

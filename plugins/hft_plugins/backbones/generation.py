@@ -1,4 +1,4 @@
-"""Texts written by a plain class of transformers, by its own `generate`."""
+"""Generate texts by a plain class of transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from hft_plugins.backbones.pretrained import quiet
 
 GREEDY = {"do_sample": False, "num_beams": 1}
-"""Unless asked otherwise, whatever the checkpoint says: scores shall not be drawn at random."""
+"""Defaults that override the checkpoint's, so that scores are deterministic."""
 
 
 def generate(model: PreTrainedModel, inputs: Mapping[str, Tensor], *, pad: int, seed: int, **settings: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a model may not ask for: files and other models outside its folder, and code from the hub."""
+"""Refuse models that need files or models outside their folder, or code from the hub."""
 
 from __future__ import annotations
 

@@ -20,16 +20,14 @@ class EncoderOptions(BackboneOptions):
         default=None, description="attention kernel; transformers' own choice when left out"
     )
     dropout: float | None = Field(
-        default=None, ge=0, lt=1, description="sets every dropout of the model's configuration to this while training"
+        default=None, ge=0, lt=1, description="value of every dropout in the model's configuration while training"
     )
 
 
 class DecoderOptions(EncoderOptions):
     """How a transformers decoder is opened."""
 
-    packing: bool = Field(
-        default=False, description="lay the rows of a batch end to end, so that no padding is computed"
-    )
+    packing: bool = Field(default=False, description="pack the rows of a batch end to end, without padding")
 
 
 class Seq2SeqOptions(EncoderOptions):
@@ -44,7 +42,7 @@ BACKBONES = {
 
 
 def backbone_of(model: str) -> str:
-    """Which backbone opens the folder, file or hub id `model`; empty for none."""
+    """Return the backbone that opens the folder, file or hub id `model`; empty for none."""
     if model.endswith(".gguf"):
         return "hf-decoder" if Path(model).is_file() else ""
     config = _config(model)
@@ -56,17 +54,17 @@ def backbone_of(model: str) -> str:
 
 
 def opens_encoder(model: str) -> bool:
-    """Whether `model` is a folder or hub id with a bidirectional encoder."""
+    """Tell whether `model` is a folder or hub id with a bidirectional encoder."""
     return backbone_of(model) == "hf-encoder"
 
 
 def opens_decoder(model: str) -> bool:
-    """Whether `model` is a GGUF file, or a folder or hub id with an autoregressive decoder."""
+    """Tell whether `model` is a GGUF file, or a folder or hub id with an autoregressive decoder."""
     return backbone_of(model) == "hf-decoder"
 
 
 def opens_seq2seq(model: str) -> bool:
-    """Whether `model` is a folder or hub id with an encoder-decoder."""
+    """Tell whether `model` is a folder or hub id with an encoder-decoder."""
     return backbone_of(model) == "hf-seq2seq"
 
 

@@ -1,4 +1,4 @@
-"""Rows of a batch laid end to end in fewer rows, without padding, for a trunk that keeps the texts of a row apart.
+"""Pack a batch into fewer rows without padding, for a trunk that isolates the texts of a row.
 
 Position ids that begin anew at each text are all that a trunk is given. A decoder of transformers makes its mask of
 them, so that a text sees itself alone (`find_packed_sequence_indices` in `transformers.masking_utils`), which
@@ -86,7 +86,7 @@ def _bins(lengths: Sequence[int], width: int) -> list[list[int]]:
 
 
 def isolates(trunk: nn.Module, run: Trunk, vocabulary: int) -> bool:
-    """Whether a text behind another one becomes what it becomes alone."""
+    """Tell whether a text has the same hidden states behind another one as alone."""
     if "position_ids" not in inspect.signature(trunk.forward).parameters:
         return False
     first, second = TRIED

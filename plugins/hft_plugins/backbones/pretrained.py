@@ -1,4 +1,4 @@
-"""Opens a transformers model, its tokenizer and its configuration, whole or not at all."""
+"""Open a transformers model, its tokenizer and its configuration."""
 
 from __future__ import annotations
 

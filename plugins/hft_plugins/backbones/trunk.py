@@ -1,4 +1,4 @@
-"""A transformers model taken apart into trunk and heads, and put together again when it is saved.
+"""Split a transformers model into trunk and heads, and join them again when it is saved.
 
 The head of a family's own class (`BertForSequenceClassification`, …) is that class with a `Passthrough` where the trunk
 was: one trunk serves many tasks, each task's logits are those of the plain class, and a saved task opens in the plain
@@ -114,10 +114,10 @@ class HfSequenceModule(_Whole, SequenceModule):
     """What a plain class has above its trunk."""
 
     def forward(self, features: Features) -> Tensor:
-        said = self.outputs_of(features.hidden, input_ids=features.input_ids, attention_mask=features.attention_mask)
-        if "start_logits" in said:  # question answering: where the answer starts and ends, `[batch, seq, 2]`
-            return torch.stack([said.start_logits, said.end_logits], dim=-1)
-        logits: Tensor = said.logits
+        outputs = self.outputs_of(features.hidden, input_ids=features.input_ids, attention_mask=features.attention_mask)
+        if "start_logits" in outputs:  # question answering: where the answer starts and ends, `[batch, seq, 2]`
+            return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
+        logits: Tensor = outputs.logits
         return logits
 
 
@@ -131,7 +131,7 @@ class HfChoiceModule(HfSequenceModule):
 
 
 class HfBackbone(Backbone):
-    """A trunk opened by transformers."""
+    """Run, save and generate with a transformers model."""
 
     def __init__(self, opened: Opened, *, causal: bool, trunk: PreTrainedModel | None = None) -> None:
         """`trunk`: the model inside `opened.whole`, where it is not the one that transformers names so.

@@ -31,7 +31,7 @@ SPECS = (
     ),
     HeadSpec(
         name="span",
-        summary="Extractive question answering: where in a text the answer stands",
+        summary="Extractive question answering: the position of the answer in a text",
         factory="hft_plugins.heads.span:build",
         options="hft_plugins.heads.span:Options",
         example_rows="hft_plugins.heads.parts.example_rows:span",
@@ -46,7 +46,7 @@ SPECS = (
     ),
     HeadSpec(
         name="mlm",
-        summary="Masked language modelling: the text's own hidden tokens, words or spans",
+        summary="Masked language modelling of tokens, whole words or spans",
         factory="hft_plugins.heads.mlm:build",
         options="hft_plugins.heads.mlm:Options",
         needs_labels=False,
@@ -69,7 +69,7 @@ SPECS = (
     ),
     HeadSpec(
         name="instruction",
-        summary="Responses to prompts, or the assistant's turns of conversations; only they are learned",
+        summary="Instruction tuning: loss on responses, or on the assistant's turns of conversations, only",
         factory="hft_plugins.heads.instruction:build",
         options="hft_plugins.heads.instruction:Options",
         example_rows="hft_plugins.heads.parts.example_rows:instruction",
@@ -94,7 +94,7 @@ SPECS = (
     ),
     HeadSpec(
         name="contrastive",
-        summary="Embeddings: pairs near one another among all rows of a step; SimCSE with one column",
+        summary="Text embeddings by in-batch negatives over all rows of a step; SimCSE with one column",
         factory="hft_plugins.heads.contrastive:build",
         options="hft_plugins.heads.contrastive:Options",
         needs_labels=False,

@@ -18,7 +18,7 @@ from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
 
 
 class Options(SequenceOptions):
-    """Columns and loss."""
+    """Options of `classification`: columns and loss."""
 
     loss: Literal["cross_entropy", "bce"] = Field(
         default="cross_entropy", description="bce: for two classes, binary cross-entropy on one logit"
@@ -30,8 +30,9 @@ class Options(SequenceOptions):
 
 
 class Classification(SequenceHead):
-    """Cross-entropy over classes, or, for two classes with `loss: bce`, binary cross-entropy on one logit z; the latter
-    is saved as the ordinary classifier with the logits [0, z], whose softmax is the same."""
+    """Classify by cross-entropy over classes or, for two classes with `loss: bce`, binary cross-entropy on one logit z.
+
+    The latter is saved as the ordinary classifier with the logits [0, z], whose softmax is the same."""
 
     main_metric = "accuracy"
     target_dtype = torch.long
@@ -51,8 +52,8 @@ class Classification(SequenceHead):
         return [*self.text_columns(), Column(self.columns_read.label, "label", target=True)]
 
     def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
-        found = {as_label(cell) for cell in rows[self.columns_read.label]}
-        labels = list(self.given_labels) if self.given_labels else in_order(found)
+        names = {as_label(cell) for cell in rows[self.columns_read.label]}
+        labels = list(self.given_labels) if self.given_labels else in_order(names)
         if len(labels) < 2:
             raise ValueError(
                 f"column '{self.columns_read.label}' has one class only ('{labels[0]}'); expected two or more"
@@ -72,7 +73,7 @@ class Classification(SequenceHead):
         self.attach_outputs(backbone, 1 if self.binary else len(self.labels))
 
     def logits(self, features: Features) -> Tensor:
-        """`[batch, classes]`"""
+        """Return the logits `[batch, classes]`."""
         outputs = self.outputs(features)
         return torch.cat([torch.zeros_like(outputs), outputs], dim=1) if self.binary else outputs
 
@@ -108,7 +109,7 @@ class Classification(SequenceHead):
         return {**config_of(self.labels), "problem_type": "single_label_classification"}
 
     def export_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """With one logit: a zero row is put before the last layer's single one."""
+        """Prepend a zero row to the last layer, for a head with one logit."""
         if not self.binary:
             return dict(state)
         last = self._last_layer(state)
@@ -123,7 +124,7 @@ class Classification(SequenceHead):
 
     @staticmethod
     def _last_layer(state: Mapping[str, Tensor]) -> set[str]:
-        """The layer that gives the single logit: its weight `[1, hidden]` and bias `[1]`."""
+        """Return the names of the weight `[1, hidden]` and bias `[1]` of the layer that computes the single logit."""
         return {name for name, tensor in state.items() if tensor.shape[0] == 1}
 
 

@@ -13,11 +13,11 @@ from hft_plugins.heads.parts.language_model_head import LanguageHead, LanguageOp
 
 
 class Options(LanguageOptions):
-    """Column."""
+    """Options of `clm`: the text column."""
 
 
 class CausalLanguageModelling(LanguageHead):
-    """Each position predicts the next token; a text ends with the end-of-text token, which is predicted as well."""
+    """Predict the next token at each position; a text ends with the end-of-text token, which is predicted as well."""
 
     def attach(self, backbone: Backbone) -> None:
         if not backbone.causal:

@@ -1,4 +1,4 @@
-"""`contrastive`: texts that belong together get embeddings that are near one another, and others do not."""
+"""`contrastive`: train text embeddings with in-batch negatives."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from hft_plugins.heads.parts.pooling import Pooling, pooler_of
 from hft_plugins.heads.parts.sequence_head import tokenize_texts
 
 METRIC_ANCHORS = 1024
-"""Anchors whose similarities to all candidates of a split are looked at together; bounds the memory that takes."""
+"""Anchors per similarity matrix in evaluation; bounds its memory."""
 
 
 class Options(options.Options):
-    """Columns, embedding and loss."""
+    """Options of `contrastive`: columns, embedding and loss."""
 
     text: str | tuple[str, str] = Field(
         default="text",
@@ -34,19 +34,21 @@ class Options(options.Options):
         "another dropout mask (SimCSE)",
     )
     negatives: str | tuple[str, ...] = Field(
-        default=(), description="hard negatives of each pair: the column of a list of them, or columns of one each"
+        default=(), description="hard negatives of each pair: the column of a list of them, or one column per negative"
     )
-    separator: str = Field(default="", description="divides a list of negatives that is one text, as in a CSV file")
+    separator: str = Field(default="", description="separator of negatives in one text cell, as in a CSV file")
     temperature: float = Field(
         default=0.05, gt=0, description="divides the cosine similarities; sentence-transformers' `scale` is its inverse"
     )
-    symmetric: bool = Field(default=False, description="half of the loss is that of finding each positive's anchor")
+    symmetric: bool = Field(
+        default=False, description="average the loss with that of retrieving each positive's anchor"
+    )
     pooling: Pooling | None = Field(
         default=None,
-        description="how tokens become one vector; as the backbone says when left out: mean, last in causal ones",
+        description="pooling of the hidden states; the backbone's own when left out, or mean (causal: last)",
     )
     projection_dim: int | None = Field(
-        default=None, ge=1, description="size of embeddings that a linear layer makes of the pooled hidden states"
+        default=None, ge=1, description="size of a linear projection of the pooled hidden states"
     )
 
 
@@ -107,7 +109,7 @@ class Contrastive(Head):
             self.projection = nn.Linear(self.pool.size, self.options.projection_dim, bias=False)
 
     def embed(self, features: Features) -> Tensor:
-        """`[examples, d]`, of length 1, in float32."""
+        """Return the normalized embeddings `[examples, d]`, in float32."""
         assert self.pool is not None, "attach comes first"
         pooled: Tensor = self.pool(features)
         projected = pooled if self.projection is None else self.projection(pooled).float()
@@ -125,14 +127,14 @@ class Contrastive(Head):
         if not self.options.symmetric:
             return loss
         backwards = logits[:, pairs.positive].T
-        found = torch.arange(len(backwards), device=logits.device)
-        return (loss + functional.cross_entropy(backwards, found, reduction="sum")) / 2
+        anchors = torch.arange(len(backwards), device=logits.device)
+        return (loss + functional.cross_entropy(backwards, anchors, reduction="sum")) / 2
 
     def predict(self, features: Features, targets: Targets) -> list[Any]:
         return self.embed(features).tolist()
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
-        """The anchor's embedding."""
+        """Return the anchor's embedding."""
         return {"value": predictions[0]}
 
     def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
@@ -174,12 +176,12 @@ class _Pairs:
         self._unit, self._is_positive = unit[self.candidates], position[self.candidates] == 1
 
     def first_of_text(self) -> Tensor:
-        """`[candidates]`: the first with its text, so that one text is one thing to find."""
+        """`[candidates]`: mask the first candidate of each text, so that duplicates count once."""
         firsts = np.unique(self._text.numpy(), return_index=True)[1]
         return torch.zeros(len(self._text), dtype=torch.bool).scatter(0, torch.from_numpy(firsts), True)
 
     def false_negatives(self, anchors: slice = slice(None)) -> Tensor:
-        """`[anchors, candidates]`: candidates that are not to be told from the anchor's own positive."""
+        """`[anchors, candidates]`: mask the candidates that equal the anchor's own positive by their text."""
         text, positive = self._anchor_text[anchors], self.positive[anchors]
         same = (self._text == text[:, None]) | (self._text == self._text[positive][:, None])
         same |= self._is_positive & (self._anchor_text[self._unit] == text[:, None])

@@ -27,19 +27,19 @@ TOLERANCE = 1e-3
 
 
 def _absolute(path: str) -> str:
-    """A run's recipe is to find the teacher from anywhere."""
+    """Make the path absolute, so that the recipe works from any directory."""
     return str(Path(path).expanduser().absolute())
 
 
 class Options(SequenceOptions):
     """Columns, teacher and loss."""
 
-    label: str = Field(default="", description="column of true labels, where there are any")
+    label: str = Field(default="", description="column of true labels, if any")
     probabilities: str | Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
         default=None,
-        description="the teacher's class probabilities: the column of a list of them, or one column a class",
+        description="the teacher's class probabilities: the column of a list of them, or one column per class",
     )
-    separator: str = Field(default="", description="divides a list of probabilities that is one text, as in a CSV file")
+    separator: str = Field(default="", description="separator of probabilities in one text cell, as in a CSV file")
     labels: tuple[str, ...] | None = Field(
         default=None,
         description="class names in the order of the probabilities; the columns' names, or 0, 1, … for a list, when "
@@ -73,8 +73,10 @@ class Options(SequenceOptions):
 
 
 class Distillation(Classification):
-    """alpha · T² · KL(teacher_T ‖ student_T) + (1 - alpha) · cross-entropy with the true label, where p_T is p with its
-    logits divided by the temperature T (Hinton et al. 2015, arXiv:1503.02531); without labels alpha is 1.
+    """Train on alpha · T² · KL(teacher_T ‖ student_T) + (1 - alpha) · cross-entropy with the true label.
+
+    p_T is p with its logits divided by the temperature T (Hinton et al. 2015, arXiv:1503.02531); without labels alpha
+    is 1.
 
     It is predicted from and saved as a classification.
     """
@@ -135,7 +137,7 @@ class Distillation(Classification):
         return ""
 
     def _soft(self, row: Mapping[str, Any]) -> list[float]:
-        """The probabilities in a row's cells."""
+        """Return the probabilities in a row's cells."""
         first = self.soft_columns[0]
         values = as_list(row[first.name], first) if first.many else [row[column.name] for column in self.soft_columns]
         return [as_number(value) for value in values]
@@ -148,8 +150,8 @@ class Distillation(Classification):
         return encoded
 
     def _probabilities(self, rows: Mapping[str, Sequence[Any]]) -> np.ndarray | None:
-        """`[rows, classes]`; None for rows without any, and where the teacher of a finished run has gone: its student
-        can still predict."""
+        """Return the probabilities `[rows, classes]`; None for rows without any, and once the teacher's run is deleted:
+        the student can still predict."""
         if self.teacher is not None:
             texts = [rows[name] for name in self.columns_read.texts]
             return self.teacher.probabilities(texts) if self.teacher.exists() else None

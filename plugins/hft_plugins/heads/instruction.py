@@ -1,4 +1,4 @@
-"""`instruction`: responses to prompts, or the assistant's turns in conversations; only they are learned."""
+"""`instruction`: instruction tuning, with loss on responses or on the assistant's turns only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hft_plugins.heads.parts.generation_head import NO_LABEL, GenerationHead, Ge
 
 
 class Options(GenerationOptions):
-    """Columns, their form, and how texts are written."""
+    """Options of `instruction`: columns, their format, and generation."""
 
     prompt: str = Field(default="prompt", description="column of the prompt")
     response: str = Field(default="response", description="column of the response")
@@ -30,7 +30,7 @@ class Options(GenerationOptions):
         description="give prompt and response to the tokenizer's chat template, as a user's and an assistant's message",
     )
     separator: str = Field(
-        default="\n", description="set between prompt and response for a decoder, unless the chat template joins them"
+        default="\n", description="text between prompt and response for a decoder, unless a chat template is used"
     )
 
     @model_validator(mode="after")
@@ -42,7 +42,7 @@ class Options(GenerationOptions):
 
 @dataclass(frozen=True)
 class Written:
-    """A text for a decoder, and the parts of it that are learned."""
+    """A tokenized text for a decoder, with the spans that the loss covers."""
 
     ids: list[int]
     turns: list[tuple[int, int]]
@@ -108,7 +108,7 @@ class Instruction(GenerationHead):
         return self._joined([self._pair(*pair, tokenizer) for pair in pairs], max_length, tokenizer)
 
     def _conversations(self, rows: Mapping[str, Sequence[Any]]) -> list[list[dict[str, Any]]] | None:
-        """The rows as conversations; None where they are to be joined as they are."""
+        """Return the rows as conversations; None if prompt and response are concatenated."""
         if self.read.messages is not None:
             cells = rows[self.read.messages]
             return [chat_template.without_empty(as_list(cell, self._conversation)) for cell in cells]
@@ -142,7 +142,7 @@ class Instruction(GenerationHead):
     def _last_turns(
         self, talks: Sequence[list[dict[str, Any]]], tokenizer: PreTrainedTokenizerBase
     ) -> tuple[list[str], list[str] | None]:
-        """What stands before the assistant's last turn, and that turn; None where a conversation waits for it."""
+        """Return the prompts before the assistant's last turn, and that turn; None if a conversation has none yet."""
         written = [talk[-1]["role"] == "assistant" for talk in talks]
         befores = [talk[:-1] if done else talk for talk, done in zip(talks, written, strict=True)]
         try:

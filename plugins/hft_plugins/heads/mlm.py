@@ -17,11 +17,11 @@ from hft_plugins.heads.parts.word_ids import Segmenter, need_segmenter, words_of
 
 
 class Options(LanguageOptions):
-    """Column and masking."""
+    """Options of `mlm`: column and masking."""
 
-    masking: Kind = Field(default="token", description="what is hidden together: nothing, a word, or a run of words")
+    masking: Kind = Field(default="token", description="unit of masking: single tokens, whole words, or spans of words")
     segmenter: Segmenter | None = Field(
-        default=None, description="what finds the words of Chinese, where a tokenizer sees characters"
+        default=None, description="word segmenter for Chinese text, which tokenizers split into characters"
     )
     mask_probability: float = Field(default=0.15, gt=0, lt=1, description="share of tokens that are to be predicted")
     mask_replace: float = Field(default=0.8, ge=0, le=1, description="share of those that become the mask token")
@@ -37,7 +37,7 @@ class Options(LanguageOptions):
 
 
 class MaskedLanguageModelling(LanguageHead):
-    """Masks are drawn anew for each epoch, from (seed, epoch, example) alone.
+    """Predict masked tokens; masks are sampled for each epoch from (seed, epoch, example) alone.
 
     Source: Devlin et al. 2019, arXiv:1810.04805.
     """

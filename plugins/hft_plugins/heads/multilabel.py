@@ -20,12 +20,10 @@ from hft_plugins.heads.parts.sequence_head import ScoringHead, SequenceOptions, 
 
 
 class Options(SequenceOptions):
-    """Columns and decision."""
+    """Options of `multilabel`: columns and threshold."""
 
-    separator: str = Field(
-        default=",", description="divides the labels of a cell that is a text (a list is taken as it is)"
-    )
-    threshold: float = Field(default=0.5, gt=0, lt=1, description="probability from which on a label is given")
+    separator: str = Field(default=",", description="separator of the labels in a text cell (a list is read as it is)")
+    threshold: float = Field(default=0.5, gt=0, lt=1, description="least probability of a predicted label")
     labels: tuple[str, ...] | None = Field(
         default=None,
         description="label names in the order of their ids; those of the training rows, sorted, when left out",
@@ -33,7 +31,7 @@ class Options(SequenceOptions):
 
 
 class Multilabel(ScoringHead):
-    """Binary cross-entropy on one logit a label; each label of each row is a target of the loss."""
+    """Predict labels by binary cross-entropy on one logit per label; each label of each row is a target of the loss."""
 
     main_metric = "f1_micro"
 
@@ -66,7 +64,7 @@ class Multilabel(ScoringHead):
         return "" if odd is None else unknown(f"column '{self.options.label}' holds", odd, self.labels)
 
     def _of(self, cell: Any) -> list[str]:
-        """The label names in a cell."""
+        """Return the label names in a cell."""
         return [as_label(value) for value in as_list(cell, self.label_column)]
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
@@ -96,7 +94,7 @@ class Multilabel(ScoringHead):
         )
 
     def predict(self, features: Features, targets: Targets) -> list[Any]:
-        """The probability of each label."""
+        """Return the probability of each label."""
         return self.outputs(features).sigmoid().tolist()
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,20 +24,20 @@ PLAIN_CLASS = "AutoModelForMultipleChoice"
 
 
 class Options(options.Options):
-    """Columns, and how the right choice is named."""
+    """Options of `multiple-choice`: columns, and the format of the label."""
 
     text: str | None = Field(
-        default=None, description="column of the question or context; left out where the choices stand alone"
+        default=None, description="column of the question or context; left out for choices without one"
     )
     choices: str | Annotated[tuple[str, ...], Field(min_length=2)] = Field(
-        default="choices", description="column of each row's list of choices, or one column a choice"
+        default="choices", description="column of each row's list of choices, or one column per choice"
     )
-    separator: str = Field(default="", description="divides a list of choices that is one text, as in a CSV file")
+    separator: str = Field(default="", description="separator of choices in one text cell, as in a CSV file")
     label: str = Field(default="label", description="column of the right choice")
     label_is: Literal["index", "text"] | None = Field(
         default=None,
-        description="whether labels are places from 0 or texts of choices; places where all training labels are whole "
-        "numbers, when left out",
+        description="whether labels are indices from 0 or texts of choices; when left out, indices if all training "
+        "labels are integers",
     )
 
 
@@ -86,7 +86,7 @@ class MultipleChoice(ScoringHead):
         return f"{found}, which is none of the row's {len(choices)} choices.{hint}"
 
     def right_of(self, choices: Sequence[str], cell: Any) -> int:
-        """The place of the choice that a cell of the label column stands for."""
+        """Return the index of the choice that a label cell names."""
         label = as_label(cell)
         return int(label) if self.facts["label_is"] == "index" else [as_label(text) for text in choices].index(label)
 
@@ -119,7 +119,7 @@ class MultipleChoice(ScoringHead):
         self.attach_outputs(backbone, 1, PLAIN_CLASS)
 
     def scores(self, features: Features) -> Tensor:
-        """`[batch]`"""
+        """Return the scores `[batch]`."""
         return self.outputs(features).squeeze(1)
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
@@ -131,7 +131,7 @@ class MultipleChoice(ScoringHead):
         return self.scores(features).tolist()
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
-        """The place and the text of the chosen one, and the probability of each."""
+        """Return the index and text of the chosen one, and the probability of each."""
         probabilities = torch.tensor(predictions).softmax(dim=0)
         chosen = int(probabilities.argmax())
         return {
@@ -141,7 +141,7 @@ class MultipleChoice(ScoringHead):
         }
 
     def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
-        """Each choice's place, and that of the right one."""
+        """Return each choice's index, and that of the right one."""
         return list(zip(targets["position"], targets["right"], strict=True))
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
@@ -153,7 +153,7 @@ class MultipleChoice(ScoringHead):
 
 
 def _short(text: str) -> str:
-    """A text on one line."""
+    """Shorten a text to one line."""
     return shorten(text, 60, placeholder="…")
 
 

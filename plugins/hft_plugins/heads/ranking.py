@@ -24,13 +24,13 @@ from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
 
 
 class Options(options.Options):
-    """Columns, loss and metrics."""
+    """Options of `ranking`: columns, loss and metrics."""
 
     query: str = Field(default="query", description="column of the query")
     document: str = Field(default="document", description="column of a candidate document")
     label: str = Field(default="label", description="column of the relevance, a number from 0 (not relevant) upwards")
     group_by: str | None = Field(
-        default=None, description="column whose equal values are one query's rows; the query itself when left out"
+        default=None, description="column that groups the rows of one query; the query itself when left out"
     )
     loss: Literal["pointwise", "pairwise", "listwise"] = Field(
         default="pointwise",
@@ -38,13 +38,13 @@ class Options(options.Options):
         "RankNet; listwise: ListNet",
     )
     group_size: int = Field(
-        default=16, ge=2, description="pairwise, listwise: at most so many candidates of a query are compared together"
+        default=16, ge=2, description="pairwise, listwise: most candidates of a query that are compared at once"
     )
-    k: int = Field(default=10, ge=1, description="ranks that ndcg@k and recall@k look at")
+    k: int = Field(default=10, ge=1, description="cut-off of ndcg@k and recall@k")
 
 
 class Ranking(SequenceHead):
-    """One score for a query with a document.
+    """Score a document for a query.
 
     - `pointwise`: each row by itself, as cross-encoders are commonly trained.
     - `pairwise`: log(1 + exp(s_j - s_i)) over a query's pairs in which i is more relevant than j (RankNet, Burges et
@@ -52,7 +52,7 @@ class Ranking(SequenceHead):
     - `listwise`: cross-entropy between the softmax of a query's relevances and that of its scores (ListNet, Cao et al.
       2007).
 
-    In the last two, candidates of one relevance only have no order to learn and count for nothing.
+    In the last two, a group of candidates of equal relevance does not contribute to the loss.
     """
 
     target_dtype = torch.float32
@@ -150,7 +150,7 @@ class Ranking(SequenceHead):
         return LOSSES["bce" if self.facts["max_relevance"] <= 1 else "mse"]
 
     def scores(self, features: Features) -> Tensor:
-        """`[batch]`"""
+        """Return the scores `[batch]`."""
         return self.outputs(features).squeeze(1)
 
     def loss(self, features: Features, targets: Targets) -> Tensor:

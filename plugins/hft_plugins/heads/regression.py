@@ -17,11 +17,11 @@ from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
 
 
 class Options(SequenceOptions):
-    """Columns."""
+    """Options of `regression`: columns."""
 
 
 class Regression(SequenceHead):
-    """Squared error on one output."""
+    """Predict a number by squared error on one output."""
 
     main_metric = "pearson"
     target_dtype = torch.float32

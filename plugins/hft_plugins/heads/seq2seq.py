@@ -14,15 +14,15 @@ from hft_plugins.heads.parts.generation_head import GenerationHead, GenerationOp
 
 
 class Options(GenerationOptions):
-    """Columns, and how texts are written."""
+    """Options of `seq2seq`: columns and generation."""
 
     source: str = Field(default="source", description="column of the text to read")
     target: str = Field(default="target", description="column of the text to write")
-    source_prefix: str = Field(default="", description="set before each source, as T5's tasks have it ('summarize: ')")
+    source_prefix: str = Field(default="", description="prepended to each source, as for T5 ('summarize: ')")
 
 
 class Seq2Seq(GenerationHead):
-    """The encoder reads the source, the decoder learns to write the target.
+    """Train an encoder-decoder to generate the target from the source.
 
     Source: Sutskever et al. 2014, arXiv:1409.3215; transformers AutoModelForSeq2SeqLM.
     """

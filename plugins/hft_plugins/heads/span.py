@@ -1,4 +1,4 @@
-"""`span`: extractive question answering: where in a context the answer to a question stands."""
+"""`span`: extractive question answering, the position of the answer in a context."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ START, END = 0, 1
 
 
 class Options(options.Options):
-    """Columns, division of long contexts, and choice of the answer; names as in transformers' run_qa."""
+    """Options of `span`: columns, chunking of long contexts, and choice of the answer; names as in run_qa."""
 
     question: str = Field(default="question", description="column of the question")
     context: str = Field(default="context", description="column of the text that holds the answer")
@@ -37,13 +37,15 @@ class Options(options.Options):
     answer_start: str = Field(
         default="answers.answer_start", description="column of the character in the context at which each answer starts"
     )
-    doc_stride: int = Field(default=128, ge=1, description="tokens that two neighbouring chunks of a context share")
-    max_query_length: int = Field(default=64, ge=1, description="tokens of the question; a longer one is cut")
-    n_best_size: int = Field(default=20, ge=1, description="likeliest starts and ends that are combined to an answer")
+    doc_stride: int = Field(default=128, ge=1, description="overlap of consecutive chunks of a context, in tokens")
+    max_query_length: int = Field(default=64, ge=1, description="longest question in tokens; longer ones are truncated")
+    n_best_size: int = Field(
+        default=20, ge=1, description="number of top start and end positions that are combined to answers"
+    )
     max_answer_length: int = Field(default=30, ge=1, description="longest answer, in tokens")
     version_2_with_negative: bool = Field(default=False, description="some questions have no answer (SQuAD 2.0)")
     null_score_diff_threshold: float = Field(
-        default=0.0, description="no answer where its score is higher than the best answer's by more than this"
+        default=0.0, description="predict no answer if its score exceeds the best answer's by more than this"
     )
 
 
@@ -167,7 +169,7 @@ class Span(PositionHead):
         return [{"span": [a, b, s] if s > -math.inf else None, "null": n} for a, b, s, n in found]
 
     def _chosen(self, chunks: Sequence[Any]) -> tuple[int, int, float] | None:
-        """The best span of a row's chunks; None where it has no answer."""
+        """Return the best span over a row's chunks; None for no answer."""
         spans = [chunk["span"] for chunk in chunks if chunk["span"] is not None]
         if not spans:
             return None
@@ -186,7 +188,7 @@ class Span(PositionHead):
         return {"value": row[self.options.context][start:end], "start": start, "end": end, "score": score}
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
-        """SQuAD's measures, each a mean over rows: the chunks of a row give one answer."""
+        """Compute SQuAD's metrics as means over rows; the chunks of a row give one answer."""
         begins = [i for i, reference in enumerate(references) if reference["first"]]
         measured = []
         for begin, stop in zip(begins, [*begins[1:], len(references)], strict=True):
@@ -205,7 +207,7 @@ class Span(PositionHead):
 
 
 def _misplaced(text: str, start: float, context: str) -> str:
-    """What is wrong with the place of an answer, or nothing."""
+    """Describe what is wrong with the position of an answer; empty if nothing is."""
     if start != int(start) or start < 0:
         return f"found {start:g}, expected a whole number from 0"
     there = context[int(start) : int(start) + len(text)]
@@ -218,7 +220,7 @@ def _misplaced(text: str, start: float, context: str) -> str:
 
 
 def _cut(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, limit: int) -> list[str]:
-    """The questions, those of more than `limit` tokens cut behind that many."""
+    """Truncate the questions to `limit` tokens."""
     encoding = tokenizer(
         list(questions), add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False
     )
@@ -229,8 +231,9 @@ def _cut(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, limit: in
 def _places(
     offsets: Sequence[tuple[int, int]], parts: Sequence[int | None], context: str
 ) -> tuple[list[int], list[int]]:
-    """For each token of a chunk, the first character of the context that it covers and the one behind its last; -1 for
-    tokens of the question and special ones. Some tokenizers count the blank before a word as part of it: not here."""
+    """Return the character span of each token in the context, end exclusive; -1 for question and special tokens.
+
+    The space before a word, which some tokenizers include in its token, is left out."""
     begins, ends = [], []
     for (begin, end), part in zip(offsets, parts, strict=True):
         covered = context[begin:end]
@@ -240,12 +243,12 @@ def _places(
 
 
 def _null(ids: Sequence[int], cls: int | None) -> int:
-    """The position that stands for there being no answer."""
+    """Return the position that means no answer."""
     return ids.index(cls) if cls is not None and cls in ids else 0
 
 
 def _found(answers: Sequence[str], starts: Sequence[int], place: tuple[list[int], list[int]]) -> tuple[int, int] | None:
-    """The positions of the tokens at which the first answer starts and ends; None where the chunk does not hold it."""
+    """Return the first and last token of the first answer; None if the chunk does not contain it."""
     begins, ends = place
     context = [i for i, begin in enumerate(begins) if begin >= 0]
     if not answers or not context:

@@ -23,16 +23,18 @@ PLAIN = "plain"
 
 
 class Options(options.Options):
-    """Columns and tags."""
+    """Options of `token-classification`: columns and tags."""
 
-    words: str = Field(default="words", description="column of the words: a list, or a text divided at blanks")
-    tags: str = Field(default="tags", description="column of the tags, one a word: a list, or a text divided at blanks")
+    words: str = Field(default="words", description="column of the words: a list, or a text split at whitespace")
+    tags: str = Field(
+        default="tags", description="column of the tags, one per word: a list, or a text split at whitespace"
+    )
     scheme: Literal["auto", "bio", "iob1", "iobes", "bilou", "plain"] = Field(
         default="auto",
-        description="how the tags mark chunks (plain: not at all); auto: found from the training rows",
+        description="tagging scheme (plain: tags without chunks); auto: detected in the training rows",
     )
     repair: bool = Field(
-        default=False, description="read tags that break the scheme as conlleval does, instead of refusing the row"
+        default=False, description="repair tags that violate the scheme as conlleval does, instead of refusing the row"
     )
     labels: tuple[str, ...] | None = Field(
         default=None, description="tags in the order of their ids; those of the training rows' scheme when left out"
@@ -114,7 +116,7 @@ class TokenClassification(PositionHead):
         return self.scheme != PLAIN and (self.options.repair or self.facts["read_as"] != self.scheme)
 
     def _learned(self, tags: list[str]) -> list[str]:
-        """The tags of a sentence as they are learned."""
+        """Return the tags of a sentence as they are trained on."""
         return tag_schemes.write(tag_schemes.read(tags), len(tags), self.scheme) if self._converts else tags
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
@@ -189,7 +191,7 @@ class TokenClassification(PositionHead):
         return {"value": tags, "entities": entities}
 
     def _full(self, said: Sequence[Sequence[int]], length: int) -> list[str]:
-        """A tag for each of `length` words; `O`, or for plain tags none, where nothing is said."""
+        """Return a tag for each of `length` words; `O`, or for plain tags none, for words without a prediction."""
         tags = ["" if self.scheme == PLAIN else "O"] * length
         for word, label in said:
             tags[word] = self.labels[label]
@@ -218,7 +220,7 @@ class TokenClassification(PositionHead):
 
 
 def _of_chunks(truth: list[list[str]], said: list[list[str]], scheme: str) -> tuple[float, float, float]:
-    """Precision, recall and F1 of the chunks that the tags mark in `scheme`."""
+    """Compute precision, recall and F1 of the chunks that the tags mark in `scheme`."""
     from seqeval.metrics.v1 import precision_recall_fscore_support  # slow to import
     from seqeval.scheme import BILOU, IOB2, IOBES
 

@@ -1,4 +1,4 @@
-"""Conversations through a tokenizer's chat template, and which of their tokens are the assistant's.
+"""Tokenize conversations by a chat template, and find the assistant's tokens.
 
 Templates run in transformers' sandbox: they come with models and are programs of a kind.
 """
@@ -19,7 +19,7 @@ _MARKED = re.compile(r"\{%-?\s*generation\b")
 
 
 def need_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise `ValueError` where conversations cannot be written out."""
+    """Raise `ValueError` if the tokenizer cannot format conversations."""
     if not tokenizer.chat_template:
         raise ValueError(
             "the backbone's tokenizer has no chat template, which messages need; take a model that was tuned for chat, "
@@ -30,12 +30,12 @@ def need_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def without_empty(messages: Messages) -> Messages:
-    """The messages without keys that a table's other rows brought in."""
+    """Drop the keys of messages that are None, added by other rows of the table."""
     return [{key: value for key, value in message.items() if value is not None} for message in messages]
 
 
 def prompt_text(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The conversation up to where the assistant speaks next."""
+    """Format the conversation as a prompt for the assistant's next turn."""
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
@@ -64,10 +64,10 @@ def _marks(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _marked(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    made: Any = tokenizer.apply_chat_template(
+    encoding: Any = tokenizer.apply_chat_template(
         messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
-    return made["input_ids"], made["assistant_masks"]
+    return encoding["input_ids"], encoding["assistant_masks"]
 
 
 def _written(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -97,7 +97,7 @@ def _turns_in(text: str, messages: Messages, tokenizer: PreTrainedTokenizerBase)
 
 
 def _runs(flags: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Runs of equal flags other than 0."""
+    """Yield the runs of equal nonzero flags, end exclusive."""
     start = 0
     for flag, run in groupby(flags):
         end = start + len(list(run))

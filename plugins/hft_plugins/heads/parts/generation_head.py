@@ -1,4 +1,4 @@
-"""What heads that learn to write texts have in common: loss on the tokens to write, writing, and its scores."""
+"""Share the loss, generation and metrics of heads that generate text."""
 
 from __future__ import annotations
 
@@ -16,27 +16,34 @@ from hft_plugins.heads.parts.language_model_head import LmHead, targets_at
 from hft_plugins.heads.parts.text_metrics import Tokenizer, need_libraries, text_scores
 
 NO_LABEL = -100
-"""Stands where there is nothing to learn, as in transformers."""
+"""Label of positions without loss, as in transformers."""
 
 
 class GenerationOptions(options.Options):
-    """How texts are written and scored. Settings that are left out are those of the model's generation_config.json."""
+    """Options of generation and its metrics; those left out are taken from the model's generation_config.json."""
 
     max_target_length: int | None = Field(
-        default=None, gt=1, description="longest target of an encoder-decoder, in tokens; a longer one loses its end"
+        default=None, gt=1, description="longest target of an encoder-decoder in tokens; longer ones are truncated"
     )
     generate: bool = Field(
-        default=False, description="write texts for dev and test too, and score them with ROUGE, BLEU and chrF"
+        default=False, description="generate texts for dev and test too, and score them with ROUGE, BLEU and chrF"
     )
     tokenize: Tokenizer = Field(default="13a", description="sacrebleu's tokenizer for BLEU; not 13a: for ROUGE as well")
-    max_new_tokens: int = Field(default=128, gt=0, description="tokens written for a row at most")
-    num_beams: int = Field(default=1, gt=0, description="beams of beam search; 1: none")
-    do_sample: bool = Field(default=False, description="draw each token at random instead of taking the likeliest")
-    temperature: float | None = Field(default=None, gt=0, description="of sampling")
-    top_k: int | None = Field(default=None, gt=0, description="sample among so many likeliest tokens")
-    top_p: float | None = Field(default=None, gt=0, le=1, description="sample among tokens of so much probability")
-    length_penalty: float | None = Field(default=None, description="of beam search; above 0, longer texts score higher")
-    no_repeat_ngram_size: int | None = Field(default=None, ge=0, description="no run of so many tokens comes twice")
+    max_new_tokens: int = Field(default=128, gt=0, description="most tokens generated for a row")
+    num_beams: int = Field(default=1, gt=0, description="number of beams; 1: no beam search")
+    do_sample: bool = Field(default=False, description="sample each token instead of taking the most likely one")
+    temperature: float | None = Field(default=None, gt=0, description="sampling temperature")
+    top_k: int | None = Field(default=None, gt=0, description="sample among this many most likely tokens")
+    top_p: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="nucleus sampling: sample among the most likely tokens of this total probability",
+    )
+    length_penalty: float | None = Field(
+        default=None, description="length penalty of beam search; above 0, longer texts score higher"
+    )
+    no_repeat_ngram_size: int | None = Field(default=None, ge=0, description="size of n-grams that may not repeat")
 
     @model_validator(mode="after")
     def _settings_that_do_something(self) -> GenerationOptions:
@@ -48,7 +55,7 @@ class GenerationOptions(options.Options):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """What is given to the backbone's `generate`."""
+        """Return the arguments of the backbone's `generate`."""
         names = (*("max_new_tokens", "num_beams", "do_sample", "temperature", "top_k", "top_p", "length_penalty"),)
         wanted = {name: getattr(self, name) for name in (*names, "no_repeat_ngram_size")}
         return {name: value for name, value in wanted.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Losses of scores whose order counts.
+"""Compute ranking losses.
 
 Each takes `[queries, candidates]` scores and relevances, the latter NaN where a query has no such candidate, and
 returns a sum over as many targets as its `count` says.
@@ -58,9 +58,9 @@ def _listnet(scores: Tensor, relevance: Tensor) -> Tensor:
     """Cross-entropy between the softmax of a query's relevances and that of its scores."""
     chosen = _differing(relevance)
     missing = ~_known(relevance[chosen])
-    wanted = relevance[chosen].masked_fill(missing, -math.inf).softmax(dim=1)
-    told = scores[chosen].masked_fill(missing, -math.inf).log_softmax(dim=1)
-    return -(wanted * told.masked_fill(missing, 0.0)).sum()
+    target = relevance[chosen].masked_fill(missing, -math.inf).softmax(dim=1)
+    predicted = scores[chosen].masked_fill(missing, -math.inf).log_softmax(dim=1)
+    return -(target * predicted.masked_fill(missing, 0.0)).sum()
 
 
 LOSSES = {

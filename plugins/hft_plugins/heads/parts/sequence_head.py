@@ -1,4 +1,4 @@
-"""What heads that give one vector for a text, or for a pair of texts, have in common."""
+"""Share what heads with one output vector per text or pair of texts have in common."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PLAIN_CLASS = "AutoModelForSequenceClassification"
 
 
 class SequenceOptions(options.Options):
-    """Which columns are read."""
+    """Options of the columns."""
 
     text: str | tuple[str, str] = Field(default="text", description="column of the text, or two columns for a pair")
-    label: str = Field(default="label", description="column of what is to be learned")
+    label: str = Field(default="label", description="column of the label")
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ class ScoringHead(Head):
         self.scorer: nn.Module | None = None
 
     def attach_outputs(self, backbone: Backbone, outputs: int, plain_class: str = PLAIN_CLASS) -> None:
-        """Make the module that scores `[batch, outputs]`."""
+        """Build the module that scores `[batch, outputs]`."""
         self.scorer = backbone.sequence_module(plain_class, num_labels=outputs) or PooledLinear(backbone, outputs)
 
     def outputs(self, features: Features) -> Tensor:
@@ -72,7 +72,7 @@ class SequenceHead(ScoringHead):
 
     @abstractmethod
     def target_of(self, cell: Any) -> int | float:
-        """The target that a cell of the label column stands for."""
+        """Return the target of a label cell."""
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
         sequences, extra = tokenize_texts([rows[name] for name in self.columns_read.texts], tokenizer, max_length)

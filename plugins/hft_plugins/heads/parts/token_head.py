@@ -1,4 +1,4 @@
-"""What heads that score each token have in common."""
+"""Score each token of a sequence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PositionHead(ScoringHead):
     """One vector of outputs a token: `outputs` gives `[batch, seq, outputs]`."""
 
     def attach_positions(self, backbone: Backbone, outputs: int, plain_class: str) -> None:
-        """Make the module that scores the tokens."""
+        """Build the module that scores the tokens."""
         self.scorer = backbone.sequence_module(plain_class, num_labels=outputs) or PositionLinear(
             backbone.hidden_size, outputs
         )

@@ -18,15 +18,15 @@ from hft_plugins.strategies.bottleneck.per_task import TaskBottlenecks, adapters
 
 
 class Options(options.Options):
-    """What is asked of the fusions; where they stand is where the adapters are."""
+    """Options of `adapter-fusion`."""
 
     regularization: float = Field(
-        default=0.01, ge=0, description="pull of each value matrix V towards the identity: strength of ‖I − V‖²"
+        default=0.01, ge=0, description="strength of the penalty ‖I − V‖² on each value matrix V"
     )
 
 
 class Fusion(nn.Module):
-    """Attention over the outputs of adapters, for each token by itself.
+    """Attend over the outputs of adapters, for each token separately.
 
     With x the adapters' input and z_n the output of the n-th: s = softmax_n(x Q · z_n K), the result Σ s_n z_n V.
     """
@@ -51,7 +51,7 @@ class Fusion(nn.Module):
         return fused
 
     def distance(self) -> Tensor:
-        """‖I − V‖²"""
+        """Return ‖I − V‖²."""
         weight = self.value.weight
         return (torch.eye(len(weight), dtype=weight.dtype, device=weight.device) - weight).square().sum()
 
@@ -100,7 +100,7 @@ class AdapterFusion(TaskBottlenecks):
     upper = TaskBottlenecks.upper  # it calls `route`
 
     def penalty(self, backbone: Backbone) -> Tensor | None:
-        """Of the stage's tasks in the step: what belongs to the others stands still."""
+        """Sum the penalties of the tasks in the step; the parameters of the others are not updated."""
         distances = [f.distance() for task in self.tasks if task in self._seen for f in self._fusions(task)]
         return self.regularization * torch.stack(distances).sum() if distances else None
 

@@ -49,7 +49,7 @@ class Place(nn.Module):
 
 
 class InsideResidual(Place):
-    """h + A(h) instead of h, the output of a sub-layer before its residual is added (Houlsby et al. 2019)."""
+    """Compute h + A(h), with h the output of a sub-layer before its residual is added (Houlsby et al. 2019)."""
 
     def __init__(self, adapter: nn.Module, sublayer: Sublayer) -> None:
         super().__init__(adapter)
@@ -80,8 +80,9 @@ class AfterLayer(Place):
 
 
 class Beside(Place):
-    """h + A(x) instead of h, x the input of a sub-layer and h its output (He et al. 2022). Where a norm comes before
-    the sub-layer, x is normed."""
+    """Compute h + A(x), with x the input of a sub-layer, normalized by a norm before it, and h its output.
+
+    Source: He et al. 2022, arXiv:2110.04366."""
 
     def __init__(self, adapter: nn.Module, sublayer: Sublayer) -> None:
         super().__init__(adapter)
@@ -100,14 +101,14 @@ class Beside(Place):
 def place(adapter: nn.Module, layer: Layer, where: str, options: Options) -> None:
     """Add `adapter` to `layer`; `where` is one of `PLACES`."""
     sublayer = layer.attention if where == "attention" else layer.feed_forward
-    made: Place
+    placed: Place
     if options.kind == "houlsby":
-        made = InsideResidual(adapter, sublayer)
+        placed = InsideResidual(adapter, sublayer)
     elif options.kind == "parallel":
-        made = Beside(adapter, sublayer)
+        placed = Beside(adapter, sublayer)
     else:
-        made = AfterLayer(adapter, layer)
-    layer.module.add_module(PLACES[where], made)
+        placed = AfterLayer(adapter, layer)
+    layer.module.add_module(PLACES[where], placed)
 
 
 def places(backbone: Backbone) -> Iterator[tuple[str, Place]]:

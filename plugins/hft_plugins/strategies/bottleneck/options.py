@@ -18,7 +18,7 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
 
 
 class Options(options.Options):
-    """Where the adapters are and what they are; names are those of the `adapters` library."""
+    """Options of bottleneck adapters, by the names of the `adapters` library."""
 
     kind: Literal["houlsby", "pfeiffer", "parallel"] = Field(
         default="pfeiffer",
@@ -32,14 +32,14 @@ class Options(options.Options):
     non_linearity: str = Field(
         default="relu", description="any activation of transformers; gelu for houlsby when left out"
     )
-    scaling: float = Field(
-        default=1.0, gt=0, description="factor on what an adapter adds; 4 for parallel when left out"
+    scaling: float = Field(default=1.0, gt=0, description="factor on an adapter's output; 4 for parallel when left out")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on an adapter's output")
+    mh_adapter: bool = Field(
+        default=False, description="adapters after the attention block; true for houlsby when left out"
     )
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout of what an adapter adds")
-    mh_adapter: bool = Field(default=False, description="adapters at the attention; true for houlsby when left out")
     output_adapter: bool = Field(default=True, description="adapters at the feed-forward block")
     leave_out: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        default=(), description="numbers of the layers without adapters, 0 for the one next to the embeddings"
+        default=(), description="indices of layers without adapters; 0 is the one next to the embeddings"
     )
 
     @model_validator(mode="before")

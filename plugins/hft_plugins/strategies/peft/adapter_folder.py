@@ -1,5 +1,4 @@
-"""An adapter in PEFT's own format: written as PEFT would on the plain class that has trunk and head together, so that
-PEFT opens it on that class, and read back."""
+"""Write and read an adapter in PEFT's format, for the plain class that has trunk and head together."""
 
 from __future__ import annotations
 
@@ -60,16 +59,16 @@ def write_adapter(
 def read_adapter(
     folder: Path, backbone: Backbone, head: Collection[str], *, head_prefix: str = PREFIX
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What `write_adapter` wrote: the weights by PEFT's names on the trunk alone, and those of `head` found there."""
+    """Read the weights that `write_adapter` wrote, by PEFT's names on the trunk alone, and those of `head`."""
     state = load_file(folder / WEIGHTS_FILE)
-    found = {name: state.pop(head_prefix + name) for name in head if head_prefix + name in state}
+    head_state = {name: state.pop(head_prefix + name) for name in head if head_prefix + name in state}
     inside = f"{PREFIX}{backbone.trunk_prefix}."
     prefix = inside if any(name.startswith(inside) for name in state) else PREFIX
-    return {_moved(name, prefix, PREFIX): tensor for name, tensor in state.items()}, found
+    return {_moved(name, prefix, PREFIX): tensor for name, tensor in state.items()}, head_state
 
 
 def on_disk(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as safetensors takes them: on the CPU, contiguous, no memory in common."""
+    """Copy the tensors to the CPU, contiguous and without shared memory, as safetensors needs them."""
     return {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in state.items()}
 
 

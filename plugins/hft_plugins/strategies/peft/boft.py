@@ -21,8 +21,8 @@ class Options(LinearLayersOptions):
     method: ClassVar[str] = "BOFT"
 
     boft_block_size: int = Field(default=4, ge=2, description="size of the orthogonal blocks")
-    boft_n_butterfly_factor: int = Field(default=1, ge=1, description="butterfly factors; more mix wider")
-    boft_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of blocks left out while training")
+    boft_n_butterfly_factor: int = Field(default=1, ge=1, description="number of butterfly factors")
+    boft_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of blocks dropped in training")
 
 
 def build(options: Options) -> Injected:

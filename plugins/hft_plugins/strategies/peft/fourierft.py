@@ -22,7 +22,7 @@ class Options(LinearLayersOptions):
 
     n_frequency: int = Field(default=1000, ge=1, description="frequencies that train in each layer")
     scaling: float = Field(default=150.0, gt=0, description="scale of the additions")
-    init_weights: bool = Field(default=False, description="begin with additions of zero, not with random ones")
+    init_weights: bool = Field(default=False, description="initialize the coefficients to zero instead of at random")
     random_loc_seed: int = Field(default=777, description="seed of which frequencies train")
 
 

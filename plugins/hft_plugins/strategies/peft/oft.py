@@ -22,9 +22,9 @@ class Options(LinearLayersOptions):
     method: ClassVar[str] = "OFT"
 
     oft_block_size: int = Field(default=32, ge=2, description="size of the orthogonal blocks")
-    module_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of blocks left out while training")
-    coft: bool = Field(default=False, description="keep the rotations small")
-    block_share: bool = Field(default=False, description="one block for all of a layer")
+    module_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of blocks dropped in training")
+    coft: bool = Field(default=False, description="constrain the rotations to a small norm")
+    block_share: bool = Field(default=False, description="share one block within each layer")
 
 
 def build(options: Options) -> Injected:

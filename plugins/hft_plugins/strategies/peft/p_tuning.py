@@ -21,7 +21,7 @@ class Options(VirtualTokensOptions):
     method: ClassVar[str] = "P_TUNING"
 
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = Field(
-        default="MLP", description="what makes the prompt; it is not kept"
+        default="MLP", description="network that computes the prompt; it is not saved"
     )
     encoder_hidden_size: int | None = Field(default=None, ge=1, description="its width; the trunk's by default")
     encoder_num_layers: int | None = Field(default=None, ge=1, description="layers of an LSTM")

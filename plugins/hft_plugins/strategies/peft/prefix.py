@@ -20,7 +20,7 @@ class Options(VirtualTokensOptions):
     name: ClassVar[str] = "prefix"
     method: ClassVar[str] = "PREFIX_TUNING"
 
-    prefix_projection: bool = Field(default=False, description="make the prefix by an MLP, which is not kept")
+    prefix_projection: bool = Field(default=False, description="compute the prefix by an MLP, which is not saved")
     encoder_hidden_size: int | None = Field(default=None, ge=1, description="width of that MLP; the trunk's by default")
 
 

@@ -21,9 +21,9 @@ class Options(VirtualTokensOptions):
     method: ClassVar[str] = "PROMPT_TUNING"
 
     prompt_tuning_init: Literal["RANDOM", "SAMPLE_VOCAB", "TEXT"] = Field(
-        default="SAMPLE_VOCAB", description="begin with noise, with words drawn at random, or with a text"
+        default="SAMPLE_VOCAB", description="initialization: random, from random vocabulary entries, or from a text"
     )
-    prompt_tuning_init_text: str | None = Field(default=None, description="the text to begin with")
+    prompt_tuning_init_text: str | None = Field(default=None, description="text of the initialization")
 
 
 def build(options: Options) -> PromptLearning:

@@ -28,7 +28,7 @@ OWN_TOKENIZER = "trunk"
 
 
 class PromptLearning(Injected):
-    """One prompt, shared by all tasks."""
+    """Train one prompt, shared by all tasks."""
 
     generates = False
     # PEFT has the prompt's weights, and those of its head, right below its own name.

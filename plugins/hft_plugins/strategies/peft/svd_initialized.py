@@ -28,7 +28,7 @@ _JOINED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Converted(Injected):
-    """The trunk that belongs to what is saved is the unchanged one."""
+    """Train such a LoRA, and save it for the unchanged trunk."""
 
     def __init__(self, config: PeftConfig, name: str) -> None:
         super().__init__(config, name)

@@ -29,7 +29,7 @@ SPECS = (
     ),
     StrategySpec(
         name="mtl-lora",
-        summary="Trains a LoRA with a transformation of its inner features by task, and Bs that each task weighs",
+        summary="Trains a LoRA with a per-task transformation of its features, and shared Bs that each task weights",
         factory="hft_plugins.strategies.per_task.mtl_lora:build",
         options="hft_plugins.strategies.per_task.mtl_lora:Options",
         example={"r": 4},
@@ -40,7 +40,7 @@ SPECS = (
     ),
     StrategySpec(
         name="hydra-lora",
-        summary="Trains a LoRA with one A and several Bs, between which a router chooses for each token",
+        summary="Trains a LoRA with one A and several Bs, mixed by a router for each token",
         factory="hft_plugins.strategies.per_task.hydra_lora:build",
         options="hft_plugins.strategies.per_task.hydra_lora:Options",
         example={"r": 4},

@@ -30,7 +30,7 @@ WEIGHTS_FILE, CONFIG_FILE = "hydra_lora.safetensors", "hydra_lora.json"
 class Options(per_task_lora.Options):
     """Fields of PEFT's `LoraConfig`, and the number of Bs by the name that it has in the paper's code."""
 
-    lora_nums: int = Field(default=3, ge=1, description="how many Bs there are")
+    lora_nums: int = Field(default=3, ge=1, description="number of Bs")
 
 
 class HydraLoraLinear(RoutedLinear):
@@ -57,7 +57,7 @@ class HydraLoraLinear(RoutedLinear):
 
 
 class HydraLora(PerTaskLora):
-    """All tasks share all parts; which of them a token uses is learned from the token, and not told by its task."""
+    """Share all parts between tasks; a router weights them by the token, not by its task."""
 
     name = "hydra-lora"
     unfoldable = "mixes its additions anew for each token"

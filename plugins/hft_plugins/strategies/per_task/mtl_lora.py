@@ -22,8 +22,8 @@ from hft_plugins.strategies.per_task.routed_linear import Found, RoutedLinear, S
 class Options(per_task_lora.Options):
     """Fields of PEFT's `LoraConfig`, and the paper's n and τ by the names and values of its code."""
 
-    num_B: int = Field(default=3, ge=1, description="how many Bs there are")  # noqa: N815
-    temperature: float = Field(default=0.1, gt=0, description="of the tasks' weights on the Bs; low is sharp")
+    num_B: int = Field(default=3, ge=1, description="number of Bs")  # noqa: N815
+    temperature: float = Field(default=0.1, gt=0, description="softmax temperature of the tasks' weights on the Bs")
 
 
 class MtlLoraPart(nn.Module):
@@ -62,7 +62,7 @@ class MtlLoraLinear(RoutedLinear):
 
 
 class MtlLora(PerTaskLora):
-    """Tasks share every matrix of the trunk's size; what is their own is small."""
+    """Share the large matrices between tasks; per-task parameters are small."""
 
     name = "mtl-lora"
 

@@ -46,7 +46,7 @@ class Options(options.Options):
 
 
 class PerTaskLora(Strategy):
-    """Low-rank additions to one frozen trunk, that a mixed batch goes through once.
+    """Train per-task low-rank additions to one frozen trunk, with one forward pass per mixed batch.
 
     Subclasses name their layer (`layer`), what its shared parts are made with (`settings`), and what a task's own part
     is (`size_of`).
@@ -57,7 +57,7 @@ class PerTaskLora(Strategy):
     adapter = True
     name: str
     unfoldable = "keeps a part for each task"
-    """Why another strategy cannot go on with the trunk."""
+    """Why another strategy cannot continue with the trunk."""
 
     def __init__(self, chosen: Options) -> None:
         self.options = chosen

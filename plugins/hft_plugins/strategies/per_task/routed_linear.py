@@ -54,11 +54,11 @@ class Routing:
             raise RuntimeError(f"layer '{layer}' was called before Strategy.route told whose the rows are")
         if len(self._groups) == 1:
             return ((self._groups[0][0], rows),)
-        told = sum(size for _, size in self._groups)
-        if told != rows:
+        batch_rows = sum(size for _, size in self._groups)
+        if batch_rows != rows:
             raise PluginError(
-                f"layer '{layer}' was given {rows} rows of a batch of {told}: expected one that keeps a batch's rows "
-                "as they are; leave such layers out with target_modules"
+                f"layer '{layer}' was given {rows} rows of a batch of {batch_rows}: expected one that keeps a batch's "
+                "rows as they are; leave such layers out with target_modules"
             )
         return self._groups
 

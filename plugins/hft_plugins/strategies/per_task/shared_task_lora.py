@@ -44,7 +44,7 @@ class SharedTaskLoraLinear(RoutedLinear):
 
 
 class SharedTaskLora(PerTaskLora):
-    """What tasks have in common is learned by all of them; what sets one apart, by it alone."""
+    """Add a LoRA shared by all tasks and one per task."""
 
     name = "shared-task-lora"
 

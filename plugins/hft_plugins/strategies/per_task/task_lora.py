@@ -35,7 +35,7 @@ class TaskLoraLinear(RoutedLinear):
 
 
 class TaskLora(PerTaskLora):
-    """Tasks share nothing that trains: each is as if it were trained alone, in one pass through the trunk for all."""
+    """Train separate LoRAs for all tasks, in one forward pass through the frozen trunk."""
 
     name = "task-lora"
 

@@ -14,7 +14,7 @@ SPECS = (
     ),
     StrategySpec(
         name="frozen",
-        summary="Keeps the trunk as it is, a feature extractor; only heads train",
+        summary="Freezes the trunk as a feature extractor; only heads train",
         factory="hft_plugins.strategies.selective.frozen:build",
         options="hft_plugins.strategies.selective.frozen:Options",
         source="linear probing (Alain and Bengio 2016, arXiv:1610.01644)",
@@ -43,7 +43,7 @@ SPECS = (
     ),
     StrategySpec(
         name="gradual-unfreezing",
-        summary="Trains the top layer first, and one more layer at a time",
+        summary="Trains the top layer first, and unfreezes one lower layer at a time",
         factory="hft_plugins.strategies.selective.gradual_unfreezing:build",
         options="hft_plugins.strategies.selective.gradual_unfreezing:Options",
         source="Howard and Ruder 2018, arXiv:1801.06146",
@@ -57,7 +57,7 @@ SPECS = (
     ),
     StrategySpec(
         name="l2-sp",
-        summary="Trains every parameter of the trunk, drawn back towards its start",
+        summary="Trains every parameter of the trunk, regularized towards its initial value",
         factory="hft_plugins.strategies.selective.l2_sp:build",
         options="hft_plugins.strategies.selective.l2_sp:Options",
         source="Li et al. 2018, arXiv:1802.01483",

@@ -1,4 +1,4 @@
-"""`bitfit`: the biases of the trunk train, and nothing else of it."""
+"""`bitfit`: train the biases of the trunk only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hft_core.strategy import Strategy
 
 
 class BitFit(Strategy):
-    """Every bias trains, those of the norms included (Ben Zaken et al. 2022, arXiv:2106.10199)."""
+    """Train every bias, those of the norms included (Ben Zaken et al. 2022, arXiv:2106.10199)."""
 
     # Within the paper's range for biases, 1e-4 to 1e-3.
     learning_rate = 5e-4

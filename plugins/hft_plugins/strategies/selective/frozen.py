@@ -1,4 +1,4 @@
-"""`frozen`: the trunk stays as it is and extracts features; only heads train."""
+"""`frozen`: freeze the trunk; only heads train."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hft_core.strategy import Strategy
 
 
 class Frozen(Strategy):
-    """Linear probing: no trunk parameter trains."""
+    """Freeze every parameter of the trunk (linear probing)."""
 
     def apply(self, backbone: Backbone, tasks: tuple[str, ...]) -> None:
         backbone.trunk.requires_grad_(False)

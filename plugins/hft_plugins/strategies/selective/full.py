@@ -1,4 +1,4 @@
-"""`full`: every parameter of the trunk trains."""
+"""`full`: train every parameter of the trunk."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from hft_core.strategy import Strategy
 
 
 def build(options: Options) -> Strategy:
-    """The contract's own default trains everything."""
+    """Build the base strategy, which trains everything."""
     return Strategy()

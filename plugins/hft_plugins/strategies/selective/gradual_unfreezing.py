@@ -1,4 +1,4 @@
-"""`gradual-unfreezing`: the top layer trains first, and one more layer joins at a time."""
+"""`gradual-unfreezing`: train the top layer first, and unfreeze one lower layer at a time."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from hft_plugins.strategies.selective.layer_depth import depths
 
 
 class Options(options.Options):
-    """When the next layer joins: after a number of steps, or evenly over a share of the stage."""
+    """Options of `gradual-unfreezing`: when the next layer is unfrozen."""
 
-    steps: int | None = Field(default=None, ge=1, description="steps from one layer to the next; overrides share")
+    steps: int | None = Field(default=None, ge=1, description="steps between unfreezing two layers; overrides share")
     share: float = Field(
         default=0.5, ge=0, le=1, description="share of the stage after which all layers and the embeddings train"
     )
 
 
 class GradualUnfreezing(Strategy):
-    """Gradual unfreezing (Howard and Ruder 2018, arXiv:1801.06146).
+    """Unfreeze the trunk from the top (Howard and Ruder 2018, arXiv:1801.06146).
 
-    The topmost layer and what follows it train from the first step; then each lower layer joins those above it, and at
-    last the embeddings. The steps are those in which the trunk moves at all.
+    The topmost layer and what follows it train from the first step; then each lower layer is unfrozen, and at last the
+    embeddings. Steps in which the trunk is not updated do not count.
     """
 
     def __init__(self, steps: int | None, share: float) -> None:
@@ -42,7 +42,7 @@ class GradualUnfreezing(Strategy):
                 parameter.requires_grad_(trains)
 
     def joins_at(self, order: int, layers: int) -> int:
-        """The step from which on a part trains: `order` 0 is the topmost of `layers`, `layers` the embeddings."""
+        """Return the step that unfreezes a part: `order` 0 is the top one of `layers`, `layers` the embeddings."""
         if self.steps is not None:
             return order * self.steps
         return round(order * self.share * self._total / layers)

@@ -1,4 +1,4 @@
-"""`l2-sp`: all of the trunk trains, drawn back towards the weights that it started from."""
+"""`l2-sp`: train all of the trunk with an L2 penalty on the distance from its initial weights."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from hft_core.strategy import Strategy
 
 
 class Options(options.Options):
-    """How strongly the trunk is drawn back."""
+    """Options of `l2-sp`."""
 
-    alpha: float = Field(default=0.01, gt=0, description="strength of the pull: alpha/2·‖w − w⁰‖² is added to the loss")
+    alpha: float = Field(default=0.01, gt=0, description="strength of the penalty alpha/2·‖w − w⁰‖²")
 
 
 class L2SP(Strategy):
-    """alpha/2·‖w − w⁰‖² over the trunk's weights w is added to the loss, w⁰ their values before the stage (Li et al.
-    2018, arXiv:1802.01483).
+    """Add alpha/2·‖w − w⁰‖² over the trunk's weights w to the loss, with w⁰ their values before the stage.
 
-    Weight decay draws the same weights towards 0: a stage with this strategy is best given `weight_decay: 0`.
+    Weight decay pulls the same weights towards 0: set `weight_decay: 0` in a stage with this strategy.
+
+    Source: Li et al. 2018, arXiv:1802.01483.
     """
 
     divisible = False
@@ -37,7 +38,7 @@ class L2SP(Strategy):
         self._start = {name: p.detach().clone() for name, p in backbone.trunk.named_parameters()}
 
     def begin(self, backbone: Backbone, steps: int) -> None:
-        """The trunk may have been moved to the device that it trains on since `apply`."""
+        """Move the initial weights to the trunk's device, which may have changed since `apply`."""
         for name, parameter in backbone.trunk.named_parameters():
             self._start[name] = self._start[name].to(parameter.device)
 

@@ -1,4 +1,4 @@
-"""Where in a trunk something is: its parameters below the layers, in each layer and above, and modules by layer."""
+"""Group a trunk's parameters by depth: below the layers, in each layer, and above."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`layer-norm`: the trunk's norms train, and nothing else of it."""
+"""`layer-norm`: train the norms of the trunk only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hft_core.strategy import Strategy
 
 
 class LayerNormTuning(Strategy):
-    """Weights and biases of every norm train, of `RMSNorm` and its like too (Zhao et al. 2023, arXiv:2312.11420)."""
+    """Train the weights and biases of every norm, `RMSNorm` included (Zhao et al. 2023, arXiv:2312.11420)."""
 
-    # As for biases: these are as few, and as far from their end.
+    # As for biases, which are as few parameters.
     learning_rate = 5e-4
 
     def apply(self, backbone: Backbone, tasks: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""`layerwise-decay`: all of the trunk trains, lower layers at lower rates."""
+"""`layerwise-decay`: train all of the trunk, lower layers at lower learning rates."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from hft_plugins.strategies.selective.layer_depth import depths
 
 
 class Options(options.Options):
-    """How fast the learning rate falls from layer to layer."""
+    """Options of `layerwise-decay`."""
 
-    decay: float = Field(default=0.9, gt=0, le=1, description="factor on the learning rate from a layer to the next")
+    decay: float = Field(
+        default=0.9, gt=0, le=1, description="factor on the learning rate from each layer to the one below"
+    )
 
 
 class LayerwiseDecay(Strategy):
-    """Layer-wise learning-rate decay (ELECTRA, Clark et al. 2020, arXiv:2003.10555).
+    """Apply layer-wise learning-rate decay (ELECTRA, Clark et al. 2020, arXiv:2003.10555).
 
     With n layers, the factor is 1 for what follows the layers, `decay` for the topmost layer, `decay**n` for the lowest
     one and `decay**(n + 1)` for the embeddings.
@@ -30,8 +32,8 @@ class LayerwiseDecay(Strategy):
         self.decay = decay
 
     def rate_factors(self, backbone: Backbone) -> Mapping[nn.Parameter, float]:
-        found = depths(backbone)
-        falling = [*reversed(found.layers), found.below]
+        by_depth = depths(backbone)
+        falling = [*reversed(by_depth.layers), by_depth.below]
         return {p: self.decay**steps for steps, part in enumerate(falling, start=1) for p in part}
 
 

@@ -1,4 +1,4 @@
-"""`partial`: the top layers of the trunk train, and what comes after them."""
+"""`partial`: train the top layers of the trunk and the modules after them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from hft_plugins.strategies.selective.layer_depth import depths
 
 
 class Options(options.Options):
-    """How much of the trunk trains."""
+    """Options of `partial`."""
 
-    layers: int = Field(ge=1, description="how many of the topmost layers train")
+    layers: int = Field(ge=1, description="number of top layers that train")
 
 
 class Partial(Strategy):
-    """The embeddings and the lower layers stand still."""
+    """Train the top layers; the embeddings and the lower layers are frozen."""
 
     def __init__(self, layers: int) -> None:
         self.layers = layers
 
     def apply(self, backbone: Backbone, tasks: tuple[str, ...]) -> None:
-        """Raises `PluginError` when the trunk has fewer layers."""
+        """Freeze the lower layers. Raises `PluginError` when the trunk has fewer layers."""
         by_depth = depths(backbone)
         if self.layers > len(by_depth.layers):
             raise PluginError(f"strategy 'partial': layers is {self.layers}, but the trunk has {len(by_depth.layers)}")
