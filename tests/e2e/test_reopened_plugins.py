@@ -91,7 +91,7 @@ def test_a_run_opens_with_the_file_wherever_it_is_and_says_when_it_has_changed(p
 
 def test_a_rival_that_came_later_does_not_keep_a_run_from_opening(place: Path) -> None:
     catalogue = Catalogue.discover(inline=[place / "mine.py"])
-    crowded = Catalogue([*catalogue._found, *Catalogue.of(Rival())._found])
+    crowded = Catalogue([*catalogue._providers, *Catalogue.of(Rival())._providers])
     with pytest.raises(PluginError, match="'mine' is provided by"):
         crowded.get("combiner", "mine")
     assert saved_run.open_run(place / "run", crowded).warnings == ()

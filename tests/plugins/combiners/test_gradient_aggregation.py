@@ -52,7 +52,7 @@ def conflicting(rows: int, seed: int) -> Tensor:
     raise AssertionError("no conflict was drawn")
 
 
-def gradients(combiner: Combiner, gradients: Tensor, present: Tensor | None = None) -> Tensor:
+def combined(combiner: Combiner, gradients: Tensor, present: Tensor | None = None) -> Tensor:
     rows = len(gradients)
     factors = combiner.weigh(gradients, torch.ones(rows), torch.arange(rows) if present is None else present)
     assert factors.shape in {(rows,), gradients.shape}
@@ -81,7 +81,7 @@ def test_equals_torchjd_on_the_same_jacobians_step_after_step(name: str, rows: i
     for step in range(4):
         gradients = jacobian(rows, 40, step)
         torch.manual_seed(step)
-        found = gradients(combiner, gradients)
+        found = combined(combiner, gradients)
         torch.manual_seed(step)
         assert difference(found, aggregate(reference, gradients)) < 1e-6
 
@@ -91,7 +91,7 @@ def test_equals_torchjd_in_single_precision(name: str) -> None:
     combiner, reference = build(name, 3), REFERENCES[name](3)
     gradients = jacobian(3, 40, 5).float()
     torch.manual_seed(0)
-    found = gradients(combiner, gradients)
+    found = combined(combiner, gradients)
     torch.manual_seed(0)
     assert difference(found, aggregate(reference, gradients)) < 2e-6
 
@@ -102,7 +102,7 @@ def test_equals_torchjd_nash_mtl_when_weights_are_kept_for_some_steps(max_norm: 
     reference = aggregation.NashMTL(n_tasks=3, max_norm=max_norm, update_weights_every=every)
     for step in range(6):
         gradients = jacobian(3, 40, step)
-        assert difference(gradients(combiner, gradients), aggregate(reference, gradients)) < 1e-6
+        assert difference(combined(combiner, gradients), aggregate(reference, gradients)) < 1e-6
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -111,7 +111,7 @@ def test_small_gradients_are_combined_as_large_ones_are(name: str) -> None:
     directions = []
     for scale in (1.0, 1e-6):
         torch.manual_seed(0)
-        found = gradients(build(name, 3), scale * gradients)
+        found = combined(build(name, 3), scale * gradients)
         directions.append(found / found.norm())
     torch.testing.assert_close(directions[0], directions[1], rtol=1e-5, atol=1e-6)
 
@@ -119,14 +119,14 @@ def test_small_gradients_are_combined_as_large_ones_are(name: str) -> None:
 @pytest.mark.parametrize("name", sorted({*SPECS} - {"cagrad", "nash-mtl", "fairgrad"}))
 def test_one_task_alone_gets_its_own_gradient(name: str) -> None:
     gradients = jacobian(1, 10, 0)
-    torch.testing.assert_close(gradients(build(name, 3), gradients, torch.tensor([1])), gradients[0])
+    torch.testing.assert_close(combined(build(name, 3), gradients, torch.tensor([1])), gradients[0])
 
 
 def test_one_task_alone_gets_its_own_gradient_at_another_length_where_the_method_sets_it() -> None:
     gradients, present = jacobian(1, 10, 0), torch.tensor([1])
     norm = float(gradients.norm())
     for name, length in (("cagrad", 1.5 * norm), ("nash-mtl", 1.0), ("fairgrad", norm ** (-1 / 3))):
-        torch.testing.assert_close(gradients(build(name, 3), gradients, present), gradients[0] * (length / norm))
+        torch.testing.assert_close(combined(build(name, 3), gradients, present), gradients[0] * (length / norm))
 
 
 # --- what each paper claims
@@ -136,16 +136,16 @@ def test_one_task_alone_gets_its_own_gradient_at_another_length_where_the_method
 def test_the_combined_gradient_conflicts_with_no_tasks(name: str) -> None:
     for seed in range(10):
         gradients = conflicting(4, seed)
-        found = gradients(build(name, 4), gradients)
+        found = combined(build(name, 4), gradients)
         # torchjd regularises the projections' Gramian by 1e-4 of its trace, and stops Frank-Wolfe early.
         assert float((gradients @ found).min()) > -0.02 * float(found.norm() * gradients.norm())
 
 
 def test_upgrad_differs_from_the_mean_where_gradients_conflict_and_is_it_where_they_do_not() -> None:
     gradients = conflicting(2, 0)
-    assert difference(gradients(build("upgrad", 2), gradients), gradients.mean(dim=0)) > 0.01
+    assert difference(combined(build("upgrad", 2), gradients), gradients.mean(dim=0)) > 0.01
     friendly = gradients[0] + 0.1 * gradients
-    torch.testing.assert_close(gradients(build("upgrad", 2), friendly), friendly.mean(dim=0))
+    torch.testing.assert_close(combined(build("upgrad", 2), friendly), friendly.mean(dim=0))
 
 
 def test_imtl_g_has_the_same_projection_on_every_gradient_and_weights_that_sum_to_one() -> None:
@@ -160,7 +160,7 @@ def test_imtl_g_has_the_same_projection_on_every_gradient_and_weights_that_sum_t
 def test_config_has_the_same_positive_cosine_with_every_gradient() -> None:
     for seed in range(10):
         gradients = conflicting(3, seed)
-        found = gradients(build("config", 3), gradients)
+        found = combined(build("config", 3), gradients)
         cosines = torch.nn.functional.normalize(gradients) @ found / found.norm()
         torch.testing.assert_close(cosines, cosines.mean().expand(3))
         assert float(cosines[0]) > 0
@@ -171,15 +171,15 @@ def test_aligned_mtl_gives_the_gradients_matrix_equal_singular_values() -> None:
     gradients = conflicting(3, 0)
     left, values, right = torch.linalg.svd(gradients, full_matrices=False)
     aligned = values.min() * left @ right
-    torch.testing.assert_close(gradients(build("aligned-mtl", 3), gradients), aligned.mean(dim=0))
+    torch.testing.assert_close(combined(build("aligned-mtl", 3), gradients), aligned.mean(dim=0))
     aligned = values.square().mean().sqrt() * left @ right
-    torch.testing.assert_close(gradients(build("aligned-mtl", 3, scale_mode="rmse"), gradients), aligned.mean(dim=0))
+    torch.testing.assert_close(combined(build("aligned-mtl", 3, scale_mode="rmse"), gradients), aligned.mean(dim=0))
 
 
 def test_mgda_is_no_longer_than_any_convex_combination() -> None:
     for seed in range(5):
         gradients = conflicting(3, seed)
-        found = gradients(build("mgda", 3), gradients)
+        found = combined(build("mgda", 3), gradients)
         for weights in torch.distributions.Dirichlet(torch.ones(3, dtype=torch.float64)).sample((50,)):
             assert float(found.norm()) <= 1.01 * float((weights @ gradients).norm())
 
@@ -187,7 +187,7 @@ def test_mgda_is_no_longer_than_any_convex_combination() -> None:
 def test_cagrad_stays_near_the_mean_and_serves_the_worst_task_better() -> None:
     for seed in range(10):
         gradients = conflicting(3, seed)
-        mean, found = gradients.mean(dim=0), gradients(build("cagrad", 3, c=0.4), gradients)
+        mean, found = gradients.mean(dim=0), combined(build("cagrad", 3, c=0.4), gradients)
         assert float((found - mean).norm()) == pytest.approx(0.4 * float(mean.norm()), rel=1e-4)
         assert float((gradients @ found).min()) >= float((gradients @ mean).min())
 
@@ -230,7 +230,7 @@ def test_pcgrad_of_two_tasks_conflicts_with_neither() -> None:
         gradients = conflicting(2, seed)
         one, two = gradients
         expected = (one - (one @ two) / (two @ two) * two) + (two - (two @ one) / (one @ one) * one)
-        found = gradients(build("pcgrad", 2), gradients)
+        found = combined(build("pcgrad", 2), gradients)
         torch.testing.assert_close(found, expected)
         assert float((gradients @ found).min()) > -1e-9
 
@@ -238,16 +238,16 @@ def test_pcgrad_of_two_tasks_conflicts_with_neither() -> None:
 def test_gradvac_turns_a_gradient_until_its_cosine_is_the_usual_one() -> None:
     combiner = build("gradvac", 2, beta=1.0)
     usual = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
-    torch.testing.assert_close(gradients(combiner, usual), usual.sum(dim=0))  # above 0, the first target: left alone
+    torch.testing.assert_close(combined(combiner, usual), usual.sum(dim=0))  # above 0, the first target: left alone
     now = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
-    torch.testing.assert_close(gradients(combiner, now), now.sum(dim=0) * 1.75, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(combined(combiner, now), now.sum(dim=0) * 1.75, rtol=1e-6, atol=1e-6)
 
 
 def test_gradvac_of_gradients_that_used_to_be_the_same_takes_no_endless_step() -> None:
     combiner = build("gradvac", 2)
     same = jacobian(1, 10, 0).float().repeat(2, 1)
     for _ in range(40):
-        torch.testing.assert_close(gradients(combiner, same), same.sum(dim=0))
+        torch.testing.assert_close(combined(combiner, same), same.sum(dim=0))
     weights = combiner.weigh(same + 0.01 * jacobian(2, 10, 1).float(), torch.ones(2), torch.arange(2))
     assert weights.tolist() == pytest.approx([1, 1], abs=0.2)
     weights = combiner.weigh(jacobian(2, 10, 2).float(), torch.ones(2), torch.arange(2))
@@ -260,9 +260,9 @@ def test_gradvac_of_gradients_that_used_to_be_the_same_takes_no_endless_step() -
 def test_gradvac_keeps_a_pairs_average_while_one_of_the_two_is_absent() -> None:
     combiner = build("gradvac", 3)
     assert isinstance(combiner, gradvac.GradientVaccine)
-    gradients(combiner, jacobian(3, 10, 0))
+    combined(combiner, jacobian(3, 10, 0))
     before = combiner.phi.clone()
-    gradients(combiner, jacobian(2, 10, 1), torch.tensor([0, 2]))
+    combined(combiner, jacobian(2, 10, 1), torch.tensor([0, 2]))
     changed = combiner.phi != before
     assert changed[0, 2] and changed[2, 0] and int(changed.sum()) == 2
 
@@ -270,10 +270,10 @@ def test_gradvac_keeps_a_pairs_average_while_one_of_the_two_is_absent() -> None:
 def test_nash_mtl_keeps_an_absent_tasks_weight_and_solves_for_a_new_one_at_once() -> None:
     combiner = build("nash-mtl", 3, update_weights_every=10)
     assert isinstance(combiner, nash_mtl.NashBargaining)
-    gradients(combiner, jacobian(2, 10, 0), torch.tensor([0, 2]))
+    combined(combiner, jacobian(2, 10, 0), torch.tensor([0, 2]))
     before = combiner.weights.clone()
     assert before[1] == 0 and before[0] > 0 and before[2] > 0
-    gradients(combiner, jacobian(2, 10, 1), torch.tensor([1, 2]))
+    combined(combiner, jacobian(2, 10, 1), torch.tensor([1, 2]))
     assert combiner.weights[0] == before[0] and combiner.weights[1] > 0
 
 
