@@ -48,7 +48,7 @@ class Lines:
             f"({event.trainable / event.trunk:.2%}) and {event.heads:,} of heads"
         )
         if event.frozen_layers:
-            self.write(f"{event.frozen_layers} layers stand still; stored of what they compute: {event.stored}")
+            self.write(f"{event.frozen_layers} layers are frozen; cached activations: {event.stored}")
         if event.compiled:
             self.write(f"compiled layers: {event.compiled}")
 

@@ -177,8 +177,8 @@ def _notes(resume_from: Checkpoint | None, machine: Machine) -> list[str]:
     notes = list(before.notes)
     if before.processes != machine.name:
         notes.append(
-            f"the run was computed by {before.processes} and goes on, after step {resume_from.step} of its stage, with "
-            f"{machine.name}: its results are those of a run never stopped up to rounding, not bit for bit, and "
+            f"the run was computed by {before.processes} and is resumed, after step {resume_from.step} of its stage, "
+            f"by {machine.name}: its results equal those of an uninterrupted run up to rounding, not bit for bit, and "
             "dropout is drawn anew"
         )
     return notes

@@ -115,7 +115,7 @@ def layers_in_common_are_those_of_all_tasks(subject: Subject) -> None:
         told = f"{family}: equal hidden states by way of `upper`"
         expect(difference <= TOLERANCE, told, f"a difference of {difference}")
     if not claimed:
-        raise NotClaimed("the strategy has no layers in common that are told apart")
+        raise NotClaimed("the strategy names no layers that tasks share")
 
 
 @check("strategy", CHECKS)

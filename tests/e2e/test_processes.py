@@ -254,8 +254,8 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert max(float((one[name] - two[name]).abs().max()) for name in two) < 1e-4
     (warning,) = json.loads((folder / "results.json").read_text())["warnings"]
     names = {1: "1 process on cpu", 2: "2 processes on cpu"}
-    assert warning.startswith(f"the run was computed by {names[before]} and goes on, after step 8 of its stage, with ")
-    assert f"{names[after]}: its results are those of a run never stopped up to rounding, not bit for bit" in warning
+    assert warning.startswith(f"the run was computed by {names[before]} and is resumed, after step 8 of its stage, by ")
+    assert f"{names[after]}: its results equal those of an uninterrupted run up to rounding, not bit for bit" in warning
 
 
 SHORT = """

@@ -1,4 +1,4 @@
-"""A run that is stopped and resumed ends with the bytes of one that was never stopped."""
+"""Stop runs, resume them, and compare them bit for bit with uninterrupted ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
         {"strategy": "full", "tasks": ["language"]},
         {"strategy": {"type": "adalora", "init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 1}, "combiner": "famo"},
     ],
-    "a stage that goes on with the parts of the one before": [
+    "a stage that continues with the parameters of the one before": [
         {"strategy": "task-bottleneck", "combiner": "gradnorm"},
         {"strategy": "adapter-fusion", "combiner": "dwa"},
     ],

@@ -158,7 +158,7 @@ def test_a_second_stage_with_other_options_is_refused(models: Any) -> None:
     backbone = opened(models)
     applied(backbone, ("a",))
     with pytest.raises(
-        PluginError, match=r"kind is houlsby, but it goes on with [^\n]*, where it is pfeiffer: expected"
+        PluginError, match=r"kind is houlsby, but it continues with [^\n]*, where it is pfeiffer: expected"
     ):
         applied(backbone, ("a",), kind="houlsby")
 

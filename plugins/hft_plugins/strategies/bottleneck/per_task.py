@@ -102,7 +102,7 @@ class TaskBottlenecks(Bottlenecks):
             here = getattr(self.options, name)
             if value != here:
                 raise PluginError(
-                    f"strategy '{self.name}': {name} is {here}, but it goes on with the adapters of the stage before, "
+                    f"strategy '{self.name}': {name} is {here}, but it continues with the adapters of the last stage, "
                     f"where it is {value}: expected the same options"
                 )
 

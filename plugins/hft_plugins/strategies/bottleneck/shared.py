@@ -69,7 +69,7 @@ class Bottlenecks(Strategy):
         """Raises `PluginError`: a non-linearity has no place in a linear layer's weights."""
         raise PluginError(
             f"strategy '{self.name}': its adapters cannot be folded into the trunk: expected it in the last stage, or "
-            "a stage that goes on with them"
+            "a stage that continues with them"
         )
 
     def base_state(self, backbone: Backbone) -> dict[str, Tensor]:

@@ -140,8 +140,8 @@ class PerTaskLora(Strategy):
         for what, old, new in pairs:
             if old != new:
                 raise PluginError(
-                    f"strategy '{self.name}': {what} is {new}, but {old} in the stage whose parts this one goes on "
-                    "with: expected the same"
+                    f"strategy '{self.name}': {what} is {new}, but {old} in the stage whose parameters this one "
+                    "continues with: expected the same"
                 )
 
     def private(self, backbone: Backbone) -> dict[str, list[nn.Parameter]]:

@@ -87,7 +87,7 @@ class RoutedLinear(nn.Module):
         self.name = found.name
         self.in_features, self.out_features = found.in_features, found.out_features
         self.settings = dict(settings)
-        """What the shared parts were made with; the same in every stage that goes on with them."""
+        """What the shared parts were made with; the same in every stage that continues with them."""
         self.routing = Routing()
         self.base_layer = found.layer
         self.shared: Any = nn.Module()

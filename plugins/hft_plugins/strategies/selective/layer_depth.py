@@ -43,7 +43,7 @@ def depths(backbone: Backbone) -> Depths:
 
 def layers_below(backbone: Backbone, modules: Iterable[nn.Module]) -> int:
     """The layers below the first one that holds any of `modules`; 0 where one of them is outside the layers, or the
-    trunk's layers are not told apart."""
+    trunk's layers are not known."""
     try:
         layers = backbone.layers
     except ModelError:

@@ -23,7 +23,7 @@ class Options(options.Options):
 
 
 class MyPluginCombiner(Combiner):
-    """Σ_t loss_t / mean_t; a buffer, so that it is saved with the run and goes on where it was."""
+    """Σ_t loss_t / mean_t; the mean is a buffer, so that it is saved and resumed with the run."""
 
     means: Tensor
     """`[tasks]`"""
