@@ -157,7 +157,7 @@ def run_source(
         with signals.listening():
             return run_resolved(resolved, catalogue, options)
     except signals.Interrupted as stopped:
-        raise signals.Interrupted(stopped.number, f"; go on with: hft resume {folder}") from stopped
+        raise signals.Interrupted(stopped.number, f"; resume with: hft resume {folder}") from stopped
     finally:
         if progress:
             progress.close()

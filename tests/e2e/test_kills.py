@@ -165,7 +165,7 @@ class Starter:
         after: float | None = None,
         arguments: list[str] | None = None,
     ) -> tuple[int, float, str]:
-        """Start, or go on with, the run in `folder`; its exit code, its seconds, and what it printed."""
+        """Start or resume the run in `folder`; its exit code, its seconds, and what it printed."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         log = folder.with_suffix(".printed")
@@ -355,7 +355,7 @@ def test_a_signal_in_any_long_loop_ends_the_run_with_its_code_and_the_command_th
     code, _, printed = starter.start("full", folder, world, kill=kill)
     assert code == 128 + sent[0], printed[-3000:]
     name = signal.Signals(sent[0]).name
-    assert f"stopped by {name}; go on with: hft resume {folder}" in printed
+    assert f"stopped by {name}; resume with: hft resume {folder}" in printed
     assert "Traceback" not in printed
     code, _, printed = starter.start("full", folder, world, arguments=["resume", str(folder)])
     assert code == 0, printed[-3000:]
@@ -370,6 +370,6 @@ def test_a_second_ctrl_c_ends_the_run_at_once(
     kill = {"instant": instant, "nth": 2, "who": "lead", "signals": [signal.SIGINT, signal.SIGINT]}
     code, _, printed = starter.start("full", folder, 1, kill=kill)
     assert code == 130, printed[-3000:]
-    assert "go on with" not in printed
+    assert "resume with" not in printed
     assert "Traceback" not in printed
     assert differing(finish(starter, "full", folder, 1), uninterrupted("full", 1)) == set()

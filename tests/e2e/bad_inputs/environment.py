@@ -91,7 +91,7 @@ CASES = [
         given=write("end.py", ENDING.format(signal="SIGTERM")),
         command=f"--plugin end.py {RUN}",
         code=143,
-        says="stopped by SIGTERM; go on with: hft resume new",
+        says="stopped by SIGTERM; resume with: hft resume new",
         process=True,
     ),
     Case(
@@ -99,7 +99,7 @@ CASES = [
         given=write("end.py", ENDING.format(signal="SIGINT")),
         command=f"--plugin end.py {RUN}",
         code=130,
-        says="stopped by SIGINT; go on with: hft resume new",
+        says="stopped by SIGINT; resume with: hft resume new",
         process=True,
     ),
 ]

@@ -85,7 +85,7 @@ class PerTaskLora(Strategy):
     # --- training
 
     def apply(self, backbone: Backbone, tasks: tuple[str, ...]) -> None:
-        """Add to the trunk's layers, or go on with what an earlier stage of this strategy added.
+        """Add to the trunk's layers, or continue with what an earlier stage of this strategy added.
 
         Raises `PluginError` when an option names an unknown task, PEFT refuses the layers, or earlier parts are not as
         the options say.
