@@ -14,6 +14,8 @@ class HftError(Exception):
     """Base of all errors meant for the user."""
 
     exit_code = 1
+    label = "error: "
+    """What the command line writes before the message."""
 
     def __str__(self) -> str:
         """The message, on one line whatever names and texts of files it quotes."""

@@ -55,6 +55,8 @@ class StageStarted:
     """What is cached of their hidden states, or why nothing is."""
     compiled: str = ""
     """Whether the trunk's layers are compiled, and why; empty where the recipe does not ask for it."""
+    train_batch_size: int = 0
+    """Rows in a step, over all processes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,6 +70,8 @@ class StageResult:
     skipped_steps: int
     compilation: dict[str, Any] = field(default_factory=dict)
     """Whether the trunk's layers were compiled (`chosen`), and the `reason` (see `hft_core.acceleration.decide`)."""
+    train_batch_size: int = 0
+    """Rows in a step, over all processes; 0 in results of older versions."""
     warnings: tuple[str, ...] = ()
 
 
@@ -94,6 +96,7 @@ class RunResult:
     earlier stage: what was forgotten. `before` is that before the first stage at which the head was trained already."""
     stages: tuple[StageResult, ...]
     seconds: float
+    """Wall time from opening the run (or resuming it) until its model was saved, with the scoring of the test split."""
     device: str
     precision: str
     precision_reason: str

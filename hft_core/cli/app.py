@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except HftError as error:
-        return _failed(f"error: {error}", error.exit_code, debug=debug)
+        return _failed(f"{error.label}{error}", error.exit_code, debug=debug)
     except KeyboardInterrupt:
         return _failed("interrupted", 130, debug=debug)
     except BrokenPipeError:

@@ -15,6 +15,7 @@ from hft_core.hooks import hookimpl
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import ProgressColumn, Task
 
     from hft_core import events
     from hft_core.results import StageResult
@@ -30,7 +31,7 @@ class Lines:
         """`write`: called with each line, for instance a logger's `info`."""
         self.write: Callable[[str], None] = lambda text: write(plain(text))
         self._since = time.perf_counter()
-        self._rows = self._tokens = 0
+        self._rows = self._tokens = self._resumed_at = 0
 
     @hookimpl
     def hft_run_started(self, event: events.RunStarted) -> None:
@@ -40,12 +41,12 @@ class Lines:
 
     @hookimpl
     def hft_stage_started(self, event: events.StageStarted) -> None:
-        self._since, self._rows, self._tokens = time.perf_counter(), 0, 0
+        self._since, self._rows, self._tokens, self._resumed_at = time.perf_counter(), 0, 0, event.step
         self.write(
             f"stage {event.index + 1}/{event.stages} {event.name}: {', '.join(event.tasks)}; "
             f"strategy {event.strategy or 'none (all parameters)'}, combiner {event.combiner or 'none (sum)'}; "
-            f"{event.steps} steps; trains {event.trainable:,} of {event.trunk:,} trunk parameters "
-            f"({event.trainable / event.trunk:.2%}) and {event.heads:,} of heads"
+            f"{event.steps} steps of {event.train_batch_size} rows; trainable: {event.trainable:,} of {event.trunk:,} "
+            f"parameters of the trunk ({event.trainable / event.trunk:.2%}) and {event.heads:,} of heads"
         )
         if event.frozen_layers:
             self.write(f"{event.frozen_layers} layers are frozen; cached activations: {event.stored}")
@@ -62,6 +63,11 @@ class Lines:
             self.show(event)
 
     @hookimpl
+    def hft_evaluation_started(self, event: events.EvaluationStarted) -> None:
+        if event.split == "test":  # what follows the last step, and may take long
+            self.write(f"scoring {event.split}: {', '.join(event.tasks)}")
+
+    @hookimpl
     def hft_evaluation_finished(self, event: events.EvaluationFinished) -> None:
         self.write(f"{event.stage}, step {event.step}, {event.split}: {scores_text(event.scores)}")
 
@@ -76,11 +82,15 @@ class Lines:
         return event.step % max(1, event.steps // LINES_A_STAGE) == 0
 
     def show(self, event: events.StepFinished) -> None:
-        seconds = time.perf_counter() - self._since
-        left = seconds / event.step * (event.steps - event.step)
+        left = clock(self._seconds_left(event))
         self.write(
-            f"{event.stage} {event.step}/{event.steps}: {losses_text(event.losses)}; {self.rates()}, {clock(left)} left"
+            f"{event.stage} {event.step}/{event.steps}: {losses_text(event.losses)}; {self.rates()}, {left} left"
         )
+
+    def _seconds_left(self, event: events.StepFinished) -> float:
+        """Estimate the seconds until the stage's last step from those since it began or was resumed."""
+        done = event.step - self._resumed_at
+        return (time.perf_counter() - self._since) / done * (event.steps - event.step)
 
     def rates(self) -> str:
         """Format rows and tokens per second since the stage began."""
@@ -98,14 +108,14 @@ class Bars(Lines):
         """`console`: where to draw, standard error by default."""
         super().__init__(self._print)
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self._console = console or Console(stderr=True, highlight=False)
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            _elapsed_column(),
             TextColumn("{task.fields[facts]}", markup=False),
         )
         self._progress = Progress(*columns, console=self._console)
@@ -115,19 +125,52 @@ class Bars(Lines):
     @hookimpl
     def hft_stage_started(self, event: events.StageStarted) -> None:
         super().hft_stage_started(event)
+        if self._bar is not None:
+            self._progress.stop_task(self._bar)
         self._bar = self._progress.add_task(plain(event.name), total=event.steps, facts="")
 
     def shows(self, event: events.StepFinished) -> bool:
         return True
 
     def show(self, event: events.StepFinished) -> None:
-        self._progress.update(self._bar, completed=event.step, facts=f"{losses_text(event.losses)}  {self.rates()}")
+        facts = f"{clock(self._seconds_left(event))} left  {losses_text(event.losses)}  {self.rates()}"
+        self._progress.update(self._bar, completed=event.step, facts=facts)
+
+    @hookimpl
+    def hft_evaluation_started(self, event: events.EvaluationStarted) -> None:
+        self._say(f"scoring {event.split} …")
+
+    @hookimpl
+    def hft_evaluation_finished(self, event: events.EvaluationFinished) -> None:
+        super().hft_evaluation_finished(event)
+        self._say("saving the model …" if event.split == "test" else "")
+
+    @hookimpl
+    def hft_run_finished(self, event: events.RunFinished) -> None:
+        self._say("done")
+
+    def _say(self, doing: str) -> None:
+        """Show beside the bar what happens between steps."""
+        if self._bar is not None:
+            self._progress.update(self._bar, facts=doing)
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
         self._progress.stop()
+
+
+def _elapsed_column() -> ProgressColumn:
+    """Return a column with the time since the stage began, which goes on while something is scored after its steps."""
+    from rich.progress import ProgressColumn
+    from rich.text import Text
+
+    class Elapsed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{clock(task.elapsed or 0.0)} elapsed")
+
+    return Elapsed()
 
 
 def observer() -> Lines:

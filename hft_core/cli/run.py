@@ -72,7 +72,7 @@ def run(
     source = source_of(recipe, backbone, task, strategy, combiner, set_)
     folder = out or new_run_folder(recipe.stem if recipe else "run")
     if processes > 1 and not launch.launched():
-        resolved_of(source, ctx.obj.catalogue)  # report a wrong recipe once, not in each process
+        check_batch_sizes(source, ctx.obj.catalogue, processes)  # report a wrong recipe once, not in each process
         raise typer.Exit(launch.run(processes, [*ctx.obj.arguments, *(() if out else ("--out", str(folder)))]))
     result = run_source(
         source, ctx.obj.catalogue, folder, trust_remote_code=trust_remote_code, resume=resume, profile=profile
@@ -125,6 +125,13 @@ def resolved_of(source: Source, catalogue: Catalogue) -> Resolved:
     return resolve(validate(source), catalogue, source.where)
 
 
+def check_batch_sizes(source: Source, catalogue: Catalogue, processes: int) -> None:
+    """Check the recipe as `resolved_of` does, and that its batch sizes agree on so many processes."""
+    from hft_core.recipe.batch_size import with_batch_sizes
+
+    with_batch_sizes(resolved_of(source, catalogue), processes)
+
+
 def new_run_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
@@ -174,7 +181,7 @@ def print_result(result: RunResult) -> None:
     say()
     print_table(("task", "metric", "dev, when first known", "dev", "test"), rows)
     say()
-    headings = ("stage", "strategy", "combiner", "trunk trained", "steps", "best")
+    headings = ("stage", "strategy", "combiner", "trunk trained", "steps", "rows a step", "best")
     print_table(headings, [_cost(stage) for stage in result.stages])
     say()
     for stage in result.stages:
@@ -204,5 +211,6 @@ def _cost(stage: StageResult) -> tuple[object, ...]:
         stage.combiner or "–",
         f"{stage.trainable / stage.trunk:.2%}",
         stage.steps,
+        stage.train_batch_size,
         stage.best_step,
     )

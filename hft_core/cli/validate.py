@@ -10,6 +10,7 @@ import typer
 from hft_core.cli.run import (
     BackboneOption,
     CombinerOption,
+    ProcessesOption,
     RecipeArgument,
     SetOption,
     StrategyOption,
@@ -24,6 +25,20 @@ if TYPE_CHECKING:
     from hft_core.runs.validate import StageForecast
 
 
+HEADINGS = (
+    "stage",
+    "strategy",
+    "combiner",
+    "steps",
+    "rows a step",
+    "trainable: trunk",
+    "heads",
+    "learning rate: trunk",
+    "heads",
+    "memory, about",
+)
+
+
 def validate(
     ctx: typer.Context,
     recipe: RecipeArgument = None,
@@ -32,7 +47,11 @@ def validate(
     strategy: StrategyOption = None,
     combiner: CombinerOption = None,
     set_: SetOption = None,
+    processes: ProcessesOption = 1,
     trust_remote_code: TrustOption = False,
+    whole_recipe: Annotated[
+        bool, typer.Option("--recipe", help="Also print the recipe with every default written out.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Check a recipe, its plugins and its data without training."""
@@ -40,14 +59,11 @@ def validate(
     from hft_core.recipe import recipe_file
     from hft_core.runs.validate import inspect
 
-    report = inspect(resolved, trust_remote_code=trust_remote_code)
+    report = inspect(resolved, trust_remote_code=trust_remote_code, processes=processes)
     if as_json:
         rest = {"rows": report.rows, "examples": report.examples, "stages": [asdict(s) for s in report.stages]}
         print_json({"recipe": report.recipe.model_dump(mode="json"), **rest})
         return
-    for line in recipe_file.dump(report.recipe).splitlines():
-        say(line)
-    say()
     splits = ("train", "dev", "test")
     print_table(
         ("task", "rows: train", "dev", "test", "examples: train", "dev", "test"),
@@ -57,8 +73,11 @@ def validate(
         ],
     )
     say()
-    headings = ("stage", "strategy", "combiner", "steps", "trains of the trunk", "of heads", "memory, about")
-    print_table(headings, [_row(stage) for stage in report.stages])
+    print_table(HEADINGS, [_row(stage) for stage in report.stages])
+    if whole_recipe:
+        say()
+        for line in recipe_file.dump(report.recipe).splitlines():
+            say(line)
 
 
 def _row(stage: StageForecast) -> tuple[object, ...]:
@@ -67,7 +86,10 @@ def _row(stage: StageForecast) -> tuple[object, ...]:
         stage.strategy or "–",
         stage.combiner or "–",
         stage.steps,
+        stage.train_batch_size,
         f"{stage.trainable:,} of {stage.trunk:,} ({stage.trainable / stage.trunk:.2%})",
         f"{stage.heads:,}",
+        f"{stage.learning_rate:g}",
+        f"{stage.head_learning_rate:g}",
         f"{stage.memory / 2**30:.2f} GiB",
     )

@@ -12,6 +12,8 @@ from hft_core.recipe.fields import KeyPathError, Model, Name, Names, PluginChoic
 
 DEFAULT_EPOCHS = 3.0
 """Epochs of a stage without a budget."""
+DEFAULT_BATCH_SIZE = 32
+"""Rows of a step in all processes, where no key says how many."""
 
 DiskSize = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)? ?(MB|GB|TB)$")]
 """Such as `20GB`."""
@@ -40,8 +42,8 @@ class Sampling(Model):
     passes: dict[str, Annotated[float, Field(gt=0.0)]] = Field(default_factory=dict)
     """Passes over a task's rows in one epoch of the stage (0.5: half of them); 1 by default."""
     batch_size: dict[str, Annotated[int, Field(gt=0)]] = Field(default_factory=dict)
-    """Rows of each task in every step, for all tasks of the stage. Replaces shares; `per_device_train_batch_size` and
-    `gradient_accumulation_steps` then only divide the step into forward passes."""
+    """Rows of each task in every step, for all tasks of the stage. Replaces shares, and their sum is the stage's
+    `train_batch_size`; `per_device_train_batch_size` then only divides the step into forward passes."""
     round_robin: bool = False
     """Each step has rows of one task only, in turn; also `sampling: round-robin`."""
     adapt: Annotated[float, Field(ge=0.0)] = 0.0
@@ -96,12 +98,19 @@ class Stage(Model):
     together."""
     max_steps: Annotated[int, Field(gt=0)] | None = None
     """Optimizer steps, instead of epochs."""
-    per_device_train_batch_size: Annotated[int, Field(gt=0)] = 32
-    """Rows of all tasks together in one forward pass of one process."""
+    train_batch_size: Annotated[int, Field(gt=0)] | None = None
+    """Rows of all tasks together in one optimizer step, over all processes: the same result on any number of them. 32
+    if the next two keys are not given either."""
+    per_device_train_batch_size: Annotated[int, Field(gt=0)] | None = None
+    """As in transformers: rows in one forward pass on one device, so that a step has this × processes ×
+    `gradient_accumulation_steps` rows."""
+    gradient_accumulation_steps: Annotated[int, Field(gt=0)] | None = None
+    """As in transformers: forward passes of each process in one optimizer step; 1 by default."""
+    max_rows_per_batch: Annotated[int, Field(gt=0)] | None = None
+    """Maximum rows in one forward pass of one process; larger batches are split. By default, as many as the keys above
+    say; fewer where memory is too small."""
     max_tokens_per_batch: Annotated[int, Field(gt=0)] | None = None
     """Maximum tokens (rows times longest row) in one forward pass; larger batches are split."""
-    gradient_accumulation_steps: Annotated[int, Field(gt=0)] = 1
-    """Forward passes per optimizer step."""
     gradient_checkpointing: bool = False
     """Recompute the activations of the trunk's layers in the backward pass: less memory, about a third more time, the
     same gradients."""

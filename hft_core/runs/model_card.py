@@ -114,15 +114,13 @@ def _value(scores: Scores, task: str, metric: str) -> str:
 
 
 def _stages(stages: tuple[StageResult, ...]) -> str:
-    lines = [
-        "| stage | tasks | strategy | combiner | steps | trunk parameters trained | learning rate (trunk, heads) |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    columns = ("stage", "tasks", "strategy", "combiner", "steps", "rows a step", "trunk parameters trained")
+    lines = [f"| {' | '.join(columns)} | learning rate (trunk, heads) |", f"|{' --- |' * (len(columns) + 1)}"]
     for s in stages:
         share = f"{s.trainable:,} of {s.trunk:,}"
         lines.append(
-            f"| {s.name} | {', '.join(s.tasks)} | {s.strategy or '–'} | {s.combiner or '–'} | {s.steps} | {share} | "
-            f"{s.learning_rate:g}, {s.head_learning_rate:g} |"
+            f"| {s.name} | {', '.join(s.tasks)} | {s.strategy or '–'} | {s.combiner or '–'} | {s.steps} | "
+            f"{s.train_batch_size} | {share} | {s.learning_rate:g}, {s.head_learning_rate:g} |"
         )
     return "\n".join(lines) + "\n"
 

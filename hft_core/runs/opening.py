@@ -14,12 +14,13 @@ from accelerate import Accelerator
 
 from hft_core import events
 from hft_core.device import failures
-from hft_core.device.launcher import requested_rank
+from hft_core.device.launcher import requested_rank, requested_world_size
 from hft_core.device.machine import Machine, find_machine
 from hft_core.errors import DataError, UsageError
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.observers import Observers
 from hft_core.recipe import recipe_file
+from hft_core.recipe.batch_size import with_batch_sizes
 from hft_core.recipe.resolve import Resolved
 from hft_core.runs import assembly
 from hft_core.runs.assembly import BuiltRun, HostData
@@ -59,6 +60,7 @@ def open_session(resolved: Resolved, catalogue: Catalogue, options: RunOptions) 
     Raises `UsageError` (and its kinds).
     """
     started, problems = time.perf_counter(), list[str]()
+    resolved = with_batch_sizes(resolved, _processes(options))
     is_main = requested_rank() == 0  # of several processes, one writes files and calls observers
     folder = options.folder if is_main else None
     if folder is not None:
@@ -81,6 +83,10 @@ def open_session(resolved: Resolved, catalogue: Catalogue, options: RunOptions) 
             observers.emit("run_failed", events.RunFailed(stage="", error=error))
             raise
         return Session(stages, lock, options.folder, started=started, problems=problems, resources=stack.pop_all())
+
+
+def _processes(options: RunOptions) -> int:
+    return requested_world_size() if options.accelerator is None else options.accelerator.num_processes
 
 
 def _check_same_recipe(resolved: Resolved, folder: RunFolder) -> Resolved:

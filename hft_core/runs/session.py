@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib import metadata
 
 from hft_core import events
@@ -86,10 +87,12 @@ class Session:
         if self.left:
             raise UsageError(f"stage '{self.left[0]}' is still to be run: a run is finished after its last stage")
         with self._computing():
-            seconds = time.perf_counter() - self._started
-            result = _result(self._stages, self.done, self._folder, seconds, self._problems)
-            if self._folder is not None and self._stages.machine.group.is_main:
-                _write(result, self._stages, self._folder)
+            result = _result(self._stages, self.done, self._folder, self._problems)
+            writes = self._folder is not None and self._stages.machine.group.is_main
+            base = _save_model(self._stages, self._folder) if self._folder is not None and writes else ""
+            result = replace(result, seconds=time.perf_counter() - self._started)
+            if self._folder is not None and writes:
+                self._folder.write_results(card(result, self._stages.material, adapter_base=base), result.to_json())
             self.result = result
             self._stages.observers.emit("run_finished", events.RunFinished(result=result))
         self.close()
@@ -132,9 +135,9 @@ class Session:
 
 
 def _result(
-    stages: Stages, done: Sequence[StageResult], folder: RunFolder | None, seconds: float, problems: Sequence[str]
+    stages: Stages, done: Sequence[StageResult], folder: RunFolder | None, problems: Sequence[str]
 ) -> RunResult:
-    """Score all tasks on the test split, and collect the stages' results."""
+    """Score all tasks on the test split, and collect the stages' results; the seconds are not known yet."""
     built, machine = stages.material, stages.machine
     stages.measure(built.heads)
     test = stages.score("test", tuple(built.heads), done[-1].best_step)
@@ -149,7 +152,7 @@ def _result(
             if not built.heads[task].supervised and task in stages.scores
         },
         stages=tuple(done),
-        seconds=seconds,
+        seconds=0.0,
         device=str(machine.device),
         precision=machine.precision.name,
         precision_reason=machine.precision.reason,
@@ -164,11 +167,10 @@ def _first_known(done: Sequence[StageResult]) -> Scores:
     return {task: scores for stage in reversed(done) for task, scores in stage.before.items()}
 
 
-def _write(result: RunResult, stages: Stages, folder: RunFolder) -> None:
-    """Write everything that a finished run leaves behind; `results.json` comes last and marks the rest as complete."""
+def _save_model(stages: Stages, folder: RunFolder) -> str:
+    """Save the model; `results.json` comes after it and marks it as complete. Returns the base of its adapters."""
     folder.remove_partial_model()
-    base = export.save_model(folder.model, stages.material.model, trunk_changed=stages.trunk_changed)
-    folder.write_results(card(result, stages.material, adapter_base=base), result.to_json())
+    return export.save_model(folder.model, stages.material.model, trunk_changed=stages.trunk_changed)
 
 
 def _installed(distribution: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hft_core import events
 from hft_core.acceleration.activation_cache import ActivationCache
 from hft_core.device.clock import TRAINING
+from hft_core.recipe.batch_size import rows_per_pass, rows_per_step
 from hft_core.recipe.resolve import Chosen, ResolvedStage
 from hft_core.results import Scores, StageResult
 from hft_core.training.progress import Progress
@@ -44,6 +45,7 @@ def announcement(
         strategy=plugin_name(resolved.strategy),
         combiner=plugin_name(resolved.combiner),
         steps=setup.plan.steps,
+        train_batch_size=rows_per_step(setup.stage),
         trainable=counts.trainable,
         trunk=counts.trunk,
         heads=counts.heads,
@@ -76,6 +78,7 @@ def result(
         strategy=plugin_name(resolved.strategy),
         combiner=plugin_name(resolved.combiner),
         steps=progress.step,
+        train_batch_size=rows_per_step(setup.stage),
         best_step=progress.best_step,
         stopped_early=progress.stopped_early,
         learning_rate=setup.learning_rates.trunk,
@@ -129,7 +132,7 @@ def _without_effect(setup: StageSetup) -> list[str]:
 def _divided(setup: StageSetup, progress: Progress) -> list[str]:
     if progress.max_units is None:
         return []
-    wanted = setup.stage.per_device_train_batch_size
+    wanted = rows_per_pass(setup.stage)
     return [
         f"memory was too small for {wanted} rows in one pass: steps were divided into passes of {progress.max_units}"
     ]

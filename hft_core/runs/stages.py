@@ -24,6 +24,7 @@ from hft_core.model import fsdp, gradient_checkpointing
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.plugins.observers import Observers
+from hft_core.recipe.batch_size import rows_per_step
 from hft_core.recipe.resolve import ResolvedStage
 from hft_core.recipe.stage import DEFAULT_EPOCHS, Stage
 from hft_core.results import Scores, StageResult
@@ -50,17 +51,10 @@ SAMPLE_ROWS = 8
 """Dev rows on which a metric is looked for before training."""
 
 
-def batch_of(stage: Stage) -> int:
-    """Units in one optimizer step."""
-    if stage.sampling.batch_size:
-        return sum(stage.sampling.batch_size.values())
-    return stage.per_device_train_batch_size * stage.gradient_accumulation_steps
-
-
 def units_of(stage: Stage, an_epoch: int) -> int:
     """Units that the stage sees in all, when an epoch has `an_epoch`."""
     if stage.max_steps is not None:
-        return stage.max_steps * batch_of(stage)
+        return stage.max_steps * rows_per_step(stage)
     return max(1, round((stage.num_train_epochs or DEFAULT_EPOCHS) * an_epoch))
 
 
@@ -80,7 +74,7 @@ def plan_of(stage: Stage, material: BuiltRun, index: int) -> tuple[Plan, int]:
     plan = Plan(
         lengths,
         Mixture(counts, stage.sampling, replay),
-        batch=batch_of(stage),
+        batch=rows_per_step(stage),
         total=units_of(stage, an_epoch),
         seed=material.resolved.recipe.seed,
         stage=index,

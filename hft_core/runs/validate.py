@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hft_core.device.machine import find_machine
+from hft_core.recipe.batch_size import rows_per_pass, rows_per_step, with_batch_sizes
 from hft_core.recipe.resolve import Resolved
 from hft_core.recipe.schema import Recipe
 from hft_core.recipe.stage import Stage
@@ -16,6 +17,7 @@ from hft_core.runs.assembly import BuiltRun, HostData
 from hft_core.runs.stage_report import plugin_name
 from hft_core.runs.stages import begin, plan_of, selection_of
 from hft_core.runtime.run_lock import exclusive
+from hft_core.training.optimizer import learning_rates
 
 BYTES = 4
 """Of a float32 value."""
@@ -33,6 +35,13 @@ class StageForecast:
     strategy: str
     combiner: str
     steps: int
+    train_batch_size: int
+    """Rows in a step, over all processes."""
+    rows_per_pass: int
+    """Rows that one process computes at once, at most."""
+    learning_rate: float
+    """Of the trunk."""
+    head_learning_rate: float
     trainable: int
     """Number of trunk parameters that are updated."""
     trunk: int
@@ -56,19 +65,20 @@ class ValidationReport:
 
 @exclusive
 def inspect(
-    resolved: Resolved, *, host_data: HostData | None = None, trust_remote_code: bool = False
+    resolved: Resolved, *, host_data: HostData | None = None, trust_remote_code: bool = False, processes: int = 1
 ) -> ValidationReport:
     """Load and check everything that the recipe names, and apply its strategies one after another.
 
-    Raises what `hft_core.run` raises before training.
+    `processes`: how many would train. Raises what `hft_core.run` raises before training.
     """
+    resolved = with_batch_sizes(resolved, processes)
     built = assembly.assemble(resolved, host_data=host_data or {}, trust_remote_code=trust_remote_code)
     _check_metrics(built)
     return ValidationReport(
         recipe=resolved.recipe,
         rows={task: {split: len(part) for split, part in splits.items()} for task, splits in built.rows.items()},
         examples=_by_task({s: {task: len(part) for task, part in e.items()} for s, e in built.examples.items()}),
-        stages=_stages(built),
+        stages=_stages(built, processes),
     )
 
 
@@ -87,12 +97,13 @@ def _by_task(by_split: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, i
     return {task: {split: counts[task] for split, counts in by_split.items() if task in counts} for task in tasks}
 
 
-def _stages(built: BuiltRun) -> tuple[StageForecast, ...]:
+def _stages(built: BuiltRun, processes: int) -> tuple[StageForecast, ...]:
     forecasts = []
     model = built.model
     for index, resolved in enumerate(built.resolved.stages):
         stage = resolved.stage
-        _, _, counts = begin(resolved, model)
+        strategy, _, counts = begin(resolved, model)
+        rates = learning_rates(stage, strategy.learning_rate)
         plan, _ = plan_of(stage, built, index)
         forecasts.append(
             StageForecast(
@@ -101,10 +112,14 @@ def _stages(built: BuiltRun) -> tuple[StageForecast, ...]:
                 strategy=plugin_name(resolved.strategy),
                 combiner=plugin_name(resolved.combiner),
                 steps=plan.steps,
+                train_batch_size=rows_per_step(stage),
+                rows_per_pass=_rows_at_once(stage, processes),
+                learning_rate=rates.trunk,
+                head_learning_rate=rates.head,
                 trainable=counts.trainable,
                 trunk=counts.trunk,
                 heads=counts.heads,
-                memory=_memory(built, stage, counts.trainable, counts.heads),
+                memory=_memory(built, stage, counts.trainable, counts.heads, processes),
             )
         )
         if built.resolved.folds_after(index):
@@ -112,12 +127,17 @@ def _stages(built: BuiltRun) -> tuple[StageForecast, ...]:
     return tuple(forecasts)
 
 
-def _memory(built: BuiltRun, stage: Stage, trainable: int, heads: int) -> int:
+def _rows_at_once(stage: Stage, processes: int) -> int:
+    """Return the most rows that one process computes at once: its share of a step, or less where passes are limited."""
+    return min(rows_per_pass(stage), -(-rows_per_step(stage) // processes))
+
+
+def _memory(built: BuiltRun, stage: Stage, trainable: int, heads: int, processes: int) -> int:
     model = built.model
     weights = BYTES * sum(parameter.numel() for parameter in model.parameters())
     learning = 3 * BYTES * (trainable + heads)  # a gradient and AdamW's two moments
     lengths = np.concatenate([built.examples["train"][task].lengths for task in stage.tasks])
-    tokens = stage.per_device_train_batch_size * int(np.quantile(lengths, 0.95))
+    tokens = _rows_at_once(stage, processes) * int(np.quantile(lengths, 0.95))
     if stage.max_tokens_per_batch:
         tokens = min(tokens, stage.max_tokens_per_batch)
     depth = len(model.backbone.layers) if trainable else 1

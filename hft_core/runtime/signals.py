@@ -16,6 +16,8 @@ _received: list[int] = []
 class Interrupted(HftError):
     """The process was asked to stop; work so far is saved where possible."""
 
+    label = ""
+
     def __init__(self, number: int, where: str = "") -> None:
         name = signal.Signals(number).name
         super().__init__(f"stopped by {name}{where}")

@@ -14,6 +14,7 @@ from hft_core.data.examples import Examples
 from hft_core.device.machine import Machine
 from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
+from hft_core.recipe.batch_size import rows_per_pass
 from hft_core.recipe.stage import Stage
 
 
@@ -44,7 +45,7 @@ class Batcher:
         )
         collate = partial(
             collator.step_batches,
-            max_units=max_units or self.stage.per_device_train_batch_size,
+            max_units=max_units or rows_per_pass(self.stage),
             max_tokens=self.stage.max_tokens_per_batch,
             one_task_per_batch=per_task_gradients and not self.execution.one_pass,
         )

@@ -39,7 +39,7 @@ def fill_within_memory(
             if world_size > 1:
                 raise RunError(
                     f"{position}: out of memory; with several processes, batches are not divided: lower "
-                    "per_device_train_batch_size"
+                    "max_rows_per_batch"
                 ) from error
             if units == 1:
                 raise RunError(

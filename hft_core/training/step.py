@@ -16,6 +16,7 @@ from hft_core.device.clock import BACKWARD, DATA, OPTIMIZER
 from hft_core.errors import RunError
 from hft_core.gradients import combine
 from hft_core.gradients.step_losses import Combined
+from hft_core.recipe.batch_size import rows_per_pass
 from hft_core.runtime import random_state
 from hft_core.training.combiner_feedback import CombinerFeedback
 from hft_core.training.gradient_clipping import clip_gradients
@@ -96,7 +97,7 @@ class TrainingStep:
                 torch.cuda.empty_cache()
             return setup.batcher.batches(slices, units)
 
-        limit = progress.max_units or setup.stage.per_device_train_batch_size
+        limit = progress.max_units or rows_per_pass(setup.stage)
         units = min(limit, max(sum(len(task_slice.units) for task_slice in slices), 1))
         combined, batches, fitting_units = fill_within_memory(
             fill,

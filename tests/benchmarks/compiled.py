@@ -29,6 +29,7 @@ from hft_core.events import StepFinished
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.observers import Observers
 from hft_core.recipe import recipe_file
+from hft_core.recipe.batch_size import with_batch_sizes
 from hft_core.recipe.resolve import resolve
 from hft_core.runs import assembly
 from hft_core.runs.stages import Stages
@@ -59,7 +60,8 @@ def measured(precision: str, steps: int) -> tuple[Turns, float]:
     """The steps of a run, and the seconds of compilation."""
     rows = {"topic": workload.texts("short", 640)}
     recipe, data = workload.recipe(rows, steps + SKIPPED, strategy="full", torch_compile="yes")
-    resolved, turns = resolve(recipe_file.from_dict(recipe), Catalogue.discover()), Turns()
+    resolved = with_batch_sizes(resolve(recipe_file.from_dict(recipe), Catalogue.discover()), 1)
+    turns = Turns()
     with tempfile.TemporaryDirectory() as folder:
         material = assembly.assemble(resolved, host_data=data, trust_remote_code=False)
         told = Observers([("turns", turns)], print)

@@ -20,6 +20,7 @@ from hft_core.device.machine import find_machine
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.observers import Observers
 from hft_core.recipe import recipe_file
+from hft_core.recipe.batch_size import with_batch_sizes
 from hft_core.recipe.resolve import resolve
 from hft_core.runs import assembly
 from hft_core.runs.stages import Stages
@@ -38,7 +39,7 @@ def prepare(tmp_path: Path) -> Callable[..., Stages]:
     def ready(
         recipe: dict[str, Any], data: dict[str, Any], *observers: object, inline: tuple[Path, ...] = ()
     ) -> Stages:
-        resolved = resolve(recipe_file.from_dict(recipe), Catalogue.discover(inline=inline))
+        resolved = with_batch_sizes(resolve(recipe_file.from_dict(recipe), Catalogue.discover(inline=inline)), 1)
         told = Observers([(type(observer).__name__, observer) for observer in observers], pytest.fail)
         torch.manual_seed(resolved.recipe.seed)
         material = assembly.assemble(resolved, host_data=data, trust_remote_code=False)

@@ -129,8 +129,10 @@ def _limited(largest_file: int) -> Iterator[None]:
 
 def _check(case: Case, code: int, printed: str, folder: Path, surroundings: Surroundings) -> None:
     assert "Traceback" not in printed
-    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    label = "stopped by " if case.code > 128 else "error: "  # a stop by the user is no error
+    errors = [line for line in printed.splitlines() if line.startswith(label)]
     assert len(errors) == 1, printed
+    assert label == "error: " or "error: " not in printed
     if case.code == 2:
         assert printed == errors[0] + "\n", "what is wrong before training is told in one line and no more"
     message = errors[0].removeprefix("error: ")

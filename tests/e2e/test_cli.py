@@ -85,11 +85,23 @@ def test_flags_make_the_recipe_that_a_file_would(folder: Path, models: Any) -> N
     assert result["stages"][0]["trainable"] == outlook["stages"][0]["trainable"]
 
 
-def test_validate_prints_the_whole_recipe_and_trains_nothing(folder: Path) -> None:
+def test_validate_shows_what_a_run_would_do_and_trains_nothing(folder: Path) -> None:
     before = set(folder.iterdir())
-    shown = hft("validate", "recipe.yaml", cwd=folder).stdout
-    assert "lora_alpha: null" in shown and "memory, about" in shown and "100.00%" in shown
+    shown = hft(
+        "validate", "recipe.yaml", "--set", "stages.0.per_device_train_batch_size=4", "--processes", 2, cwd=folder
+    )
+    assert "memory, about" in shown.stdout and "100.00%" in shown.stdout and "null" not in shown.stdout
+    heading, first, second = shown.stdout.splitlines()[-3:]
+    assert [line[heading.index("rows a step") :].split()[0] for line in (first, second)] == ["8", "32"]
+    rates = [line[heading.index("learning rate: trunk") :].split()[:2] for line in (first, second)]
+    assert rates[0] == ["5e-05", "0.001"]
+    assert all(float(rate) > 0 for pair in rates for rate in pair)
     assert set(folder.iterdir()) == before
+
+
+def test_validate_prints_the_whole_recipe_on_request(folder: Path) -> None:
+    shown = hft("validate", "recipe.yaml", "--recipe", cwd=folder).stdout
+    assert "lora_alpha: null" in shown and "train_batch_size: 32" in shown
 
 
 def test_predictions_are_json_lines_in_the_order_of_the_input(folder: Path, finished: Path) -> None:

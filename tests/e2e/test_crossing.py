@@ -21,6 +21,7 @@ from hft_core.model.hybrid import HybridModel
 from hft_core.plugins.observers import Observers
 from hft_core.predict import saved_run
 from hft_core.recipe import recipe_file
+from hft_core.recipe.batch_size import with_batch_sizes
 from hft_core.recipe.resolve import Resolved
 from hft_core.runs import assembly, export
 from hft_core.runs.stages import Stages
@@ -35,6 +36,7 @@ TOLERANCE = 1e-4
 def cross(resolved: Resolved, data: dict[str, Any], folder: Path) -> None:
     """Run the recipe, save it, open it, and compare what the two models say about the dev rows."""
     torch.manual_seed(resolved.recipe.seed)
+    resolved = with_batch_sizes(resolved, 1)
     machine, told = here(), Observers([], pytest.fail)
     run = RunFolder(folder)
     stages = Stages(assembly.assemble(resolved, host_data=data, trust_remote_code=False), machine, told, run)

@@ -22,7 +22,7 @@ from hft_core.device import fsdp_settings
 
 ROOT = Path(__file__).parents[2]
 LORA = {"type": "lora", "r": 4}
-BATCH = {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 3}
+BATCH = {"train_batch_size": 15, "max_rows_per_batch": 5}
 """Neither is even: the processes have different numbers of rows, and of passes."""
 
 CLASSIFIERS = {"topic": {"head": "classification"}, "score": {"head": {"type": "regression", "label": "score"}}}

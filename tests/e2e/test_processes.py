@@ -46,8 +46,8 @@ def written(path: Path, model: Path, rows: Path, **stage: Any) -> Path:
         "stages": [
             {
                 "max_steps": 110,
-                "per_device_train_batch_size": 10,
-                "gradient_accumulation_steps": 2,
+                "train_batch_size": 20,
+                "max_rows_per_batch": 10,
                 "learning_rate": 1e-4,
                 "adam_epsilon": 1e-4,
                 "eval_strategy": "steps",
