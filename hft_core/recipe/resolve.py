@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from hft_core import specs
 from hft_core.errors import HftError, PluginError, RecipeError, did_you_mean
+from hft_core.options import FOLDER_OF
 from hft_core.plugins import provenance
 from hft_core.plugins.allowlist import OWN
 from hft_core.plugins.catalogue import Catalogue, Entry, State, accepted
@@ -125,7 +127,7 @@ def resolve(recipe: Recipe, catalogue: Catalogue, where: Where | None = None) ->
     Raises `PluginError` for a plugin that is unknown, unusable or rejects its options, and `RecipeError` for stages
     that cannot follow each other.
     """
-    resolver = _Resolver(catalogue, where or Source.of(recipe.model_dump(mode="json")).where)
+    resolver = _Resolver(catalogue, recipe.folder, where or Source.of(recipe.model_dump(mode="json")).where)
     backbone = resolver.backbone(recipe.backbone)
     heads = {name: resolver.chosen("head", task.head, ("tasks", name, "head")) for name, task in recipe.tasks.items()}
     stages = tuple(
@@ -151,14 +153,15 @@ def resolve(recipe: Recipe, catalogue: Catalogue, where: Where | None = None) ->
 
 def choose(catalogue: Catalogue, seam: str, choice: PluginChoice, place: str) -> Chosen:
     """Resolve one plugin outside a recipe. Raises `PluginError` that begins with `place`."""
-    return _Resolver(catalogue, lambda path: place).chosen(seam, choice, ())
+    return _Resolver(catalogue, Path.cwd(), lambda path: place).chosen(seam, choice, ())
 
 
 class _Resolver:
     """Resolves plugins, with errors that name the place of the key."""
 
-    def __init__(self, catalogue: Catalogue, where: Where) -> None:
+    def __init__(self, catalogue: Catalogue, folder: Path, where: Where) -> None:
         self.catalogue = catalogue
+        self.folder = folder
         self.where = where
 
     def optional(self, seam: str, choice: PluginChoice | None, path: KeyPath) -> Chosen | None:
@@ -175,8 +178,13 @@ class _Resolver:
     def options(self, entry: Entry, model: type[BaseModel], choice: PluginChoice, path: KeyPath) -> BaseModel:
         """Validate the options with the plugin's model; unknown ones are errors unless the model allows extras."""
         extra: Literal["forbid"] | None = None if model.model_config.get("extra") == "allow" else "forbid"
+
+        def folder_of(option: str) -> Path:
+            from_shell = self.where((*path, "options", option)).startswith("--set")
+            return Path.cwd() if from_shell else self.folder
+
         try:
-            return model.model_validate(choice.options, extra=extra)
+            return model.model_validate(choice.options, extra=extra, context={FOLDER_OF: folder_of})
         except ValidationError as error:
             raise PluginError(self.options_message(entry, model, error, path)) from None
         except Exception as error:
