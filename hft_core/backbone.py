@@ -80,6 +80,9 @@ class Backbone(ABC):
     hidden_size: int
     max_length: int
     """Length of the longest sequence that the trunk accepts, in tokens."""
+    default_length: int = 0
+    """Length that texts are cut to where their task sets no `max_length`, in tokens; 0: `max_length`. Of trunks that
+    have no limit."""
     max_target_length: int = 0
     """Length of the longest target that an encoder-decoder accepts, in tokens."""
     causal: bool

@@ -180,7 +180,7 @@ def max_length(resolved: Resolved, task: str, model: HybridModel) -> int:
         why = f" beside the {virtual} virtual ones of a stage's strategy" if virtual else ""
         place = resolved.where(("tasks", task, "max_length"))
         raise RecipeError(f"{place}: {wanted} is too long: the backbone takes at most {limit} tokens{why}")
-    return wanted or limit
+    return wanted or min(limit, model.backbone.default_length or limit)
 
 
 def strategy_of(stage: ResolvedStage) -> Strategy:

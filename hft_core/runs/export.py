@@ -34,7 +34,8 @@ def save_model(folder: Path, model: HybridModel, *, trunk_changed: bool) -> str:
         head = model.head(task)
         if strategy.adapter:
             plain_class = head.family.plain_class if head.family is not None else ""
-            strategy.save_adapter(backbone, task, folder / task, base, plain_class, _adapter_head(head, trunk_changed))
+            state = _adapter_head(head, trunk_folder.exists())
+            strategy.save_adapter(backbone, task, folder / task, base, plain_class, state)
             backbone.tokenizer.save_pretrained(folder / task)
         elif head.family is not None:
             state = head.export_state(head.family.plain_state())
@@ -46,9 +47,11 @@ def save_model(folder: Path, model: HybridModel, *, trunk_changed: bool) -> str:
     return base if strategy.adapter else ""
 
 
-def _adapter_head(head: Head, trunk_changed: bool) -> dict[str, Tensor]:
-    """The weights of a head that go with an adapter: all that its modules need; none where the base model has them."""
-    if head.family is None or not head.family.plain_state() or (head.part_of_trunk and not trunk_changed):
+def _adapter_head(head: Head, trunk_saved: bool) -> dict[str, Tensor]:
+    """The weights of a head that go with an adapter: all that its modules need; none where the base model has them.
+
+    `trunk_saved`: the base model is the trunk that the run saved, without the LM head of where it came from."""
+    if head.family is None or not head.family.plain_state() or (head.part_of_trunk and not trunk_saved):
         return {}
     return head.export_state(head.family.plain_state(tied=True))
 

@@ -26,7 +26,7 @@ class PackedDecoder(HfBackbone):
 
     def __init__(self, opened: Opened) -> None:
         """Raises `ModelError` where the texts of a row would see one another."""
-        super().__init__(opened, causal=True)
+        super().__init__(opened, "hf-decoder")
         attention = str(self.config.get_text_config()._attn_implementation)
         if attention not in ("eager", "sdpa"):
             raise ModelError(
@@ -57,4 +57,4 @@ def build(options: DecoderOptions, *, trust_remote_code: bool = False) -> HfBack
     """
     refuse_other_kinds(options.model, "hf-decoder")
     opened = open_pretrained(options, (AutoModelForCausalLM,), trust_remote_code=trust_remote_code)
-    return PackedDecoder(opened) if options.packing else HfBackbone(opened, causal=True)
+    return PackedDecoder(opened) if options.packing else HfBackbone(opened, "hf-decoder")

@@ -16,4 +16,4 @@ def build(options: EncoderOptions, *, trust_remote_code: bool = False) -> HfBack
     """
     refuse_other_kinds(options.model, "hf-encoder")
     opened = open_pretrained(options, (AutoModelForMaskedLM, AutoModel), trust_remote_code=trust_remote_code)
-    return HfBackbone(opened, causal=False)
+    return HfBackbone(opened, "hf-encoder")

@@ -11,8 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file
 
 from hft_core.errors import ModelError
 
@@ -47,6 +50,22 @@ def check_shapes(model: str, mismatched: Iterable[tuple[str, Any, Any]]) -> None
             f"model '{model}': the weight {name} has the shape {list(in_file)}, expected {list(wanted)} after its "
             f"config.json{more}"
         )
+
+
+def restore_tied(model: str, whole: PreTrainedModel, revision: str | None) -> None:
+    """Give tied weights the values of the files of `model` again: where another part of the LM head is missing from
+    them, transformers starts it anew with all of its weights (Funnel's), those tied to the embeddings included."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in whole.state_dict().items():
+        names.setdefault(tensor.data_ptr(), []).append(name)
+    tied = [name for group in names.values() if len(group) > 1 for name in group]
+    file = cached_file(model, SAFE_WEIGHTS_NAME, revision=revision, _raise_exceptions_for_missing_entries=False)
+    if not tied or file is None:
+        return
+    with safe_open(file, framework="pt") as weights, torch.no_grad():
+        for name in set(tied) & set(weights.keys()):
+            parameter = whole.get_parameter(name)
+            parameter.copy_(weights.get_tensor(name))
 
 
 def check_numbers(model: str, whole: PreTrainedModel) -> None:

@@ -41,6 +41,10 @@ BACKBONES = {
 }
 
 
+RECORD = "backbone.json"
+"""Records in a saved trunk which backbone it belongs to, so that reopening does not guess."""
+
+
 def backbone_of(model: str) -> str:
     """Return the backbone that opens the folder, file or hub id `model`; empty for none."""
     if model.endswith(".gguf"):
@@ -48,9 +52,27 @@ def backbone_of(model: str) -> str:
     config = _config(model)
     if config is None:
         return ""
+    recorded = _recorded(model)
+    if recorded:
+        return recorded
     if config.get("is_encoder_decoder", False):
         return "hf-seq2seq"
     return "hf-decoder" if _is_decoder(config) else "hf-encoder"
+
+
+def record_backbone(folder: Path, backbone: str) -> None:
+    """Record which backbone opens the model that was saved in `folder`."""
+    (folder / RECORD).write_text(json.dumps({"type": backbone}) + "\n", encoding="utf-8")
+
+
+def _recorded(model: str) -> str:
+    """Return what `record_backbone` recorded; empty without a record."""
+    try:
+        record = json.loads((Path(model) / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    recorded = record.get("type") if isinstance(record, dict) else None
+    return recorded if recorded in BACKBONES else ""
 
 
 def opens_encoder(model: str) -> bool:
@@ -69,15 +91,21 @@ def opens_seq2seq(model: str) -> bool:
 
 
 def _is_decoder(config: dict[str, Any]) -> bool:
-    names = config.get("architectures") or []
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
-        return True
-    if any(name.endswith("ForMaskedLM") for name in names):
-        return False
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
-    return config.get("model_type") in CAUSAL and config.get("model_type") not in MASKED
+    names = [name for name in config.get("architectures") or [] if isinstance(name, str)]
+    kind = config.get("model_type")
+    if any(name.endswith("ForMaskedLM") for name in names):
+        return False
+    if kind in CAUSAL and kind in MASKED:  # BERT, XLM: the configuration says whether positions see later ones
+        return bool(config.get("is_decoder") or config.get("causal"))
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+        return kind not in MASKED or kind in CAUSAL
+    auto_map = config.get("auto_map")
+    if isinstance(auto_map, dict) and "AutoModelForCausalLM" in auto_map:
+        return "AutoModelForMaskedLM" not in auto_map
+    return kind in CAUSAL and kind not in MASKED
 
 
 def _config(model: str) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from transformers.utils import logging as transformers_logging
 
 from hft_core.errors import ModelError
-from hft_plugins.backbones import fit, model_folder
+from hft_plugins.backbones import fit, model_folder, quantization, remote_code
 from hft_plugins.backbones.options import BACKBONES, EncoderOptions, backbone_of
 
 
@@ -34,6 +34,9 @@ class Opened:
     """The configuration without what the options change for training."""
     missing: frozenset[str]
     """The weights of `whole` that its files lack, so that they are fresh."""
+    pinned: bool = False
+    """The configuration differs from the files in what the model computes, so that adapters need a trunk saved with
+    it."""
 
 
 def open_pretrained(options: EncoderOptions, auto_classes: Sequence[Any], *, trust_remote_code: bool) -> Opened:
@@ -50,10 +53,13 @@ def open_pretrained(options: EncoderOptions, auto_classes: Sequence[Any], *, tru
     try:
         with quiet():
             config = AutoConfig.from_pretrained(name, **where)
+            quantization.check_method(options.model, config)
+            pinned = _pin_attention(config)
             saved_config = copy.deepcopy(config)
             if options.dropout is not None:
                 _set_dropout(config, options.dropout)
-            auto = next((a for a in auto_classes if type(config) in a._model_mapping), None)
+            trusted = {"trust_remote_code": trust_remote_code}
+            auto = next((a for a in auto_classes if remote_code.opens(a, config, **trusted)), None)
             if auto is None:
                 wanted = " or ".join(a.__name__ for a in auto_classes)
                 raise ModelError(
@@ -66,10 +72,8 @@ def open_pretrained(options: EncoderOptions, auto_classes: Sequence[Any], *, tru
             extra = {"attn_implementation": options.attn_implementation} if options.attn_implementation else {}
             loading = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # the mismatched ones are told of
             whole, info = auto.from_pretrained(name, config=config, dtype=torch.float32, **loading, **where, **extra)
-            fit.check_shapes(options.model, info["mismatched_keys"])
-            fit.check_numbers(options.model, whole)
-            fit.check_tokenizer(options.model, tokenizer, whole)
-            model_folder.check_whole(options.model, whole)
+            _check_loaded(options, whole, tokenizer, info)
+            quantization.drop_settings(whole, saved_config)
     except ModelError:
         raise
     except Exception as error:  # each library that reads a part of the folder has errors of its own
@@ -88,7 +92,17 @@ def open_pretrained(options: EncoderOptions, auto_classes: Sequence[Any], *, tru
         if settings.get_text_config().pad_token_id is None:
             settings.get_text_config().pad_token_id = tokenizer.pad_token_id
     missing = frozenset(info["missing_keys"])
-    return Opened(options, trust_remote_code, whole, auto.__name__, tokenizer, saved_config, missing)
+    return Opened(options, trust_remote_code, whole, auto.__name__, tokenizer, saved_config, missing, pinned)
+
+
+def _check_loaded(options: EncoderOptions, whole: PreTrainedModel, tokenizer: Any, info: Any) -> None:
+    """Raise `ModelError` for weights or a tokenizer that do not belong together; `info`: transformers' own report."""
+    fit.check_shapes(options.model, info["mismatched_keys"])
+    if info["missing_keys"] and not options.model.endswith(".gguf"):
+        fit.restore_tied(options.model, whole, options.revision)
+    fit.check_numbers(options.model, whole)
+    fit.check_tokenizer(options.model, tokenizer, whole)
+    model_folder.check_whole(options.model, whole)
 
 
 def refuse_other_kinds(model: str, wanted: str) -> None:
@@ -105,6 +119,18 @@ def refuse_incomplete_trunk(model: str, lost: Sequence[str]) -> None:
             f"model '{model}': {len(lost)} trunk weights are missing from its files ({', '.join(lost[:3])}, …): "
             "expected a complete checkpoint"
         )
+
+
+def _pin_attention(config: PretrainedConfig) -> bool:
+    """Let BigBird attend to all positions whatever the length of a text; return whether that is a change.
+
+    It attends to blocks of them in texts that are long enough, and drops that for good at the first batch of short
+    ones: its answers would depend on what was asked before.
+    """
+    if getattr(config, "attention_type", None) != "block_sparse":
+        return False
+    config.attention_type = "original_full"
+    return True
 
 
 def _set_dropout(config: PretrainedConfig, value: float) -> None:

@@ -21,9 +21,22 @@ class HfSeq2Seq(HfBackbone):
     encoder_decoder = True
     splits = False
 
+    read_input = "decoder_input_ids"
+
     def __init__(self, opened: Opened, trunk: PreTrainedModel) -> None:
-        super().__init__(opened, causal=True, trunk=trunk)
-        self.max_target_length = int(getattr(self.config, "max_decoder_position_embeddings", self.max_length))
+        """Raises `ModelError` where a position of the decoder sees later ones, or its logits are not the plain
+        class's."""
+        super().__init__(opened, "hf-seq2seq", trunk)
+        model, name = opened.options.model, type(trunk).__name__
+        if not self.causal:
+            raise ModelError(f"model '{model}': the decoder of {name} sees the tokens to come, expected a causal one")
+        if self._language_model is None:
+            raise ModelError(
+                f"model '{model}': the logits of {type(opened.whole).__name__} do not follow from the hidden states of "
+                f"{name} alone"
+            )
+        longest = self.default_length or self.max_length
+        self.max_target_length = int(getattr(self.config, "max_decoder_position_embeddings", longest))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         given: dict[str, Any] = {name: tensor for name, tensor in inputs.items() if name != "token_type_ids"}
@@ -49,7 +62,13 @@ class HfSeq2Seq(HfBackbone):
     def layers(self) -> Sequence[nn.Module]:
         """The encoder's layers, and then the decoder's."""
         trunk: Any = self.trunk
-        return [layer for stack in (trunk.get_encoder(), trunk.get_decoder()) for layer in _layers_of(stack)]
+        return [layer for stack in (trunk.get_encoder(), trunk.get_decoder()) for layer in self._layers_of(stack)]
+
+    def _layers_of(self, stack: nn.Module) -> nn.ModuleList:
+        for module in stack.modules():
+            if isinstance(module, nn.ModuleList):
+                return module
+        raise ModelError(f"model '{self._opened.options.model}': no layers were found in {type(stack).__name__}")
 
 
 def build(options: Seq2SeqOptions, *, trust_remote_code: bool = False) -> HfSeq2Seq:
@@ -84,7 +103,3 @@ def _trunk_of(opened: Opened) -> PreTrainedModel:
             f"model '{model}': the parts of {type(trunk).__name__} were not found in {type(whole).__name__}"
         )
     return trunk
-
-
-def _layers_of(stack: nn.Module) -> nn.ModuleList:
-    return next(module for module in stack.modules() if isinstance(module, nn.ModuleList))

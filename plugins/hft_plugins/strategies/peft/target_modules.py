@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from hft_plugins.strategies.selective.layer_norm import is_norm
+
+ALL_LINEAR = "all-linear"
+"""PEFT's name for all linear layers."""
 
 
 def fill_targets(config: Any, trunk: nn.Module) -> None:
@@ -17,6 +21,42 @@ def fill_targets(config: Any, trunk: nn.Module) -> None:
     fill = _FILLS.get(config.peft_type)
     if fill is not None and config.target_modules is None:
         fill(config, trunk)
+    if getattr(config, "target_modules", None) == ALL_LINEAR:
+        _leave_out_refused(config, trunk)
+
+
+def _leave_out_refused(config: Any, trunk: nn.Module) -> None:
+    """Exclude from all linear layers those that PEFT refuses in a family (Mamba's, whose kernels read their weights).
+
+    Raises `ValueError` where no linear layer is left.
+    """
+    layers = [name for name, module in trunk.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    refused = {leaf for name in layers if not _is_taken(config, trunk, leaf := name.rpartition(".")[2])}
+    if refused and not config.exclude_modules:
+        config.exclude_modules = refused
+    if all(name.rpartition(".")[2] in refused for name in layers):
+        others = sorted({name.rpartition(".")[2] for name, module in trunk.named_modules() if _is_matrix(module)})
+        hint = (
+            f" Name some of its other layers as target_modules ({', '.join(others[:6])}), or" if others else " You may"
+        )
+        raise ValueError(
+            f"target_modules '{ALL_LINEAR}' finds no linear layers (torch.nn.Linear) in {type(trunk).__name__}.{hint} "
+            "take 'full' or 'bottleneck'"
+        )
+
+
+def _is_taken(config: Any, trunk: nn.Module, leaf: str) -> bool:
+    """Tell whether PEFT takes layers of this name in this family."""
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+    try:
+        tuner._check_target_module_compatiblity(None, config, trunk, leaf)  # type: ignore[arg-type]
+    except (ValueError, AttributeError):
+        return False
+    return True
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv1d) and module.kernel_size == (1,)
 
 
 def _ia3(config: Any, trunk: nn.Module) -> None:
