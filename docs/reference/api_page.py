@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -31,11 +31,12 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "hft_core.cli.progress": ("Lines", "Bars"),
     "hft_core.runtime.run_lock": ("RunLock",),
     "hft_core.hooks": ("SeamHooks", "LifecycleHooks"),
-    "hft_core.options": ("BackboneOptions", "LocalPath", "Options"),
+    "hft_core.options": (),
     "hft_core.backbone": (),
     "hft_core.head": (),
     "hft_core.strategy": (),
     "hft_core.combiner": (),
+    "hft_core.file_guard": ("open_regular", "folder_problem", "special_file", "outside_link"),
     "hft_core.forward_override": (),
     "hft_core.cpu_dropout": (),
     "hft_core.testing": (),
@@ -193,12 +194,7 @@ def _members(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _sentence(value: Any) -> str:
-    """The first sentence of a docstring; what Python makes up (a dataclass's signature, a value's type) is none.
-
-    Of an annotated type, the description that a field of it has.
-    """
-    if get_origin(value) is Annotated:
-        return next((part.description for part in get_args(value) if getattr(part, "description", None)), "")
+    """The first sentence of a docstring; what Python makes up (a dataclass's signature, a value's type) is none."""
     if not (inspect.ismodule(value) or callable(value) or isinstance(value, property)):
         return ""
     text = inspect.getdoc(value) or ""

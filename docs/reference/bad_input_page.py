@@ -23,7 +23,8 @@ found and expected, and the nearest valid name. Existing files are not changed.
 | --- | --- |
 | 2 | invalid request, found before training; the command can be repeated once it is corrected |
 | 1 | a run failed during training; its last checkpoint is untouched |
-| 143, 130 | ended by SIGTERM, by SIGINT (Ctrl-C) |
+| 124 | stopped by `--max-time` |
+| 143, 130, … | stopped by SIGTERM, by SIGINT (Ctrl-C), … ([all](../how-to/stop-and-resume.md)) |
 
 `…` stands for any text. This page is written by `docs/reference/bad_input_page.py`; a test compares them. All cases
 start from this `recipe.yaml`, with valid data (`news.csv`, `articles.txt`) and a valid encoder (`model/`):

@@ -7,6 +7,7 @@ for later runs, by the hash of everything that they depend on.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ from hft_core.runtime import cache, signals
 
 FORMAT = 1
 """Of what is kept under the keys."""
-KIND, FILE = "activations", "hidden.bin"
+FILE = "hidden.bin"
 LEAST_USES = 2
 """A row that the stage sees less often is not cached."""
 AUTO_BYTES = 4 * 10**9
@@ -115,8 +116,8 @@ def choose(
 
 def room(wanted: int) -> int:
     """`wanted` bytes, or what the disk has room for."""
-    folder = cache.folder()
-    while not folder.exists():
+    folder = cache.folder() or Path(tempfile.gettempdir())
+    while not os.path.exists(folder):  # noqa: PTH110 (pathlib's raises for a long name)
         folder = folder.parent
     return min(wanted, int(FREE_SHARE * shutil.disk_usage(folder).free))
 
@@ -176,21 +177,26 @@ class ActivationCache:
 
     def _file(self, store: Store) -> Path:
         """The store's file, filled if need be. Raises `OSError`."""
-        key, kept = self._key(store), cache.Cache(KIND)
-        entry = kept.find(key)
+        key, kept, rows = self._key(store), cache.Cache(cache.ACTIVATIONS), len(store.rows)
+        entry = kept.find(key, rows=rows)
         if entry is not None:
             return entry / FILE
         with kept.filling(key) as beside:
-            entry = kept.find(key)  # another process may have filled it meanwhile
-            if entry is None and beside is None:  # the cache cannot be written to
-                folder = Path(self._held.enter_context(tempfile.TemporaryDirectory()))
-                self._fill(folder / FILE, store)
-                return folder / FILE
-            if entry is None:
-                assert beside is not None
-                self._fill(beside / FILE, store)
-                entry = kept.publish(beside, key)
-            return entry / FILE
+            entry = kept.find(key, rows=rows)  # another process may have filled it meanwhile
+            if entry is not None:
+                return entry / FILE
+            if beside is None:  # the cache cannot be written to
+                path = self._temporary_file()
+                self._fill(path, store)
+                return path
+            self._fill(beside / FILE, store)
+            try:
+                return kept.publish(beside, key, rows=rows) / FILE
+            except OSError:  # a damaged entry that cannot be removed: this run has the file all the same
+                return Path(shutil.move(beside / FILE, self._temporary_file()))
+
+    def _temporary_file(self) -> Path:
+        return Path(self._held.enter_context(tempfile.TemporaryDirectory())) / FILE
 
     def _fill(self, path: Path, store: Store) -> None:
         device, sample = self._machine.device, store.sample

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -18,9 +19,9 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from hft_core.cli.invocation import EVERYWHERE, Invocation, split
-from hft_core.cli.terminal import sanitized_logs, say_error
+from hft_core.cli.terminal import open_standard_streams, sanitized_logs, say_error
 from hft_core.cli.usage import REFUSED, usage_error
-from hft_core.errors import HftError, UsageError
+from hft_core.errors import HftError, UsageError, did_you_mean, shortened
 from hft_core.specs import load
 
 COMMANDS = {
@@ -34,6 +35,7 @@ COMMANDS = {
     "describe": "hft_core.cli.describe:describe",
     "new-plugin": "hft_core.cli.new_plugin:new_plugin",
     "check-plugin": "hft_core.cli.check_plugin:check_plugin",
+    "cache": "hft_core.cli.cache:cache",
     "env": "hft_core.cli.env:env",
 }
 """The commands in the order of the help. Each is a function with typer annotations and a docstring, in a module of its
@@ -43,10 +45,11 @@ own; `ctx: typer.Context` gives it the `Invocation` as `ctx.obj`."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (that of the process when `arguments` is None) and return its exit code.
 
-    0: done. 1: a run failed, or an unexpected error. 2: the request itself was wrong. 130: ended by SIGINT. 143: by
-    SIGTERM.
+    0: done. 1: a run failed, or an unexpected error. 2: the request itself was wrong. 124: stopped by `--max-time`.
+    128 + N: stopped by the signal N (130: SIGINT, 143: SIGTERM).
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    open_standard_streams()
     _write_any_text()
     debug = "--debug" in arguments
     try:
@@ -63,9 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader has gone (`hft … | head`); what is still buffered must not complain when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
-        hint = "" if debug else " (run again with --debug for the traceback)"
-        return _failed(f"error: unexpected {type(error).__name__}: {error}{hint}", 1, debug=debug)
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # typer's own end for a reader that has gone
+            return 1
+        return _failed(_unexpected(error, debug=debug), _code_of(error), debug=debug)
+    except BaseException as error:  # libraries in Rust raise a kind of their own (`PanicException`)
+        return _failed(_unexpected(error, debug=debug), _code_of(error), debug=debug)
 
 
 class Command(TyperCommand):
@@ -138,9 +144,7 @@ def _call(invocation: Invocation, arguments: list[str]) -> int:
         return 0
     first = arguments[0] if arguments else "--help"
     if first not in COMMANDS and not first.startswith("-"):
-        from hft_core.recipe.synonyms import suggest_command
-
-        raise UsageError(f"there is no command '{first}'.{suggest_command(first, COMMANDS)}")
+        raise UsageError(f"there is no command '{first}'.{did_you_mean(first, COMMANDS)}")
     command: Any = get_command(build([first] if first in COMMANDS else COMMANDS))
     try:
         code = command.main(arguments or [first], prog_name="hft", obj=invocation, standalone_mode=False)
@@ -155,8 +159,28 @@ def _failed(message: str, code: int, *, debug: bool) -> int:
     if debug:
         for line in traceback.format_exc().splitlines():
             say_error(line)
-    say_error(message)
+    with suppress(OSError, ValueError):  # nobody reads it any more: a closed terminal, a full disk
+        say_error(message)
     return code
+
+
+def _unexpected(error: BaseException, *, debug: bool) -> str:
+    """Return the message of an error that nobody foresaw."""
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # of a class that cannot even say what it is
+        text = "without a message"
+    if isinstance(error, SystemExit):
+        text = f"a plugin or library ended the process with {error.code!r}"
+    where = "" if debug else " (run again with --debug for the traceback)"
+    return f"error: unexpected {kind}{': ' if text else ''}{shortened(text)}{where}"
+
+
+def _code_of(error: BaseException) -> int:
+    """Return the exit code of an error that nobody foresaw; never 0."""
+    code = error.code if isinstance(error, SystemExit) else 1
+    return code if isinstance(code, int) and 0 < code < 256 else 1
 
 
 def _write_any_text() -> None:

@@ -38,7 +38,9 @@ def evaluate(
         raise UsageError("--data needs --task: which task are the rows for?")
     from hft_core.predict import quantization
     from hft_core.predict.saved_run import open_run
+    from hft_core.recipe.names import normalized
 
+    task = None if task is None else normalized(task)
     catalogue = ctx.obj.catalogue
     # First, so that a model that cannot be quantized fails before anything is scored.
     quantised = open_run(run, catalogue, trust_remote_code=trust_remote_code, int8=True) if int8 else None

@@ -18,6 +18,7 @@ from types import FrameType
 
 from hft_core.device import fsdp_settings
 from hft_core.errors import UsageError
+from hft_core.runtime import signals
 
 PR_SET_PDEATHSIG = 1
 """`prctl` option of Linux: the signal that a process gets when its parent dies."""
@@ -60,7 +61,8 @@ def run(processes: int, arguments: Sequence[str]) -> int:
             if process.poll() is None:
                 process.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in signals.STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in heard}
     try:
         return _wait(started)
     finally:

@@ -43,6 +43,7 @@ def predict(
         _check_output(output)
     from hft_core.predict import prediction as prediction
     from hft_core.predict.saved_run import open_run
+    from hft_core.recipe.names import normalized
     from hft_core.runtime.files import write_text
 
     saved = open_run(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code, int8=int8)
@@ -50,7 +51,7 @@ def predict(
         say_error(f"warning: {warning}")
     if int8:
         say_error(f"int8: probabilities are approximate; 'hft evaluate {run} --int8' measures what that costs")
-    tasks = _tasks(saved, task or [], all_tasks)
+    tasks = _tasks(saved, list(map(normalized, task or [])), all_tasks)
     rows = prediction.rows_from_file(input, tasks[0]) if input else prediction.rows_for_tasks(saved, tasks, text or [])
     by_task = prediction.predict_tasks(saved, rows, tasks)
     several = all_tasks or len(tasks) > 1

@@ -8,8 +8,19 @@ from typing import Annotated
 import typer
 
 from hft_core.cli import launch
-from hft_core.cli.run import FsdpOption, JsonOption, ProcessesOption, TrustOption, report, run_source
+from hft_core.cli.run import (
+    CacheSizeOption,
+    FsdpOption,
+    JsonOption,
+    MaxTimeOption,
+    ProcessesOption,
+    TrustOption,
+    limit_cache,
+    report,
+    run_source,
+)
 from hft_core.errors import UsageError
+from hft_core.runtime import time_limit
 
 
 def resume(
@@ -18,11 +29,15 @@ def resume(
     processes: ProcessesOption = 1,
     fsdp: FsdpOption = False,
     trust_remote_code: TrustOption = False,
+    cache_size: CacheSizeOption = None,
+    max_time: MaxTimeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Resume an interrupted run from its last checkpoint."""
     from hft_core.runtime.run_folder import RECIPE_FILE
 
+    limit_cache(cache_size)
+    seconds = time_limit.seconds_of(max_time, "--max-time")
     if fsdp:
         launch.request_fsdp(processes)
     recipe = folder / RECIPE_FILE
@@ -32,5 +47,12 @@ def resume(
         raise typer.Exit(launch.run(processes, ctx.obj.arguments))
     from hft_core.recipe.recipe_file import read
 
-    result = run_source(read(recipe), ctx.obj.catalogue, folder, trust_remote_code=trust_remote_code, resume=True)
+    result = run_source(
+        read(recipe),
+        ctx.obj.catalogue,
+        folder,
+        trust_remote_code=trust_remote_code,
+        resume=True,
+        max_seconds=seconds,
+    )
     report(result, as_json=as_json)

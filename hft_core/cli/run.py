@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ import typer
 from hft_core.cli import launch
 from hft_core.cli.terminal import print_json, print_table, say, say_error
 from hft_core.errors import UsageError
+from hft_core.runtime import time_limit
 
 if TYPE_CHECKING:
     from hft_core.plugins.catalogue import Catalogue
@@ -43,7 +45,17 @@ ProcessesOption = Annotated[
 FsdpOption = Annotated[
     bool, typer.Option("--fsdp", help="Also shard the trunk's weights over the processes while it trains (FSDP2).")
 ]
+MaxTimeOption = Annotated[
+    str | None,
+    typer.Option("--max-time", metavar="TIME", help="Save and stop after this time (2h30m), to be resumed later."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
+CacheSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-size", metavar="SIZE", help="Keep at most this much in the cache, such as 20GB (also: HFT_CACHE_SIZE)."
+    ),
+]
 
 
 def run(
@@ -62,9 +74,13 @@ def run(
         bool, typer.Option("--profile", help="Profile a few steps of each stage, into RUN/profile.")
     ] = False,
     trust_remote_code: TrustOption = False,
+    cache_size: CacheSizeOption = None,
+    max_time: MaxTimeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a recipe, given as a file or by flags."""
+    limit_cache(cache_size)
+    seconds = time_limit.seconds_of(max_time, "--max-time")
     if resume and out is None:
         raise UsageError("--resume needs --out RUN, the folder of the run that was stopped")
     if fsdp:
@@ -75,9 +91,25 @@ def run(
         check_batch_sizes(source, ctx.obj.catalogue, processes)  # report a wrong recipe once, not in each process
         raise typer.Exit(launch.run(processes, [*ctx.obj.arguments, *(() if out else ("--out", str(folder)))]))
     result = run_source(
-        source, ctx.obj.catalogue, folder, trust_remote_code=trust_remote_code, resume=resume, profile=profile
+        source,
+        ctx.obj.catalogue,
+        folder,
+        trust_remote_code=trust_remote_code,
+        resume=resume,
+        profile=profile,
+        max_seconds=seconds,
     )
     report(result, as_json=as_json)
+
+
+def limit_cache(size: str | None) -> None:
+    """Set the cache's limit for this process and those that it starts. Raises `UsageError` where `size` is none."""
+    from hft_core.runtime import cache
+
+    if size is not None:
+        cache.parse_size(size, "--cache-size")
+        os.environ[cache.SIZE] = size
+    cache.limit()  # a wrong environment variable is told before anything is loaded
 
 
 def report(result: RunResult, *, as_json: bool) -> None:
@@ -144,8 +176,9 @@ def run_source(
     trust_remote_code: bool = False,
     resume: bool = False,
     profile: bool = False,
+    max_seconds: float | None = None,
 ) -> RunResult:
-    """Run with progress on standard error; after SIGTERM and SIGINT the run can be resumed."""
+    """Run with progress on standard error; after a signal to stop, or `max_seconds`, the run can be resumed."""
     from hft_core.cli.progress import observer
     from hft_core.runtime import signals
 
@@ -159,7 +192,13 @@ def run_source(
         from hft_core.runs.profiler import StepProfiler
 
         observers.append(StepProfiler(folder))
-    options = RunOptions(output=folder, observers=observers, trust_remote_code=trust_remote_code, resume=resume)
+    options = RunOptions(
+        output=folder,
+        observers=observers,
+        trust_remote_code=trust_remote_code,
+        resume=resume,
+        max_time=max_seconds,
+    )
     try:
         with signals.listening():
             return run_resolved(resolved, catalogue, options)

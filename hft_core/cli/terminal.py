@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,21 @@ from unicodedata import combining, east_asian_width
 
 from hft_core.sanitize import json_text
 from hft_core.sanitize import plain as plain
+
+
+def open_standard_streams() -> None:
+    """Open a null device in the place of each standard stream that was closed (`>&-`, as daemons do): otherwise the
+    next file that is opened would get its number, and what a library prints."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            handle = os.open(os.devnull, os.O_RDWR)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (until the process ends)
 
 
 def say(text: object = "") -> None:

@@ -28,6 +28,7 @@ from hft_core.data.rows import (
     need_column,
 )
 from hft_core.errors import DataError
+from hft_core.file_guard import outside_link
 from hft_core.recipe import schema
 
 if TYPE_CHECKING:
@@ -220,10 +221,20 @@ def _expand(pattern: str, task: str) -> list[str]:
         files = sorted(glob.glob(pattern, recursive=True))
         if not files:
             raise DataError(f"task '{task}': no file matches {pattern!r}")
+        for file in files:  # a folder of somebody else's may lead anywhere; a file that is named is meant
+            if problem := outside_link(file, _fixed_folder(pattern)):
+                raise DataError(f"task '{task}': {problem}")
         return files
     folder = os.path.dirname(pattern) or "."
     siblings = os.listdir(folder) if os.path.isdir(folder) else []
     raise DataError(f"task '{task}': there is no file {pattern!r}.{nearest(Path(pattern).name, siblings)}")
+
+
+def _fixed_folder(pattern: str) -> str:
+    """Return the folder above the first wildcard."""
+    parts = Path(pattern).parts
+    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    return str(Path(*parts[:first]))
 
 
 def _format_of(path: str, task: str) -> str:

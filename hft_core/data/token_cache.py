@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from hft_core.data import token_cache_key
 from hft_core.data.arrow import PartWriter, open_table
-from hft_core.runtime.cache import MANIFEST, Cache
+from hft_core.runtime import cache_entry
+from hft_core.runtime.cache import MANIFEST, TOKENS, Cache
 
 if TYPE_CHECKING:
     from hft_core.backbone import Backbone
@@ -40,7 +41,7 @@ class TokenCache:
         """`chosen`, `heads`: plugin and options of the backbone, and of the heads by task. Rows of other heads are not
         cached."""
         self._backbone, self._chosen, self._heads = backbone, chosen, heads
-        self._cache = Cache("tokens")
+        self._cache = Cache(TOKENS)
 
     def get(self, rows: Rows, names: Sequence[str], head: Head, max_length: int, tokenize: Tokenize) -> list[pa.Table]:
         """Return the tokenized columns `names` of `rows`, from the cache or by calling `tokenize`."""
@@ -63,7 +64,7 @@ class TokenCache:
         tables = _write(tokenize, writer)
         if writer.all_in_folder:
             with suppress(OSError):  # the disk is full; this process has the tables all the same
-                self._cache.publish(folder, key)
+                self._cache.publish(folder, key, rows=_rows(tables))
         return tables
 
     def _read(self, key: str) -> list[pa.Table] | None:
@@ -71,8 +72,9 @@ class TokenCache:
         if folder is None:
             return None
         try:
-            return [open_table(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST]
-        except (OSError, pa.ArrowInvalid):  # another process removed it, or it was written by another Arrow
+            tables = [open_table(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST]
+            return tables if _rows(tables) == cache_entry.rows(folder) else None
+        except (OSError, ValueError, pa.ArrowInvalid):  # another process removed it, or it is of another Arrow
             return None
 
     def _key(self, rows: Rows, names: Sequence[str], head: Head, max_length: int) -> str | None:
@@ -91,6 +93,10 @@ class TokenCache:
             )
         except Exception:  # a custom tokenizer that cannot be saved may raise anything
             return None
+
+
+def _rows(tables: Iterable[pa.Table]) -> int:
+    return sum(table.num_rows for table in tables)
 
 
 def _write(tokenize: Tokenize, writer: PartWriter) -> list[pa.Table]:

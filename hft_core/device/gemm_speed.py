@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ import torch
 
 from hft_core.errors import RunError
 from hft_core.runtime import cache
-from hft_core.runtime.files import write_text
+from hft_core.runtime.files import read_json, write_text
 
 FILE = "precision.json"
 """In `hft_core.runtime.cache.folder`."""
@@ -61,8 +62,8 @@ class Throughput:
 
 def throughput(device: torch.device) -> Throughput:
     """Return the throughput of `device`: cached, or measured while fewer than `MEASUREMENTS` runs have done so."""
-    path, key = cache.folder() / FILE, _key(device)
-    before = _parse(_read(path).get(key))
+    path, key = _path(), _key(device)
+    before = _parse(key, _read(path).get(key))
     if before is not None and before.measurements >= MEASUREMENTS:
         return before
     measured = dict(zip(DTYPES, measure(list(DTYPES.values()), device), strict=True))
@@ -121,29 +122,51 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _path() -> Path | None:
+    """Return the file of the measurements; None where there is no cache folder."""
+    folder = cache.folder()
+    return None if folder is None else folder / FILE
+
+
+def _read(path: Path | None) -> dict[str, Any]:
     """Read the cached values; empty if the file cannot be read or is corrupt."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = {} if path is None else read_json(path)
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _parse(cached: Any) -> Throughput | None:
-    """Parse a cached value; None if it is corrupt or too old."""
+def _parse(key: str, cached: Any) -> Throughput | None:
+    """Parse a cached value; None if it is not as it was written, or too old."""
     try:
-        gflops = {name: float(cached["gflops"][name]) for name in DTYPES}
-        result = Throughput(gflops, int(cached["measurements"]), float(cached["since"]), measured_now=False)
-    except (KeyError, TypeError, ValueError):
+        value = {name: cached[name] for name in ("gflops", "measurements", "since")}
+        if cached["sha256"] != _digest(key, value):
+            return None
+        gflops = {name: float(value["gflops"][name]) for name in DTYPES}
+        result = Throughput(gflops, int(value["measurements"]), float(value["since"]), measured_now=False)
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         return None
     fresh = 0 <= time.time() - result.since < DAYS * 86_400
-    return result if fresh and min(gflops.values()) > 0 else None
+    sound = all(math.isfinite(rate) and rate > 0 for rate in gflops.values())
+    return result if fresh and sound and 1 <= result.measurements <= MEASUREMENTS else None
 
 
-def _write(path: Path, key: str, result: Throughput) -> None:
+def _digest(key: str, value: Mapping[str, Any]) -> str:
+    """Hash a value with its key: a changed digit would decide the number format of all later runs."""
+    return hashlib.sha256(json.dumps([key, value], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _write(path: Path | None, key: str, result: Throughput) -> None:
     """Write the value beside those of other machines that share the folder, atomically."""
-    value = {"gflops": dict(result.gflops), "measurements": result.measurements, "since": result.since}
+    if path is None:
+        return
+    value: dict[str, Any] = {
+        "gflops": dict(result.gflops),
+        "measurements": result.measurements,
+        "since": result.since,
+    }
+    value["sha256"] = _digest(key, value)
     with suppress(OSError, RunError):  # a folder that cannot be written to: the next run measures again
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_text(path, json.dumps({**_read(path), key: value}, indent=1) + "\n")

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from hft_core.errors import PluginError
+from hft_core.file_guard import open_regular
 from hft_core.plugins.allowlist import OWN, Allowlist, normalized
 from hft_core.plugins.entries import OBSERVER, Entry, Provider, ProviderPlugins, State, broken, one_line
 from hft_core.plugins.registration import SEAM_OF_HOOK, register
@@ -213,7 +214,8 @@ def file_plugin(path: str | Path) -> ProviderPlugins:
     if file.suffix != ".py":
         raise PluginError(f"plugin file '{path}': expected a .py file")
     try:
-        source = file.read_bytes()
+        with open_regular(file) as opened:
+            source = opened.read()
     except OSError as error:
         raise PluginError(f"plugin file '{path}': cannot be read: {error.strerror or error}") from error
     import hashlib  # not needed to list installed plugins

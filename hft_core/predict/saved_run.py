@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from hft_core.device.machine import Machine
 from hft_core.device.precision import REQUESTED
 from hft_core.errors import HftError, ModelError, UsageError
+from hft_core.file_guard import folder_problem
 from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.plugins import provenance
@@ -23,6 +24,7 @@ from hft_core.recipe.resolve import Resolved, resolve
 from hft_core.recipe.schema import TRUNK_FOLDER
 from hft_core.runs import assembly
 from hft_core.runs.export import OWN_HEAD_FILE, TASK_FILE, own_state
+from hft_core.runtime import output_probe
 from hft_core.runtime.files import read_json
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.runtime.run_lock import exclusive
@@ -59,6 +61,10 @@ def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = Fa
     for path, what in ((run.recipe, "recipe"), (run.results, "results"), (run.model, "model")):
         if not path.exists():
             raise ModelError(f"{folder} is not a finished run: it has no {what} ({path.name})")
+    output_probe.check_path(folder)
+    problem = folder_problem(folder)
+    if problem:
+        raise ModelError(problem)
     record = run.plugins()
     catalogue = catalogue.preferring(provenance.owners(record))
     changed = tuple(f"{folder}: {text}" for text in provenance.differences(record, catalogue))

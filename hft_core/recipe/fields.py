@@ -6,12 +6,13 @@ from collections.abc import Hashable, Mapping
 from pathlib import PurePath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
+from hft_core.recipe.names import in_form
 from hft_core.sanitize import holds_password
-from hft_core.specs import NAME
 
-Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+Name = Annotated[str, AfterValidator(in_form)]
+"""Of a task or stage: words in any script."""
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # accepts lists
 
 
@@ -26,7 +27,7 @@ class KeyPathError(ValueError):
 def refuse_passwords(value: Any, path: tuple[str | int, ...] = ()) -> None:
     """Raise `KeyPathError` for a URL with a password in plain data, since recipes are saved and shared."""
     if isinstance(value, str) and holds_password(value):
-        raise KeyPathError(path, "a URL with a password in it; recipes are kept and passed on, so take it out")
+        raise KeyPathError(path, "a URL with a password or token in it; recipes are kept and passed on, so take it out")
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
     for key, part in parts:
         refuse_passwords(part, (*path, key))
@@ -56,9 +57,6 @@ class Model(BaseModel):
         Raises `ValueError` for a contradictory short form.
         """
         return value
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.__dict__ == other.__dict__  # whatever file it was read from
 
     def __hash__(self) -> int:
         return hash((type(self), tuple(_hashable(value) for value in self.__dict__.values())))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hft_core.errors import RecipeError, UsageError
+from hft_core.recipe.names import in_form
 from hft_core.recipe.yaml_source import parse_value
-from hft_core.specs import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,8 +57,10 @@ def task_from_flag(flag: str) -> tuple[str, dict[str, Any]]:
     name, head = name.strip(), head.strip()
     if not (name and head and files.strip()):
         raise UsageError(f"--task {flag}: {TASK_FORM}")
-    if not NAME.fullmatch(name):
-        raise UsageError(f"--task {flag}: '{name}' is not a task name (letters, digits, '-' and '_'); {TASK_FORM}")
+    try:
+        name = in_form(name)
+    except ValueError as error:
+        raise UsageError(f"--task {flag}: '{name}' is not a task name ({error}); {TASK_FORM}") from None
     return name, {"head": head, "data": {"files": _files(flag, files)}}
 
 

@@ -16,6 +16,7 @@ from hft_core.recipe.error_messages import recipe_message
 from hft_core.recipe.overrides import override
 from hft_core.recipe.schema import DATA_FILES, Data, Recipe
 from hft_core.recipe.yaml_source import SCALARS, Source, absolute, existing, parse, read
+from hft_core.sanitize import CONTROL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,14 +49,11 @@ def dump(recipe: Recipe) -> str:
     """Write a recipe as YAML with every key, so that later defaults change nothing. `parse` reads it back."""
     data = recipe.model_dump(mode="json")
     text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100)
-    return str(text)
+    return CONTROL.sub(lambda match: f"\\u{ord(match[0]):04X}", str(text))  # all of them are in double quotes
 
 
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """Resolve data paths from `folder`, and the backbone's model if it exists there (otherwise it is a hub id).
-
-    Those in plugins' options are resolved with the plugins, from the recipe's `folder`.
-    """
+    """Resolve data paths from `folder`, and the backbone's model if it exists there (otherwise it is a hub id)."""
     tasks = {
         name: task.model_copy(update={"data": _absolute_data(task.data, folder)}) if task.data else task
         for name, task in recipe.tasks.items()
@@ -64,9 +62,7 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     model = backbone.options.get("model")
     if isinstance(model, str):
         backbone = backbone.model_copy(update={"options": {**backbone.options, "model": existing(model, folder)}})
-    placed = recipe.model_copy(update={"tasks": tasks, "backbone": backbone})
-    placed._folder = folder
-    return placed
+    return recipe.model_copy(update={"tasks": tasks, "backbone": backbone})
 
 
 def _absolute_data(data: Data, folder: Path) -> Data:
@@ -80,8 +76,8 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
         return True
 
     def text(self, data: str) -> yaml.Node:
-        """Represent text, quoted if PyYAML would otherwise fold a rare line break away."""
-        style = '"' if {"\x85", "\u2028", "\u2029"} & set(data) else None
+        """Represent text, quoted if PyYAML would otherwise fold a rare line break away, or a terminal obeys it."""
+        style = '"' if CONTROL.search(data) else None
         return self.represent_scalar("tag:yaml.org,2002:str", data, style)
 
 

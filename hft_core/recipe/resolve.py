@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from hft_core import specs
-from hft_core.errors import HftError, PluginError, RecipeError, did_you_mean
-from hft_core.options import FOLDER_OF
+from hft_core.errors import HftError, ModelError, PluginError, RecipeError, UsageError, did_you_mean
+from hft_core.file_guard import folder_problem
 from hft_core.plugins import provenance
 from hft_core.plugins.allowlist import OWN
 from hft_core.plugins.catalogue import Catalogue, Entry, State, accepted
@@ -22,7 +22,6 @@ from hft_core.recipe.error_messages import KeyPath, in_one_line, model_at, probl
 from hft_core.recipe.fields import PluginChoice
 from hft_core.recipe.schema import BackboneChoice, Recipe, Task
 from hft_core.recipe.stage import DEFAULT_EPOCHS, Stage
-from hft_core.recipe.synonyms import suggest_key
 from hft_core.recipe.yaml_source import Source
 
 Where = Callable[[KeyPath], str]
@@ -127,7 +126,12 @@ def resolve(recipe: Recipe, catalogue: Catalogue, where: Where | None = None) ->
     Raises `PluginError` for a plugin that is unknown, unusable or rejects its options, and `RecipeError` for stages
     that cannot follow each other.
     """
-    resolver = _Resolver(catalogue, recipe.folder, where or Source.of(recipe.model_dump(mode="json")).where)
+    if sys.flags.optimize > 1:
+        raise UsageError(
+            "Python runs without docstrings (PYTHONOPTIMIZE=2 or -OO), which transformers needs when it is imported; "
+            "expected PYTHONOPTIMIZE=1 or less"
+        )
+    resolver = _Resolver(catalogue, where or Source.of(recipe.model_dump(mode="json")).where)
     backbone = resolver.backbone(recipe.backbone)
     heads = {name: resolver.chosen("head", task.head, ("tasks", name, "head")) for name, task in recipe.tasks.items()}
     stages = tuple(
@@ -153,15 +157,14 @@ def resolve(recipe: Recipe, catalogue: Catalogue, where: Where | None = None) ->
 
 def choose(catalogue: Catalogue, seam: str, choice: PluginChoice, place: str) -> Chosen:
     """Resolve one plugin outside a recipe. Raises `PluginError` that begins with `place`."""
-    return _Resolver(catalogue, Path.cwd(), lambda path: place).chosen(seam, choice, ())
+    return _Resolver(catalogue, lambda path: place).chosen(seam, choice, ())
 
 
 class _Resolver:
     """Resolves plugins, with errors that name the place of the key."""
 
-    def __init__(self, catalogue: Catalogue, folder: Path, where: Where) -> None:
+    def __init__(self, catalogue: Catalogue, where: Where) -> None:
         self.catalogue = catalogue
-        self.folder = folder
         self.where = where
 
     def optional(self, seam: str, choice: PluginChoice | None, path: KeyPath) -> Chosen | None:
@@ -178,13 +181,8 @@ class _Resolver:
     def options(self, entry: Entry, model: type[BaseModel], choice: PluginChoice, path: KeyPath) -> BaseModel:
         """Validate the options with the plugin's model; unknown ones are errors unless the model allows extras."""
         extra: Literal["forbid"] | None = None if model.model_config.get("extra") == "allow" else "forbid"
-
-        def folder_of(option: str) -> Path:
-            from_shell = self.where((*path, "options", option)).startswith("--set")
-            return Path.cwd() if from_shell else self.folder
-
         try:
-            return model.model_validate(choice.options, extra=extra, context={FOLDER_OF: folder_of})
+            return model.model_validate(choice.options, extra=extra)
         except ValidationError as error:
             raise PluginError(self.options_message(entry, model, error, path)) from None
         except Exception as error:
@@ -201,7 +199,7 @@ class _Resolver:
                 known = set(owner.model_fields) if owner else set()
                 known |= set(Task.model_fields) if entry.seam == "head" and len(problem.path) == 1 else set()
                 name = str(problem.path[-1])
-                lines.append((self.where(key), f"{title} has no option '{name}'.{suggest_key(name, known)}"))
+                lines.append((self.where(key), f"{title} has no option '{name}'.{did_you_mean(name, known)}"))
             elif problem.kind == "missing":
                 lines.append((self.where(key[:-1]), f"{title} needs the option '{problem.path[-1]}'"))
             else:
@@ -209,9 +207,11 @@ class _Resolver:
         return in_one_line(lines)
 
     def backbone(self, choice: BackboneChoice) -> Chosen:
+        model = choice.options.get("model")
+        if isinstance(model, str) and (problem := folder_problem(model)):
+            raise ModelError(f"{self.where(('backbone', 'options', 'model'))}: {' '.join(problem.split())}")
         if choice.type:
             return self.chosen("backbone", choice, ("backbone",))
-        model = choice.options.get("model")
         if not isinstance(model, str) or not model:
             raise RecipeError(f"{self.where(('backbone',))}: 'model' is missing (a local folder or file, or a hub id)")
         return self.chosen("backbone", choice.model_copy(update={"type": self.opener(model)}), ("backbone",))

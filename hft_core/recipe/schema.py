@@ -6,13 +6,13 @@ A recipe is a backbone, tasks, and a list of stages; a stage trains a set of tas
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, model_validator
 
 from hft_core.errors import did_you_mean
+from hft_core.recipe import names
 from hft_core.recipe.fields import KeyPathError, Model, Name, Names, PluginChoice, refuse_passwords
 from hft_core.recipe.stage import Sampling, Stage
 
@@ -176,46 +176,51 @@ class Recipe(Model):
     output: Output = Output()
     """What is written."""
 
-    _folder: Path = PrivateAttr(default_factory=Path.cwd)
-
-    @property
-    def folder(self) -> Path:
-        """The folder that relative paths in plugins' options start from: that of the file the recipe was read from."""
-        return self._folder
-
     @classmethod
     def expanded(cls, value: Any) -> Any:
         refuse_passwords(value)
-        if isinstance(value, dict) and isinstance(value.get("stages"), dict):
-            return {**value, "stages": [value["stages"]]}
+        if not isinstance(value, dict):
+            return value
+        tasks = value.get("tasks")
+        if isinstance(tasks, dict) and len({names.normalized(str(name)) for name in tasks}) < len(tasks):
+            raise KeyPathError(("tasks",), "two tasks have one name, written in two of Unicode's forms")
+        if "stages" in value:  # they name tasks, also in options of their plugins
+            stages = names.normalized_data(value["stages"])
+            value = {**value, "stages": [stages] if isinstance(stages, dict) else stages}
         return value
 
     @model_validator(mode="after")
     def _stages_fit_tasks(self) -> Recipe:
+        replayed = [name for name, task in self.tasks.items() if task.replay]
         stages = tuple(
-            stage.model_copy(update={"name": stage.name or f"stage-{i}", "tasks": self._tasks_of(stage)})
+            stage.model_copy(update={"name": stage.name or f"stage-{i}", "tasks": self._tasks_of(stage, replayed)})
             for i, stage in enumerate(self.stages, start=1)
         )
-        names = [stage.name for stage in stages]
-        for i, stage in enumerate(stages):
-            if stage.name in names[:i]:
-                raise KeyPathError(("stages", i, "name"), f"two stages are called '{stage.name}'")
-            self._check_task_names(i, stage)
-        if TRUNK_FOLDER in self.tasks:
-            raise KeyPathError(("tasks", TRUNK_FOLDER), "this name is kept for the trunk; call the task otherwise")
         for name in self.tasks:
-            if not any(name in stage.tasks for stage in stages):
+            if names.folded(name) == TRUNK_FOLDER:
+                raise KeyPathError(("tasks", name), "this name is kept for the trunk; call the task otherwise")
+        _check_distinct("tasks", self.tasks)
+        seen: set[str] = set()
+        for i, stage in enumerate(stages):
+            if stage.name in seen:
+                raise KeyPathError(("stages", i, "name"), f"two stages are called '{stage.name}'")
+            seen.add(stage.name)
+            self._check_task_names(i, stage)
+        _check_distinct("stages", seen)
+        trained = {name for stage in stages for name in stage.tasks}
+        for name in self.tasks:
+            if name not in trained:
                 raise KeyPathError(
                     ("tasks", name), f"no stage trains the task '{name}'; add it to a stage or remove it"
                 )
         object.__setattr__(self, "stages", stages)  # the model is immutable from here on
         return self
 
-    def _tasks_of(self, stage: Stage) -> tuple[str, ...]:
-        """Return the stage's own tasks, or all, and those replayed with them."""
-        replayed = [name for name, task in self.tasks.items() if task.replay and name not in stage.tasks]
+    def _tasks_of(self, stage: Stage, replayed: Sequence[str]) -> tuple[str, ...]:
+        """Return the stage's own tasks, or all, and those of `replayed` with them."""
         if not stage.tasks:
             return tuple(self.tasks)
+        replayed = [name for name in replayed if name not in stage.tasks]
         only_replay = all(name in self.tasks and self.tasks[name].replay for name in stage.tasks)
         return stage.tasks if only_replay else (*stage.tasks, *replayed)
 
@@ -228,9 +233,10 @@ class Recipe(Model):
         """Raise `KeyPathError` for an unknown task name in a stage."""
         for i, name in enumerate(stage.tasks):
             _check_known(name, self.tasks, "task", ("stages", index, "tasks", i))
-        for key, names in stage.sampling.by_task.items():
-            for name in names:
-                _check_known(name, stage.tasks, "task of this stage", ("stages", index, "sampling", key, name))
+        own = set(stage.tasks)
+        for key, named in stage.sampling.by_task.items():
+            for name in named:
+                _check_known(name, own, "task of this stage", ("stages", index, "sampling", key, name))
         self._check_sampling(("stages", index, "sampling"), stage)
         if stage.metric_for_best_model is not None:
             path = ("stages", index, "metric_for_best_model")
@@ -257,3 +263,11 @@ class Recipe(Model):
 def _check_known(name: str, known: Iterable[str], kind: str, path: tuple[str | int, ...]) -> None:
     if name not in known:
         raise KeyPathError(path, f"no {kind} is called '{name}'.{did_you_mean(name, known)}")
+
+
+def _check_distinct(key: str, given: Iterable[str]) -> None:
+    """Raise `KeyPathError` for two names of the recipe's `key` that a file system may take for one."""
+    if pair := names.collision(given):
+        raise KeyPathError(
+            (key,), f"the {key} '{pair[0]}' and '{pair[1]}' are one file where case does not count; rename one"
+        )

@@ -14,15 +14,17 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import yaml
 
 from hft_core.errors import RecipeError, did_you_mean
+from hft_core.file_guard import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 
@@ -110,14 +112,14 @@ def _is_implied(parent: KeyPath, key: str | int, places: Mapping[KeyPath, str]) 
 def read(path: str | Path) -> Source:
     """Read a recipe file. Raises `RecipeError` with file and line."""
     path = Path(path)
+    if path.is_dir():
+        raise RecipeError(f"{path}: expected a recipe file (YAML), not a folder")
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         near = (p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else ()
         raise RecipeError(f"{path}: there is no such recipe file.{did_you_mean(path.name, near)}") from None
-    except IsADirectoryError:
-        raise RecipeError(f"{path}: expected a recipe file (YAML), not a folder") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror or error}") from None
     try:
@@ -128,6 +130,11 @@ def read(path: str | Path) -> Source:
             raise RecipeError(f"{path}, line {line}: not valid UTF-8; save the file as UTF-8") from None
         text = content.decode("utf-8-sig", errors="replace")  # cut inside a character; refused below for its size
     return parse(text, str(path), path.absolute().parent)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a recipe: a regular file, or a stream that the user's shell opened (`/dev/stdin`, `<(…)`)."""
+    return path.open("rb") if str(path).startswith(STREAMS) else open_regular(path)
 
 
 def parse(text: str, name: str, folder: Path | None = None) -> Source:

@@ -28,7 +28,7 @@ from hft_core.runs.consistency import check_same_start
 from hft_core.runs.event_log import RunLog
 from hft_core.runs.session import Session
 from hft_core.runs.stages import Stages
-from hft_core.runtime import run_lock
+from hft_core.runtime import output_probe, run_lock
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.runtime.run_lock import RunLock
 from hft_core.runtime.signals import Interrupted
@@ -47,6 +47,7 @@ class RunOptions:
     accelerator: Accelerator | None = None
     trust_remote_code: bool = False
     resume: bool = False
+    max_time: float | str | None = None
 
     @property
     def folder(self) -> RunFolder | None:
@@ -64,6 +65,7 @@ def open_session(resolved: Resolved, catalogue: Catalogue, options: RunOptions) 
     is_main = requested_rank() == 0  # of several processes, one writes files and calls observers
     folder = options.folder if is_main else None
     if folder is not None:
+        output_probe.check_path(folder.path)
         folder.open(resume=options.resume)
     if options.folder is not None and options.resume:
         resolved = _check_same_recipe(resolved, options.folder)
@@ -73,6 +75,9 @@ def open_session(resolved: Resolved, catalogue: Catalogue, options: RunOptions) 
     with ExitStack() as stack:
         if folder is not None:
             stack.enter_context(folder.locked())
+            if not options.resume:
+                names = [stage.name for stage in resolved.recipe.stages]
+                output_probe.check_names(folder.path, list(resolved.recipe.tasks), names)
         files = options.folder or RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         try:
             with lock, failures.propagate_failure():

@@ -16,6 +16,7 @@ from hft_core.results import RunResult
 from hft_core.runs.assembly import HostData
 from hft_core.runs.opening import RunOptions, open_session
 from hft_core.runs.session import Session
+from hft_core.runtime import time_limit
 
 
 def run(
@@ -28,14 +29,16 @@ def run(
     accelerator: Accelerator | None = None,
     trust_remote_code: bool = False,
     resume: bool = False,
+    max_time: float | str | None = None,
 ) -> RunResult:
     """Run a recipe: a `Recipe`, what YAML would hold, or the path of a YAML file.
 
     `output`: the folder to write, which must not hold a run; without one nothing is kept on disk. `catalogue`: the
     plugins that may be used, those installed when left out. `data`: rows by task, for tasks that name no files.
     `observers`: objects with methods marked `hookimpl`. `resume`: where `output` holds the same run, unfinished, resume
-    it from its last checkpoint. Nothing is printed, and the generators of Python, numpy and torch are left as they
-    were. Of two runs in two threads, one computes at a time (see `hft_core.runtime.run_lock`).
+    it from its last checkpoint. `max_time`: seconds, or text such as `2h30m`, after which the run saves a checkpoint
+    and stops with an `HftError` whose `exit_code` is 124. Nothing is printed, and the generators of Python, numpy and
+    torch are left as they were. Of two runs in two threads, one computes at a time (see `hft_core.runtime.run_lock`).
 
     Raises `UsageError` (and its kinds) for what is wrong before training, `RunError` for what fails later.
     """
@@ -47,13 +50,15 @@ def run(
         accelerator=accelerator,
         trust_remote_code=trust_remote_code,
         resume=resume,
+        max_time=max_time,
     )
     return run_resolved(resolve(_as_recipe(recipe), catalogue), catalogue, options)
 
 
 def run_resolved(resolved: Resolved, catalogue: Catalogue, options: RunOptions) -> RunResult:
     """Run a recipe whose plugins have been looked up, as `run` does."""
-    with open_session(resolved, catalogue, options) as session:
+    seconds = time_limit.seconds_of(options.max_time, "max_time")
+    with time_limit.time_limit(seconds), open_session(resolved, catalogue, options) as session:
         while session.left:
             session.run_stage()
         return session.finish()

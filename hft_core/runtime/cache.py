@@ -1,56 +1,83 @@
-"""Cache files for later runs: entries are published atomically and evicted by least recent use.
+"""Cache files for later runs: entries are published atomically and evicted by least recent use; light.
 
 An entry is a folder of files with a manifest of their sizes and hashes. It is filled under a temporary name and
-published by a rename. A cache that is read-only, full or damaged is not an error: the caller computes again.
+published by a rename. A cache that has no folder, is read-only, full or damaged is not an error: the caller computes
+again.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
-import time
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from hft_core.runtime.files import file_hash
+from hft_core.errors import UsageError
+from hft_core.runtime import cache_entry
 from hft_core.runtime.locks import locked
 
-PLACE = "HFT_CACHE"
-"""The environment variable that names the folder."""
-LIMIT = 10 << 30
-"""Upper bound in bytes of all entries of one kind."""
-ABANDONED = 86_400.0
-"""Seconds after which a partial entry of a killed process is removed."""
-MANIFEST = "manifest.json"
+PLACE, SIZE = "HFT_CACHE", "HFT_CACHE_SIZE"
+"""The environment variables that name the folder, and the upper bound of all entries together."""
+DEFAULT_LIMIT = 20 << 30
+"""That bound in bytes, where nothing is said."""
+TOKENS, ACTIVATIONS = "tokens", "activations"
+KINDS = (TOKENS, ACTIVATIONS)
+"""The kinds of entries: each has a folder of this name."""
+MANIFEST = cache_entry.MANIFEST
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([KMGT]B)?", re.IGNORECASE)
 
 
-def folder() -> Path:
-    """Return the folder of all caches: `$HFT_CACHE`, or `hft` in the user's cache folder."""
-    own = os.environ.get(PLACE)
+def folder() -> Path | None:
+    """Return the folder of all caches: `$HFT_CACHE`, or `hft` in the user's cache folder; None where the system knows
+    of no home folder for this user (a container's, say)."""
     beside = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(own or os.path.join(beside, "hft")).expanduser()
+    place = os.path.expanduser(os.environ.get(PLACE) or os.path.join(beside, "hft"))  # noqa: PTH111 (pathlib's raises)
+    return None if place.startswith("~") else Path(place)
+
+
+def parse_size(text: str, origin: str) -> int:
+    """Return the bytes that `text` (`20GB`, `500 MB`, `0`) says. Raises `UsageError` that begins with `origin`."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(
+            f"{origin}: '{text[:40]}' is not a size; expected one such as 20GB, 500MB or a number of bytes"
+        )
+    return int(float(match[1]) * UNITS[(match[2] or "").upper()])
+
+
+def limit() -> int:
+    """Return the upper bound in bytes of all entries: `$HFT_CACHE_SIZE`, or 20 GiB. Raises `UsageError`."""
+    text = os.environ.get(SIZE, "")
+    return parse_size(text, f"the environment variable {SIZE}") if text.strip() else DEFAULT_LIMIT
 
 
 class Cache:
     """The entries of one kind."""
 
-    def __init__(self, kind: str, *, limit: int = LIMIT) -> None:
-        self.folder = folder() / kind
-        self.limit = limit
+    def __init__(self, kind: str) -> None:
+        """Raises `UsageError` where the environment's limit is no size."""
+        place = folder()
+        self.folder = None if place is None else place / kind
+        self.limit = limit()
 
-    def find(self, key: str) -> Path | None:
-        """Return the entry's folder and mark it as used; None without one. Damaged ones are removed."""
+    def find(self, key: str, *, rows: int | None = None) -> Path | None:
+        """Return the entry's folder and mark it as used; None without one.
+
+        One that is damaged, or has another number of rows, is removed.
+        """
+        if self.folder is None:
+            return None
         place = self.folder / key
-        if not place.is_dir():
+        if not os.path.lexists(place):
             return None
-        if not _is_sound(place):
-            self._remove(place)
+        if cache_entry.problem(place, rows):
+            cache_entry.remove(place)
             return None
-        with suppress(OSError):  # a cache that may only be read
-            os.utime(place / MANIFEST)
+        cache_entry.mark_used(place)
         return place
 
     @contextmanager
@@ -61,66 +88,76 @@ class Cache:
         cache cannot be written to.
         """
         with ExitStack() as stack:
+            partial = None
             try:
-                self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                stack.enter_context(locked(self.folder / f".{key}.lock", wait=True))
+                if self.folder is not None:
+                    self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    stack.enter_context(locked(self.folder / f".{key}.lock", wait=True))
+                    partial = cache_entry.partial(self.folder / key)
+                    partial.mkdir()
             except OSError:
-                yield None
-                return
-            partial = self.folder / f".{key}.{uuid.uuid4().hex[:8]}"
+                partial = None
             try:
-                partial.mkdir()
                 yield partial
             finally:
-                shutil.rmtree(partial, ignore_errors=True)
+                if partial is not None:
+                    shutil.rmtree(partial, ignore_errors=True)
 
-    def publish(self, partial: Path, key: str) -> Path:
-        """Publish the filled folder `partial` as the entry `key`, and return its path. Raises `OSError`."""
-        files = {path.name: {"size": path.stat().st_size, "sha256": file_hash(path)} for path in partial.iterdir()}
-        (partial / MANIFEST).write_text(json.dumps(files), encoding="utf-8")
+    def publish(self, partial: Path, key: str, *, rows: int) -> Path:
+        """Publish the filled folder `partial`, which holds so many rows, as the entry `key`, and return its path.
+
+        Raises `OSError`.
+        """
+        assert self.folder is not None
+        cache_entry.write_manifest(partial, rows)
         place = self.folder / key
         try:
             os.rename(partial, place)
         except OSError:
-            if not _is_sound(place):  # not one that another process published meanwhile
+            if cache_entry.problem(place, rows):  # not one that another process published meanwhile
                 raise
-        self._trim(place)
+        evict(self.folder.parent, self.limit, keep=place)
         return place
 
-    def _trim(self, newest: Path) -> None:
-        """Remove the least recently used entries above the limit, and abandoned partial ones."""
-        used: list[tuple[float, int, Path]] = []
-        for entry in self.folder.iterdir():
-            with suppress(OSError):  # another process may remove it meanwhile
-                if entry.name.startswith("."):
-                    if entry.is_dir() and time.time() - entry.stat().st_mtime > ABANDONED:
-                        shutil.rmtree(entry, ignore_errors=True)
-                    continue
-                size = sum(path.stat().st_size for path in entry.iterdir())
-                used.append(((entry / MANIFEST).stat().st_mtime, size, entry))
-        total = sum(size for _, size, _ in used)
-        for _, size, entry in sorted(used):
-            if total <= self.limit:
-                break
-            if entry != newest:
-                self._remove(entry)
-                total -= size
 
-    def _remove(self, place: Path) -> None:
-        """Remove an entry atomically; processes that have its files mapped keep them."""
-        away = self.folder / f".{place.name}.{uuid.uuid4().hex[:8]}"
-        with suppress(OSError):  # another process was faster, or the cache may only be read
-            os.rename(place, away)
-            shutil.rmtree(away, ignore_errors=True)
+@dataclass(frozen=True, order=True)
+class Entry:
+    """An entry of any kind."""
+
+    last_use: float
+    """Seconds since 1970."""
+    size: int
+    """In bytes."""
+    path: Path
 
 
-def _is_sound(place: Path) -> bool:
-    """Return whether the entry has all of its files as they were written."""
-    try:
-        files = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
-        return all(
-            (place / name).stat().st_size == facts["size"] and file_hash(place / name) == facts["sha256"]
-            for name, facts in files.items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # whatever a damaged manifest may hold
-        return False
+def entries(root: Path) -> list[Entry]:
+    """Return the entries of all kinds below the cache folder `root`, the least recently used first."""
+    found = []
+    for path in _paths(root):
+        with suppress(OSError):  # another process may remove it meanwhile
+            if not path.name.startswith("."):
+                found.append(Entry(cache_entry.last_use(path), cache_entry.size(path), path))
+    return sorted(found)
+
+
+def evict(root: Path, limit: int, *, keep: Path | None = None) -> list[Entry]:
+    """Remove and return the least recently used entries above `limit` bytes in all, except `keep`; remove partial ones
+    that killed processes left."""
+    for path in _paths(root):
+        with suppress(OSError):
+            if path.name.startswith(".") and cache_entry.is_abandoned(path):
+                shutil.rmtree(path, ignore_errors=True)
+    found = entries(root)
+    total, removed = sum(entry.size for entry in found), []
+    for entry in found:
+        if total > limit and entry.path != keep and cache_entry.remove(entry.path):
+            total -= entry.size
+            removed.append(entry)
+    return removed
+
+
+def _paths(root: Path) -> Iterator[Path]:
+    for kind in KINDS:
+        with suppress(OSError):
+            yield from list((root / kind).iterdir())

@@ -11,21 +11,27 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hft_core.errors import RunError
+from hft_core.file_guard import open_regular
 from hft_core.sanitize import finite, json_text
+
+JSON_BYTES = 1 << 28
+"""A larger JSON file is not read."""
 
 
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes in hexadecimal, read block by block. Raises `OSError`."""
-    with path.open("rb") as file:
+    """Return the SHA-256 of a regular file's bytes in hexadecimal, read block by block. Raises `OSError`."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:
     """Return the value of a JSON file. Raises `OSError` or `ValueError`, whatever the file holds."""
-    if not path.is_file():  # a folder, or a device that never ends
-        raise FileNotFoundError(f"{path} is missing, or not a regular file")
+    with open_regular(path) as file:
+        content = file.read(JSON_BYTES + 1)
+    if len(content) > JSON_BYTES:
+        raise ValueError(f"it is larger than {JSON_BYTES >> 20} MiB")
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hft_core.errors import ModelError, UsageError
+from hft_core.file_guard import special_file
 from hft_core.runtime import locks
 from hft_core.runtime.files import read_json, write_json, write_text
+from hft_core.sanitize import without_controls, without_passwords
 
 RECIPE_FILE, RESULTS_FILE, LOG_FILE, CARD_FILE = "recipe.yaml", "results.json", "log.jsonl", "README.md"
 MODEL_FOLDER, CHECKPOINT_FOLDER, COMBINER_FOLDER, PROFILE_FOLDER = "model", "checkpoints", "combiners", "profile"
@@ -84,13 +86,16 @@ class RunFolder:
             )
 
     def _refuse_links(self) -> None:
-        """Raise `UsageError` for a symbolic link in the folder: writes to it would land elsewhere."""
+        """Raise `UsageError` for a symbolic link in the folder, through which writes would land elsewhere, and for a
+        pipe or device, which would not be read to an end."""
         for parent, folders, files in os.walk(self.path):
             for name in (*folders, *files):
                 if (Path(parent) / name).is_symlink():
                     raise UsageError(
                         f"'{Path(parent) / name}' is a symbolic link: a run can be resumed only from files of its own"
                     )
+                if problem := special_file(Path(parent) / name):
+                    raise UsageError(problem)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -113,7 +118,7 @@ class RunFolder:
 
     def write_results(self, card: str, results: Mapping[str, Any]) -> None:
         """Write the model card and the results, which mark the run as finished, and remove its checkpoints."""
-        write_text(self.card, card)
+        write_text(self.card, without_passwords(without_controls(card)))
         write_json(self.results, results)
         self.remove_checkpoints()
 

@@ -16,7 +16,10 @@ HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "
 LIGHT_PACKAGES = ("plugins", "recipe", "cli")
 LIGHT = [
     "hft_core",
-    *(f"hft_core.{name}" for name in ("errors", "events", "hooks", "options", "results", "sanitize", "specs")),
+    *(
+        f"hft_core.{name}"
+        for name in ("errors", "events", "file_guard", "hooks", "options", "results", "sanitize", "specs")
+    ),
     *(
         f"hft_core.{package}.{path.stem}"
         for package in LIGHT_PACKAGES

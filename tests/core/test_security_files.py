@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tarfile
 import zipfile
 from itertools import pairwise
@@ -15,7 +16,7 @@ import pytest
 
 from hft_core import DataError, RecipeError
 from hft_core.data import loading
-from hft_core.data.readers import gzip_stream
+from hft_core.data.readers import gzip_stream, lines
 from hft_core.errors import UsageError
 from hft_core.recipe import recipe_file
 from hft_core.runtime.files import file_hash, read_json
@@ -92,6 +93,27 @@ def test_rows_that_are_too_deep_or_too_long_are_refused(row: str, tmp_path: Path
     path = tmp_path / "rows.jsonl"
     path.write_text(row + "\n")
     with pytest.raises(DataError, match=r"rows\.jsonl, line 1: "):
+        loading.read([str(path)], None, "line", task="topic")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "txt", "csv", "conll"])
+def test_a_line_without_an_end_is_refused(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "LINE_BYTES", 1 << 20)
+    path = tmp_path / f"rows.{suffix}"
+    path.write_text('{"text": 1}\n')
+    os.truncate(path, 1 << 40)  # as large as no memory, and takes no room on the disk
+    with pytest.raises(DataError, match=rf"rows\.{suffix}, line 2: longer than 1 MiB"):
+        loading.read([str(path)], None, "line", task="topic")
+
+
+def test_a_file_that_is_read_at_once_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "FILE_BYTES", 1 << 20)
+    path = tmp_path / "rows.json"
+    path.write_text("[\n" * (1 << 20))
+    with pytest.raises(DataError, match=r"rows\.json: larger than 1 MiB"):
+        loading.read([str(path)], None, "line", task="topic")
+    os.truncate(path, 1 << 40)
+    with pytest.raises(DataError, match=r"rows\.json"):
         loading.read([str(path)], None, "line", task="topic")
 
 

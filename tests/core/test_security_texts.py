@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from hft_core.cli.progress import Lines
 from hft_core.cli.terminal import print_table, sanitized_logs
+from hft_core.errors import HftError, did_you_mean
 from hft_core.runs import model_card
-from hft_core.sanitize import json_text, plain, without_passwords
+from hft_core.sanitize import holds_password, json_text, plain, without_controls, without_passwords
 
 ROOT = Path(__file__).parents[2]
 FORBIDDEN = (
@@ -51,12 +52,46 @@ def test_numbers_in_json_stay_numbers() -> None:
         ("https://joe:secret@host/a and http://x.org", "https://***@host/a and http://x.org"),
         ("s3://key:se%63ret@bucket", "s3://***@bucket"),
         ("http://:secret@host", "http://***@host"),
-        ("https://joe@host/a:b@c", "https://joe@host/a:b@c"),
+        ("https://hf_token@huggingface.co/x", "https://***@huggingface.co/x"),
+        ("https://user:p@ss@host/x", "https://***@host/x"),
+        ("https://user:pa/ss@host", "https://***@host"),
+        ("https://user:12/34@host", "https://***@host"),
+        ("https:/token@host/x", "https:/***@host/x"),  # as a path joins the slashes
+        ("/work/https:/user:secret@host/x", "/work/https:/***@host/x"),
+        ("https%3A%2F%2Fuser%3Asecret%40host/x", "https%3A%2F%2F***%40host/x"),
+        ("//user:secret@host", "//***@host"),
+        ("git+https://token@github.com/x", "git+https://***@github.com/x"),
+        ("https://host/x?token=secret", "https://host/x?token=***"),
+        ("https://host/x?a=1&access_token=secret&b=2", "https://host/x?a=1&access_token=***&b=2"),
+        ("https://host/x?X-Amz-Signature=se%2Fcret", "https://host/x?X-Amz-Signature=***"),
+        ("https://host/#access_token=secret", "https://host/#access_token=***"),
+        ("401 for hf_" + "a1B2" * 9, "401 for ***"),
+        ("https://host/x?max_tokens=5&tokenizer=bert", "https://host/x?max_tokens=5&tokenizer=bert"),
+        ("hf://datasets/a/b@main/x.csv", "hf://datasets/a/b@main/x.csv"),
+        ("git@github.com:a/b, file://C:/x", "git@github.com:a/b, file://C:/x"),
+        ("hf_my_model_of_last_week_with_a_long_name", "hf_my_model_of_last_week_with_a_long_name"),
         ("a: b@c, https://host:80/@x", "a: b@c, https://host:80/@x"),
     ],
 )
 def test_passwords_in_urls_are_left_out(text: str, shown: str) -> None:
-    assert without_passwords(text) == plain(text) == shown
+    assert without_passwords(text) == plain(text) == str(HftError(text)) == shown
+    assert without_passwords(shown) == shown
+    assert holds_password(text) == (text != shown)
+
+
+def test_an_overlong_name_is_cut_in_an_error() -> None:
+    told = str(HftError(f"there is no key '{'x' * 200_000}'. {did_you_mean('x' * 200_000, ['name'])}"))
+    assert len(told) < 5000
+    assert told.startswith("there is no key 'xxx")
+    assert len(str(HftError("word " * 100_000))) < 10_000
+    assert len(did_you_mean("name", map(str, range(20_000)))) < 1000
+
+
+@given(st.text())
+def test_a_text_of_several_lines_keeps_its_lines_and_nothing_that_a_terminal_obeys(text: str) -> None:
+    shown = without_controls(text)
+    assert not OBEYED.search(shown.replace("\t", ""))
+    assert shown.count("\n") == text.count("\n")
 
 
 def test_what_other_libraries_log_is_harmless_too(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 import hft_core
-from hft_core import RunError, UsageError
+from hft_core import RunError, UsageError, hookimpl
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.runtime.signals import Interrupted
 from hft_core.training import checkpoint
@@ -100,6 +101,32 @@ def test_a_run_stopped_at_any_step_ends_as_one_never_stopped(
         found = digest(folder)
         assert {name for name in wanted if found.get(name) != wanted[name]} == set(), f"stopped after {stop} steps"
         assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "max_time"])
+def test_a_run_stopped_by_another_signal_or_its_time_ends_as_one_never_stopped(
+    name: str, models: Any, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hft_core.runtime import signals, time_limit
+
+    class Stop:
+        @hookimpl
+        def hft_step_finished(self, event: Any) -> None:
+            if event.step == 3 and name == "max_time":
+                monkeypatch.setattr(time_limit, "monotonic", lambda: time.monotonic() + 3600)
+            elif event.step == 3:
+                signal.raise_signal(getattr(signal, name))
+
+    data = dict.fromkeys(TASKS, toys.rows(60))
+    chosen = recipe(models["bert"], [{"strategy": {"type": "lora", "r": 4}}])
+    hft_core.run(chosen, output=tmp_path / "whole", data=data)
+    with signals.listening(), pytest.raises(Interrupted, match=f"stopped by {name}") as stopped:
+        hft_core.run(chosen, output=tmp_path / "stopped", data=data, observers=[Stop()], max_time="30m")
+    assert stopped.value.exit_code == (124 if name == "max_time" else 128 + getattr(signal, name))
+    assert (tmp_path / "stopped" / "checkpoints" / "LATEST").read_text() == "0000-00000003\n"
+    monkeypatch.undo()
+    hft_core.run(chosen, output=tmp_path / "stopped", data=data, resume=True, max_time=3600)
+    assert digest(tmp_path / "stopped") == digest(tmp_path / "whole")
 
 
 def test_a_run_stopped_while_the_combiner_measures_dev_losses_ends_as_an_uninterrupted_one(

@@ -12,6 +12,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from transformers import dynamic_module_utils
 import hft_core
 from hft_core import Catalogue, HftError, ModelError, RecipeError, UsageError
 from hft_core.cli import main
+from hft_core.data import loading
 from hft_core.plugins.catalogue import PluginError
 from hft_core.predict import saved_run
 from hft_core.recipe import recipe_file
@@ -95,6 +97,97 @@ def spoilt(run: Path, tmp_path: Path) -> Path:
 
 def opened(folder: Path) -> Any:
     return saved_run.open_run(folder, Catalogue.discover())
+
+
+# --- links and special files
+
+
+LINKED = ("chat_template.jinja", "vocab.txt", "tokenizer.json", "config.json", "added_tokens.json", "model.safetensors")
+
+
+@pytest.mark.parametrize("name", [*LINKED, "additional_chat_templates/own.jinja", "unused.txt"])
+def test_no_file_outside_of_a_model_folder_is_read_or_copied(
+    name: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("TOPSECRET-KEY-12345")
+    (model / name).parent.mkdir(exist_ok=True)
+    (model / name).unlink(missing_ok=True)
+    (model / name).symlink_to(secret)
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "x"}\n' * 20)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(small(model, tmp_path / "rows.jsonl")))
+    assert main(["run", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "run")]) == 2
+    shown = capsys.readouterr().err
+    assert f"{model / name} is a link out of the folder, to {secret}" in shown
+    assert "TOPSECRET" not in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_the_hubs_cache_is_opened_through_its_own_links(model: Path, tmp_path: Path, toys: Any) -> None:
+    revision, blobs = tmp_path / "hub" / "snapshots" / "01", tmp_path / "hub" / "blobs"
+    revision.mkdir(parents=True)
+    blobs.mkdir()
+    for i, file in enumerate(sorted(model.iterdir())):
+        file.rename(blobs / str(i))
+        (revision / file.name).symlink_to(f"../../blobs/{i}")
+    result = hft_core.run(small(revision, "none"), data={"topic": toys.rows(20)}, output=tmp_path / "run")
+    assert result.stages[0].steps == 2
+    assert not any(path.is_symlink() for path in (tmp_path / "run").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["recipe.yaml", "results.json", "model/topic/task.json", "model/topic/model.safetensors.index.json"]
+)
+def test_nothing_outside_of_a_run_folder_is_read_and_no_pipe_waited_for(
+    name: str, spoilt: Path, tmp_path: Path
+) -> None:
+    path = spoilt / name
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    with pytest.raises(ModelError, match="is a link out of the folder"):
+        opened(spoilt)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ModelError, match="is a named pipe, expected a regular file"):
+        opened(spoilt)
+    assert main(["resume", str(spoilt)]) == 2
+
+
+def test_a_data_folder_leads_nowhere(tmp_path: Path, capsys: pytest.CaptureFixture[str], models: Any) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("TOPSECRET")
+    folder = tmp_path / "data"
+    for name in ("good", "bad"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "one.txt").write_text("text")
+    (folder / "bad" / "two.txt").symlink_to(secret)
+    for files in (folder, folder / "*" / "*.txt"):
+        with pytest.raises(HftError, match=r"two\.txt is a link out of the folder"):
+            loading.read([str(files)], None, "line", task="topic")
+    assert len(loading.read([str(folder / "bad" / "two.txt")], None, "line", task="topic")) == 1  # named by the user
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "json", "txt", "conll", "parquet", "jsonl.gz"])
+def test_a_pipe_or_device_is_no_data_file(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows.{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(HftError, match="it is a named pipe, expected a regular file"):
+        loading.read([str(path)], None, "line", task="topic")
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(HftError, match="it is a device, expected a regular file"):
+        loading.read([str(path)], None, "line", task="topic")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("num_hidden_layers", 1_000_000), ("vocab_size", 10**12), ("hidden_size", 10**9), ("intermediate_size", 10**10)],
+)
+def test_a_configuration_beyond_its_weights_is_refused_before_it_is_built(key: str, value: int, model: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(ModelError, match=rf"config\.json: {key} is {value}, but none of the model's weights"):
+        open_encoder(changed(model, **{key: value}))
+    assert time.monotonic() - started < 5
 
 
 # --- code

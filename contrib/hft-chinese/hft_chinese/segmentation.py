@@ -11,6 +11,8 @@ from typing import Any
 import jieba  # type: ignore[import-untyped]
 import numpy as np
 
+from hft_core.file_guard import open_regular
+
 NO_WORD = -1
 """Of special tokens, the unknown one among them: there is no character to predict."""
 
@@ -28,7 +30,7 @@ def read_dictionary(path: str) -> list[Word]:
     Raises `ValueError`, with the line, for a file that is no such dictionary.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             lines = file.read().decode("utf-8-sig").split("\n")
     except OSError as error:
         raise ValueError(f"dictionary '{path}' cannot be read: {error.strerror or error}") from None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hft_core.errors import DataError
+from hft_core.file_guard import open_regular
 
 COLUMNS = 10
 ID, FORM, HEAD, DEPREL = 0, 1, 6, 7
@@ -27,7 +28,8 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     checked with all other rows when a run begins.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

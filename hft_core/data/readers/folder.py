@@ -9,6 +9,7 @@ import numpy as np
 from hft_core.data.readers.lines import read_text
 from hft_core.data.rows import Rows, Source, from_columns
 from hft_core.errors import DataError
+from hft_core.file_guard import outside_link
 
 
 def read(path: str) -> Rows:
@@ -37,4 +38,9 @@ def read(path: str) -> Rows:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    """Return the entries that are not hidden. Raises `DataError` for a link out of the folder."""
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    for entry in entries:
+        if problem := outside_link(entry, folder):
+            raise DataError(problem)
+    return entries

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 from hft_core.errors import DataError
+from hft_core.file_guard import open_regular
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -29,8 +30,9 @@ class _Bounded(io.RawIOBase):
     def __init__(self, path: str) -> None:
         super().__init__()
         self._path = path
-        self._left = max(FREE, RATIO * Path(path).stat().st_size)
-        self._file = gzip.GzipFile(path)
+        self._packed = open_regular(path)
+        self._left = max(FREE, RATIO * os.fstat(self._packed.fileno()).st_size)
+        self._file = gzip.GzipFile(fileobj=self._packed)
 
     def readable(self) -> bool:
         return True
@@ -48,4 +50,5 @@ class _Bounded(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             self._file.close()
+            self._packed.close()
         super().close()

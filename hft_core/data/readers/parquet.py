@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hft_core.data.rows import Rows, Source, dataset_of, refuse_odd_names
 from hft_core.errors import DataError
+from hft_core.file_guard import open_regular
 
 
 def read(path: str) -> Rows:
     """Read a Parquet file. Raises `DataError`."""
     source = Source(path, "row")
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             table = _without_dictionaries(pq.read_table(file))
         refuse_odd_names(table.column_names, source)
         dataset = dataset_of(table)

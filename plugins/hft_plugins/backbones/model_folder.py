@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from hft_core.errors import ModelError
 
+MOST, FACTOR = 4_096, 16
+"""A size may be this, and this many times the largest side of a weight: families count some sizes in other units."""
+_SIZE = re.compile(
+    r"^(?:num_.*layers|num_.*heads|n_layers?|n_heads?|.*_layers|vocab_size|.*hidden_size|.*_dim|d_model|d_ff|d_kv|n_embd|n_inner"
+    r"|.*intermediate_size|.*embedding_size|type_vocab_size|num_labels|num_.*experts|n_positions|n_ctx)$"
+)
 ADAPTER_FILE = "adapter_config.json"
 COMES_WITH_TORCH = ("eager", "sdpa", "flex_attention")
 INSTALLED: Mapping[str, Callable[[], bool]] = {
@@ -28,10 +36,52 @@ def check_files(model: str) -> None:
             f"model '{model}' holds an adapter ({ADAPTER_FILE}), expected a whole model: name its base model, or merge "
             "the adapter into that"
         )
+    check_sizes(model)
     for index in sorted(Path(model).glob("*.index.json")):
         for name in _files_in(index):
             if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
                 raise ModelError(f"{index}: names the weight file {name!r}, expected one in the folder itself")
+
+
+def check_sizes(model: str) -> None:
+    """Raise `ModelError` where the folder's `config.json` says sizes far beyond those of its weights: a million layers
+    would be built, and an embedding of terabytes allocated, before a weight could be found missing."""
+    largest = _largest_weight(Path(model))
+    try:
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # told by who reads it
+        return
+    for name, value in _sizes(config, ""):
+        if largest and value > max(MOST, FACTOR * largest):
+            raise ModelError(
+                f"{Path(model) / 'config.json'}: {name} is {value}, but none of the model's weights has a side above "
+                f"{largest:,}, nor is their number; expected the configuration that belongs to them"
+            )
+
+
+def _largest_weight(folder: Path) -> int:
+    """Return the largest side of any weight in a folder's files, or their number if that is larger; 0 where the files
+    are of a kind that does not say."""
+    sides, count = [0], 0
+    for file in folder.glob("*.safetensors"):
+        try:
+            with safe_open(file, framework="pt") as weights:
+                for name in weights.keys():  # noqa: SIM118 (not a mapping)
+                    count += 1
+                    sides += weights.get_slice(name).get_shape()
+        except (OSError, SafetensorError):  # told by who reads it
+            return 0
+    return max(*sides, count) if count else 0
+
+
+def _sizes(config: Any, path: str) -> Iterator[tuple[str, int]]:
+    """Yield the names and values of all whole numbers of a configuration that are sizes by their names."""
+    for key, value in config.items() if isinstance(config, dict) else ():
+        name = f"{path}{key}"
+        if isinstance(value, dict):
+            yield from _sizes(value, f"{name}.")
+        elif isinstance(value, int) and _SIZE.search(str(key)):
+            yield name, value
 
 
 def _files_in(index: Path) -> list[str]:

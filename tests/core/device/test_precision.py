@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -134,6 +135,47 @@ def test_a_damaged_file_is_measured_over(damage: str, place: Path, monkeypatch: 
     place.write_bytes(damage.replace('"KEY"', json.dumps(key)).encode(errors="surrogateescape"))
     found = throughput(CPU)
     assert (dict(found.gflops), found.measurements) == ({"fp32": 100.0, "bf16": 200.0}, 1)
+    assert throughput(CPU).measurements == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("100.0", "1.0"),  # a hundredth: bfloat16 would be taken from then on
+        ("100.0", "Infinity"),
+        ("100.0", "NaN"),
+        ("100.0", "1" + "0" * 400),
+        ('"measurements": 1', '"measurements": Infinity'),
+        ('"measurements": 1', '"measurements": 9'),
+        ('"since": 1', '"since": 2'),
+        ('"bf16": 200.0', '"bf16": 200.0, "fp16": 900.0'),
+    ],
+)
+def test_a_changed_digit_is_measured_over(old: str, new: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measuring(100.0, 200.0, monkeypatch)
+    throughput(CPU)
+    text = place.read_text()
+    assert text.count(old) == 1
+    place.write_text(text.replace(old, new))
+    found = throughput(CPU)
+    assert (dict(found.gflops), found.measurements) == ({"fp32": 100.0, "bf16": 200.0}, 1)
+
+
+def test_the_measurement_of_another_machine_is_not_taken_over(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measuring(100.0, 200.0, monkeypatch)
+    throughput(CPU)
+    ((key, value),) = json.loads(place.read_text()).items()
+    monkeypatch.setattr(gemm_speed, "_key", lambda device: "another")
+    place.write_text(json.dumps({"another": value}))
+    assert throughput(CPU).measurements == 1
+    assert key != "another"
+
+
+def test_a_pipe_in_the_place_of_the_file_makes_nobody_wait(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.parent.mkdir(parents=True)
+    os.mkfifo(place)
+    measuring(100.0, 200.0, monkeypatch)
+    assert throughput(CPU).measurements == 1
     assert throughput(CPU).measurements == 2
 
 

@@ -125,7 +125,8 @@ RECIPES = [
         what="a task name that leads out of the folder",
         given=nothing,
         command=f"{FLAGS} --task ../a=mlm:articles.txt",
-        says="--task ../a=mlm:articles.txt: '../a' is not a task name (letters, digits, '-' and '_'); …",
+        says="--task ../a=mlm:articles.txt: '../a' is not a task name (expected a name of letters, digits, "
+        "'-' and '_' …: it has '.'); …",
     ),
     Case(
         what="an option of a strategy without a value",

@@ -267,7 +267,39 @@ KEYS = [
         given=recipe("  topic:\n", "  ../topic:\n"),
         command=CHECK,
         says="recipe.yaml, line 3, tasks.../topic: expected a name of letters, digits, '-' and '_' that starts with a "
-        "letter or digit, not '../topic'",
+        "letter or digit, not '../topic': it has '.'",
+    ),
+    Case(
+        what="a task name that is a device on Windows",
+        given=recipe("  topic:\n", "  NUL:\n"),
+        command=CHECK,
+        says="recipe.yaml, line 3, tasks.NUL: 'NUL' is a device on Windows, where its files could not be copied; take "
+        "another name",
+    ),
+    Case(
+        what="a task name with an invisible character",
+        given=recipe("  topic:\n", '  "to\\u200Bpic":\n'),
+        command=CHECK,
+        says="recipe.yaml, line 3, tasks.…: expected a name of letters, digits, '-' and '_' that starts with a letter "
+        "or digit, not …: it has U+200B (zero width space)",
+    ),
+    Case(
+        what="two task names that differ by case",
+        given=recipe("  language:\n", "  Topic:\n"),
+        command=CHECK,
+        says="recipe.yaml, line 2, tasks: …",
+    ),
+    Case(
+        what="a token in a URL",
+        given=recipe("backbone: model", "backbone: https://hf_secret@huggingface.co/model"),
+        command=CHECK,
+        says="recipe.yaml, line 1, backbone: a URL with a password …",
+    ),
+    Case(
+        what="a token among a URL's parameters",
+        given=recipe("data: news.csv", "data: https://host/news.csv?token=secret"),
+        command=CHECK,
+        says="recipe.yaml, line 5, tasks.topic.data: a URL with a password …",
     ),
     Case(
         what="a task without a head",
@@ -314,7 +346,7 @@ PLUGINS = [
         what="an unknown option of a strategy",
         given=recipe("r: 2", "rank: 2"),
         command=CHECK,
-        says="recipe.yaml, line 12, stages.0.strategy.rank: strategy 'lora' has no option 'rank'. Did you mean 'r'?",
+        says="recipe.yaml, line 12, stages.0.strategy.rank: strategy 'lora' has no option 'rank'. Known: …, r, …",
     ),
     Case(
         what="an unknown option of a head",

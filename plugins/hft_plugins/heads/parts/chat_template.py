@@ -12,6 +12,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from hft_plugins.heads.parts import template_trial
+
 Messages = list[dict[str, Any]]
 Spans = list[tuple[int, int]]
 
@@ -27,6 +29,9 @@ def need_template(tokenizer: PreTrainedTokenizerBase) -> None:
         )
     if not tokenizer.is_fast:
         raise ValueError("the backbone's tokenizer gives no offsets, which are needed to find the assistant's tokens")
+    for number in (1, 2, 3):
+        messages = [{"role": role, "content": "a few words"} for role in ("user", "assistant", "user")[:number]]
+        template_trial.refuse_endless(lambda messages=messages: prompt_text(messages, tokenizer))  # type: ignore[misc]
 
 
 def without_empty(messages: Messages) -> Messages:
