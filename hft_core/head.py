@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 OWN_LENGTH = "decoder_"
 """Prefix of trunk inputs that do not have the length of their sequence."""
+
+
+class RowError(ValueError):
+    """What `Head.learn` raises for a wrong training row; `hft` names the row's file and place."""
+
+    def __init__(self, row: int, message: str) -> None:
+        """`row`: the index of the row in the columns that `learn` was given."""
+        super().__init__(message)
+        self.row = row
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,15 @@ class Head(nn.Module, ABC):
 
     def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
         """Fit `facts` (such as label names) to all training rows, given by column; a column that is not accessed is not
-        loaded. Raises `ValueError` when the rows do not define a task."""
+        loaded. Raises `ValueError` when the rows do not define a task, `RowError` when one of them is
+        wrong. Checkpoints hold the facts, and a run resumes only where all processes find the same ones again: let no
+        order of a set be part of them."""
+
+    def classes_of(self, row: Mapping[str, Any]) -> Collection[str] | None:
+        """Return the classes of a labeled row that may have several, each of which must be in a training row; None: the
+        labels in its target columns with `many` labels. An automatic split moves rows to train so that it is. Called
+        before `learn`."""
+        return None
 
     def check(self, row: Mapping[str, Any]) -> str:
         """Return what is wrong with a labelled row (such as an unknown label), beyond the kinds of its columns; empty

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import math
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from hft_core.data import list_text
 
 if TYPE_CHECKING:
     from hft_core.head import Column
@@ -14,12 +16,17 @@ if TYPE_CHECKING:
 ROLES = ("system", "user", "assistant", "tool")
 """Roles of the messages of a conversation."""
 
+LARGEST = 3.4028234e38
+"""The largest number of float32, in which models compute; that of bfloat16 is about the same."""
+
 _ONE = {
     "text": "a non-empty text",
     "label": "a label (text, a whole number or true/false)",
     "number": "a finite number",
     "messages": "a list of messages {role, content}",
 }
+_WHOLE = re.compile(r"^([+-]?\d+)\.0+$")
+"""A whole number as pandas writes it into a file where the column has empty cells."""
 _MANY = {"text": "non-empty texts", "label": "labels", "number": "finite numbers"}
 
 
@@ -39,9 +46,13 @@ def problem(value: Any, column: Column) -> str:
     decides.
     """
     if not column.many and column.kind != "messages":
-        return "" if _fits(value, column.kind) else f"found {shown(value)}, expected {_ONE[column.kind]}"
+        if column.kind == "label" and column.classes and isinstance(value, str) and list_text.holds_list(value):
+            return f"found {shown(value)}, which is a list; expected one label"
+        return _item_problem(value, column.kind)
     if value is None:
         return f"found {shown(value)}, expected {expected(column)}"
+    if isinstance(value, str) and (form := list_text.printed_form(value, column)):
+        return f'found {shown(value)}, which looks like {form}; expected a list as JSON writes it: ["a", "b"]'
     values = as_list(value, column)
     if not values and not column.target:
         return f"found an empty list, expected {expected(column)}"
@@ -60,6 +71,19 @@ def as_label(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value).strip()
+
+
+def group_key(value: Any) -> Hashable:
+    """Return what is equal for the cells of rows that form a group.
+
+    Numbers and texts are compared as labels are, and whole numbers by value: 7, "7", " 7" and 7.0 are one group.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str | int):
+        label = as_label(value)
+        return _WHOLE.sub(r"\1", label)
+    return (type(value).__name__, repr(value))
 
 
 def as_number(value: Any) -> float:
@@ -85,7 +109,7 @@ def as_list(value: Any, column: Column) -> list[Any]:
     if not isinstance(value, str):
         return value if isinstance(value, list) else [value]
     text = value.strip()
-    values = _parse_list(text)
+    values = list_text.parse(text)
     if values is not None:
         return values
     if not text:
@@ -103,19 +127,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _parse_list(text: str) -> list[Any] | None:
-    """Parse a JSON or Python list of literals; None if the text is not one."""
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            values = parse(text)
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # raised for other text
-            continue
-        return values if isinstance(values, list) else None
-    return None
-
-
 def _fits(value: Any, kind: str) -> bool:
     if kind == "number":
         try:
@@ -129,7 +140,13 @@ def _fits(value: Any, kind: str) -> bool:
 
 
 def _item_problem(value: Any, kind: str) -> str:
-    return "" if _fits(value, kind) else f"found {shown(value)}, expected {_ONE[kind]}"
+    if not _fits(value, kind):
+        return f"found {shown(value)}, expected {_ONE[kind]}"
+    if kind == "number" and abs(as_number(value)) > LARGEST:
+        return f"found {shown(value)}, expected a number that float32 can hold (at most {LARGEST:.1e})"
+    if kind == "label" and isinstance(value, str) and any(unicodedata.category(c) == "Cc" for c in value.strip()):
+        return f"found {shown(value)}, expected a label without line breaks and control characters"
+    return ""
 
 
 def _message_problem(message: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from hft_core.data import token_cache
 from hft_core.data.arrow import Column, digest, numeric_column
+from hft_core.data.cells import group_key
 from hft_core.head import OWN_LENGTH, Draw, Encoded, Head, Targets
 from hft_core.runtime import signals
 
@@ -185,8 +186,8 @@ def _batches_by_group(
     rows: Rows, column: str, names: Sequence[str]
 ) -> Iterator[tuple[list[int], dict[str, list[Any]]]]:
     """Yield about `ENCODE_ROWS` rows at a time; rows with equal values of `column` are consecutive in one batch."""
-    numbers: dict[Any, int] = {}
-    group = np.asarray([numbers.setdefault(value, len(numbers)) for value in rows[column]])
+    numbers: dict[Hashable, int] = {}
+    group = np.asarray([numbers.setdefault(group_key(value), len(numbers)) for value in rows[column]])
     order = np.argsort(group, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(group[order])) + 1, len(order))
     start = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from datasets import Dataset
 from hft_core.data import splits
 from hft_core.data.readers import SUFFIXES, read_file
 from hft_core.data.rows import (
+    CHECK_BATCH,
     Rows,
     Source,
     as_label,
@@ -48,15 +49,26 @@ __all__ = [
     "read",
 ]
 
+ClassesOf = Callable[[Mapping[str, Any]], Collection[str]]
+"""Returns the classes of a row, by its columns."""
+
 
 def load(
-    name: str, data: schema.Data, head_columns: Sequence[Column], *, seed: int, labels_from: str | None, group: str = ""
+    name: str,
+    data: schema.Data,
+    head_columns: Sequence[Column],
+    *,
+    seed: int,
+    labels_from: str | None,
+    group: str = "",
+    classes_of: ClassesOf | None = None,
 ) -> dict[str, Rows]:
     """Load the checked splits of task `name` (`train`, `dev`, `test`; one without rows is absent).
 
     `files` is split by `data.split`, stratified by the column `labels_from`; `train`, `dev` and `test` are used as they
-    are. Rows with equal values in the column `group` stay together, in the split and in `max_rows`. Raises `DataError`
-    for invalid files or rows.
+    are. Rows with equal values in the column `group` stay together, in the split and in `max_rows`. `classes_of`
+    returns the classes of a row that may have several: the split and `max_rows` leave each of them in train. Raises
+    `DataError` for invalid files or rows.
     """
     if data.files:
         rows = read(data.files, data.format, data.row, task=name)
@@ -69,6 +81,7 @@ def load(
             labels_from=labels_from,
             max_rows=data.max_rows,
             group=group,
+            classes_of=classes_of,
         )
     parts = {}
     for split, paths in (("train", data.train), ("dev", data.dev), ("test", data.test)):
@@ -77,21 +90,37 @@ def load(
             check(parts[split], head_columns, task=name, split=split)
     if group:
         need_column(parts["train"], group, "its equal values belong together", task=name, split="train")
-    parts["train"] = _at_most(parts["train"], data.max_rows, seed, labels_from, group)
+    parts["train"] = _at_most(parts["train"], data.max_rows, seed, labels_from, group, head_columns, classes_of)
     return parts
 
 
 def of_host(
-    name: str, value: Any, head_columns: Sequence[Column], *, seed: int, labels_from: str | None, group: str = ""
+    name: str,
+    value: Any,
+    head_columns: Sequence[Column],
+    *,
+    seed: int,
+    labels_from: str | None,
+    group: str = "",
+    classes_of: ClassesOf | None = None,
 ) -> dict[str, Rows]:
     """Return the checked splits of task `name` from Python data passed by a host.
 
     `value` is one data set, split like `files` with the default shares, or a mapping of `train` (and `dev` or
-    `validation`, and `test`) to data sets. `labels_from` and `group` as in `load`. Raises `DataError`.
+    `validation`, and `test`) to data sets. `labels_from`, `group` and `classes_of` as in `load`. Raises `DataError`.
     """
     if not isinstance(value, Mapping):
         rows = from_python(value, task=name)
-        return divide(rows, schema.Split(), head_columns, task=name, seed=seed, labels_from=labels_from, group=group)
+        return divide(
+            rows,
+            schema.Split(),
+            head_columns,
+            task=name,
+            seed=seed,
+            labels_from=labels_from,
+            group=group,
+            classes_of=classes_of,
+        )
     by_split = {("dev" if split == "validation" else split): data for split, data in value.items()}
     if "train" not in by_split or len(by_split) < len(value) or not by_split.keys() <= set(splits.PARTS):
         given = ", ".join(map(repr, value)) or "none"
@@ -114,6 +143,7 @@ def divide(
     labels_from: str | None,
     max_rows: int | None = None,
     group: str = "",
+    classes_of: ClassesOf | None = None,
 ) -> dict[str, Rows]:
     """Check and split rows, as `load` does with `files`."""
     check(rows, head_columns, task=task)
@@ -131,10 +161,13 @@ def divide(
         indices = splits.split(rows, split.dev, split.test, seed=seed, stratify=labels, by=by)
         if group and by != group:
             splits.refuse_torn(rows, indices, group, by=by)
+        if classes_of is not None:
+            groups = None if by is None else rows[by]
+            indices = splits.train_every_class(indices, _classes(rows, head_columns, classes_of), groups)
     except DataError as error:
         raise DataError(f"task '{task}': {error}") from None
     parts = {part: rows.select(chosen) for part, chosen in indices.items() if chosen}
-    parts["train"] = _at_most(parts["train"], max_rows, seed, labels_from, group)
+    parts["train"] = _at_most(parts["train"], max_rows, seed, labels_from, group, head_columns, classes_of)
     return parts
 
 
@@ -203,11 +236,39 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _at_most(rows: Rows, count: int | None, seed: int, labels_from: str | None, group: str) -> Rows:
+def labels_in(row: Mapping[str, Any], columns: Sequence[Column]) -> set[str]:
+    """Return the labels in the row's target columns with many labels each."""
+    many = [column for column in columns if column.target and column.kind == "label" and column.many]
+    return {as_label(value) for column in many for value in as_list(row[column.name], column)}
+
+
+def _classes(rows: Rows, columns: Sequence[Column], classes_of: ClassesOf) -> list[frozenset[str]]:
+    """Return the classes of each row; equal sets share memory."""
+    names = [column.name for column in columns]
+    known: dict[frozenset[str], frozenset[str]] = {}
+    found = []
+    for _, batch in rows.batches(CHECK_BATCH, names):
+        for values in zip(*batch.values(), strict=True):
+            classes = frozenset(classes_of(dict(zip(names, values, strict=True))))
+            found.append(known.setdefault(classes, classes))
+    return found
+
+
+def _at_most(
+    rows: Rows,
+    count: int | None,
+    seed: int,
+    labels_from: str | None,
+    group: str,
+    columns: Sequence[Column],
+    classes_of: ClassesOf | None,
+) -> Rows:
     if count is None or count >= len(rows):
         return rows
     if group:
         return rows.select(splits.draw_groups(rows[group], count, seed=seed))
+    if labels_from is None and classes_of is not None:
+        return rows.select(splits.draw_of_all(_classes(rows, columns, classes_of), count, seed=seed))
     labels = [""] * len(rows) if labels_from is None else [as_label(value) for value in rows[labels_from]]
     return rows.select(splits.draw(labels, count, seed=seed))
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hft_core.data.cells import shown
+from hft_core.data.cells import group_key, shown
 from hft_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -79,11 +79,71 @@ def draw_groups(values: Sequence[object], count: int, *, seed: int) -> list[int]
     return sorted(drawn)
 
 
+def train_every_class(
+    parts: Mapping[str, Sequence[int]], classes: Sequence[Collection[str]], groups: Sequence[object] | None
+) -> dict[str, list[int]]:
+    """Move rows of dev and test to train until train has a row of every class; the other rows stay where they are.
+
+    A part that loses all its rows gets one of train in exchange, whose classes other rows of train have too; where none
+    is, nothing is moved. `classes[i]`: row i's classes, any number of them. `groups[i]`: a value that is equal for rows
+    that stay together.
+    """
+    before = {part: list(parts[part]) for part in PARTS}
+    trained = {name for i in parts["train"] for name in classes[i]}
+    moved: set[int] = set()
+    together = {} if groups is None else {i: group for group in _members(groups) for i in group}
+    for part in PARTS[1:]:
+        for i in parts[part]:
+            if i not in moved and not trained.issuperset(classes[i]):
+                group = together.get(i, [i])
+                moved.update(group)
+                trained.update(name for row in group for name in classes[row])
+    found = {part: [i for i in parts[part] if i not in moved] for part in PARTS}
+    found["train"] = sorted({*parts["train"], *moved})
+    for part in PARTS[1:]:
+        if before[part] and not found[part]:
+            spare = _spare_group([i for i in found["train"] if i not in moved], classes, found["train"], together)
+            if not spare:
+                return before
+            found[part] = spare
+            found["train"] = sorted({*found["train"]} - {*spare})
+    return found
+
+
+def _spare_group(
+    rows: Sequence[int], classes: Sequence[Collection[str]], train: Sequence[int], together: Mapping[int, list[int]]
+) -> list[int]:
+    """Return the first of `rows`, with those that stay with it, without which `train` has every class still."""
+    counts = Counter(name for i in train for name in classes[i])
+    for i in rows:
+        group = together.get(i, [i])
+        needed = Counter(name for row in group for name in classes[row])
+        if len(group) < len(train) and all(counts[name] > count for name, count in needed.items()):
+            return group
+    return []
+
+
+def draw_of_all(classes: Sequence[Collection[str]], count: int, *, seed: int) -> list[int]:
+    """Return the sorted indices of `count` randomly sampled rows that have any number of classes. If classes would be
+    lost, rows with a class that no earlier row has come first."""
+    order = np.random.default_rng((seed, 1)).permutation(len(classes)).tolist()
+    if {name for i in order[:count] for name in classes[i]} < {name for names in classes for name in names}:
+        seen: set[str] = set()
+        firsts: list[int] = []
+        for i in order:
+            if not seen.issuperset(classes[i]):
+                firsts.append(i)
+            seen.update(classes[i])
+        early = set(firsts)
+        order = [*firsts, *(i for i in order if i not in early)]
+    return sorted(order[:count])
+
+
 def refuse_torn(rows: Rows, parts: Mapping[str, Sequence[int]], column: str, *, by: str | None) -> None:
     """Raise `DataError` if rows with an equal value of `column` are in different `parts`, as after a split `by` another
     column."""
-    values = [repr(value) for value in rows[column]]
-    home: dict[str, str] = {}
+    values = [group_key(value) for value in rows[column]]
+    home: dict[Hashable, str] = {}
     for part, indices in parts.items():
         for i in indices:
             if home.setdefault(values[i], part) != part:
@@ -141,9 +201,9 @@ def _groups(values: list[object], random: np.random.Generator, room: float) -> l
 
 def _members(values: Sequence[object]) -> list[list[int]]:
     """Return the indices of each distinct value, in order of first occurrence."""
-    members: dict[str, list[int]] = {}
+    members: dict[Hashable, list[int]] = {}
     for i, value in enumerate(values):
-        members.setdefault(repr(value), []).append(i)
+        members.setdefault(group_key(value), []).append(i)
     return list(members.values())
 
 

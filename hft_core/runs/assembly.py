@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from hft_core.data.examples import Examples, encode
 from hft_core.data.rows import Rows, check, check_each
 from hft_core.data.token_cache import TokenCache
 from hft_core.errors import DataError, PluginError, RecipeError, UsageError
-from hft_core.head import Column, Head, HeadContext
+from hft_core.head import Column, Head, HeadContext, RowError
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.resolve import Resolved, ResolvedStage
 from hft_core.strategy import Strategy
@@ -79,20 +79,36 @@ def _load(name: str, resolved: Resolved, head: Head, host_data: HostData) -> Spl
     task, seed = resolved.recipe.tasks[name], resolved.recipe.seed
     columns, group = head.columns(), head.group_column
     labels_from = next((c.name for c in columns if c.target and c.kind == "label" and c.classes and not c.many), None)
+    keys: dict[str, Any] = {"labels_from": labels_from, "group": group, "classes_of": _classes_of(head)}
     if name in host_data:
-        return loading.of_host(name, host_data[name], columns, seed=seed, labels_from=labels_from, group=group)
+        return loading.of_host(name, host_data[name], columns, seed=seed, **keys)
     if task.data is None:
         raise RecipeError(
             f"{resolved.where(('tasks', name))}: 'data' is missing: give files, or pass the rows when the run is "
             "started in Python"
         )
-    return loading.load(name, task.data, columns, seed=seed, labels_from=labels_from, group=group)
+    return loading.load(name, task.data, columns, seed=seed, **keys)
+
+
+def _classes_of(head: Head) -> loading.ClassesOf | None:
+    """Return what finds the classes of a row, for a head whose rows have several each."""
+    columns = head.columns()
+    if not any(c.target and c.kind == "label" and c.many and c.classes for c in columns):
+        return None
+
+    def classes_of(row: Mapping[str, Any]) -> Collection[str]:
+        own = head.classes_of(row)
+        return loading.labels_in(row, columns) if own is None else own
+
+    return classes_of
 
 
 def _learn(name: str, head: Head, rows: Rows, columns: Sequence[Column]) -> None:
     """Let the head find its facts (label names) in the training rows. Raises `DataError`."""
     try:
         head.learn(_Columns(rows, [column.name for column in columns]))
+    except RowError as error:
+        raise DataError(f"task '{name}' (train): {rows.where(error.row)}: {error}") from error
     except ValueError as error:
         raise DataError(f"task '{name}', train: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Check that all processes of a run begin with the same checkpoint, rows and weights."""
+"""Check that all processes of a run begin with the same checkpoint, learned facts, rows and weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from hft_core.device.process_group import ProcessGroup
 from hft_core.errors import UsageError
 from hft_core.runs.assembly import BuiltRun
+from hft_core.runs.learned_facts import Facts, difference, facts_of
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.training.checkpoint import Checkpoint
 
@@ -20,7 +21,8 @@ def check_same_start(
 ) -> None:
     """Check that all processes would begin from the same state; all must call it.
 
-    Raises `UsageError` in all of them when they found different checkpoints, or read different rows or weights.
+    Raises `UsageError` in all of them when they found different checkpoints, or have different rows, weights, or facts
+    that heads learned (the order of labels, say).
     """
     if group.world_size == 1:
         return
@@ -31,11 +33,24 @@ def check_same_start(
             f"process {rank} finds the checkpoint {checkpoints[rank]} in '{path}', and process 0 finds "
             f"{checkpoints[0]}: expected a run folder that all machines see, or that of the first copied to all"
         )
+    check_same_facts(group.all_gather(facts_of(built.heads)))
     for what, own in (("data", _row_hashes(built)), ("model", _weight_hashes(built))):
         by_rank = group.all_gather(own)
         for name in dict.fromkeys(name for hashes in by_rank for name in hashes):
             if rank := _first_different([hashes.get(name) for hashes in by_rank]):
                 raise UsageError(f"process {rank} has another {what} than process 0 ({name}): expected the same in all")
+
+
+def check_same_facts(by_rank: Sequence[Facts]) -> None:
+    """Raise `UsageError` when the heads of two processes learned different facts."""
+    for rank, facts in enumerate(by_rank):
+        for task, first in by_rank[0].items():
+            places = ("in process 0", f"in process {rank}")
+            if found := difference(first, facts.get(task, {}), places):
+                raise UsageError(
+                    f"task '{task}': the heads of two processes learned different facts from the training rows "
+                    f"({found}): expected the same data, plugins and versions in all"
+                )
 
 
 def _first_different(values: Sequence[object]) -> int:

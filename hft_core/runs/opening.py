@@ -26,6 +26,7 @@ from hft_core.runs import assembly
 from hft_core.runs.assembly import BuiltRun, HostData
 from hft_core.runs.consistency import check_same_start
 from hft_core.runs.event_log import RunLog
+from hft_core.runs.learned_facts import check_unchanged, facts_of
 from hft_core.runs.session import Session
 from hft_core.runs.stages import Stages
 from hft_core.runtime import output_probe, run_lock
@@ -137,6 +138,8 @@ def _build(
         assembly.check_divisible(resolved)
     built = assembly.assemble(resolved, host_data=options.data or {}, trust_remote_code=options.trust_remote_code)
     check_same_start(machine.group, built, resume_from, options.folder)
+    if resume_from is not None:
+        check_unchanged(resume_from.state.run.facts, facts_of(built.heads))
     stages = Stages(built, machine, observers, files)
     if options.folder is not None and requested_rank() == 0:
         files.write_recipe(recipe_file.dump(resolved.recipe))
@@ -145,6 +148,7 @@ def _build(
             precision=machine.precision,
             processes=machine.name,
             fingerprints=_fingerprints(built, resume_from),
+            facts=facts_of(built.heads),
             notes=list(problems),
         )
         stages.scheduler = CheckpointScheduler(files, resolved.recipe.output, _checkpoints(resolved, files), state)

@@ -20,6 +20,8 @@ class RunState:
     """Number and kind of the processes, as in `Machine.name`."""
     fingerprints: dict[str, dict[str, int]]
     """Hash of the tokenized rows, by split and task."""
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What each task's head learned from the training rows (`Head.facts`)."""
     notes: list[str] = field(default_factory=list)
     """Warnings about earlier resumes, to be repeated in the results."""
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from hft_core.data import cells, loading
 from hft_core.data.cells import as_list
 from hft_core.data.examples import encode
 from hft_core.errors import HftError, ModelError, UsageError
-from hft_core.head import Column
+from hft_core.head import Column, RowError
 from hft_core.plugins.catalogue import Catalogue, Entry
 from hft_core.recipe import recipe_file
 from hft_core.recipe.flags import recipe_from_flags
@@ -36,7 +37,7 @@ from hft_core.runs import assembly
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.testing import toys as conformance_toys
 from hft_core.training.checkpoint import Checkpoints
-from hft_plugins.heads.parts import tag_schemes
+from hft_plugins.heads.parts import tag_notations, tag_schemes
 
 NEW = int(os.environ.get("HFT_FUZZ", "0"))
 
@@ -383,7 +384,13 @@ tags = st.lists(
 @given(sentences=st.lists(tags, max_size=4))
 @fuzz(300)
 def test_any_tags_have_a_scheme_and_what_is_written_is_read_again(sentences: list[list[str]]) -> None:
-    scheme = tag_schemes.detect(sentences)
+    try:
+        scheme, notation = tag_notations.detect(sentences, "tags")
+    except RowError as error:
+        assert sentences[error.row]
+        scheme, notation = "plain", tag_notations.USUAL
+    for tag in chain.from_iterable(sentences):
+        notation.written(notation.read(tag, scheme), scheme)
     for sentence in sentences:
         chunks = tag_schemes.read(sentence)
         tag_schemes.types_of(sentence)

@@ -232,6 +232,17 @@ def test_what_a_write_left_behind_is_no_checkpoint(stopped: tuple[dict[str, Any]
     assert not beside.exists()
 
 
+def test_a_run_whose_labels_have_another_order_is_not_resumed(
+    stopped: tuple[dict[str, Any], dict[str, Any], Path],
+) -> None:
+    """The texts are the same; only what each output of the head means is not."""
+    chosen, data, folder = stopped
+    first, *others = sorted({row["label"] for row in data["topic"]})
+    renamed = [{**row, "label": f"z{first}" if row["label"] == first else row["label"]} for row in data["topic"]]
+    with pytest.raises(UsageError, match=f"task 'topic': .*labels: .*{first}.* before, .*{others[-1]}.* now"):
+        hft_core.run(chosen, output=folder, data={**data, "topic": renamed}, resume=True)
+
+
 def test_where_no_checkpoint_is_whole_nothing_is_started_anew_in_silence(
     stopped: tuple[dict[str, Any], dict[str, Any], Path],
 ) -> None:

@@ -10,6 +10,9 @@ from hft_core.data.readers.records import NumberedRecords, Record, pack
 from hft_core.data.rows import Rows, Source
 from hft_core.errors import DataError
 
+_NO_WORD = re.compile(r"(\d+)([-.])\d+")
+"""The number of a CoNLL-U line that is no word."""
+
 
 @dataclass(frozen=True)
 class _TokenForm:
@@ -22,7 +25,10 @@ class _TokenForm:
 
 
 def read(path: str) -> Rows:
-    """Read one row per sentence: `words`, `column_2` …, and the last column also as `tags`. Raises `DataError`."""
+    """Read one row per sentence: `words`, `column_2` …, and the last column also as `tags`. Raises `DataError`.
+
+    Of CoNLL-U, the lines of multiword tokens and empty nodes are left out.
+    """
     return pack(_sentences(path), Source(path, "line"))
 
 
@@ -79,7 +85,26 @@ def _cells(line: str) -> list[str]:
     return [cell.strip(" ") for cell in line.split("\t")] if "\t" in line else re.split(" +", line)
 
 
+def _words(tokens: list[list[str]]) -> list[list[str]]:
+    """Return the lines of words, without those of CoNLL-U for a token of several words (`1-2`) or for an empty node
+    (`3.1`): where the first column numbers the words 1, 2, …, `1-2` comes before word 1, and `3.1` behind word 3."""
+    if len(tokens[0]) < 3 or not any(_NO_WORD.fullmatch(cells[0]) for cells in tokens):
+        return tokens
+    words: list[list[str]] = []
+    for cells in tokens:
+        other = _NO_WORD.fullmatch(cells[0])
+        if other:
+            in_place = int(other[1]) == len(words) + (other[2] == "-")
+        else:
+            words.append(cells)
+            in_place = cells[0] == str(len(words))
+        if not in_place:
+            return tokens
+    return words
+
+
 def _record(tokens: list[list[str]]) -> Record:
+    tokens = _words(tokens)
     columns = [list(column) for column in zip(*tokens, strict=True)]
     record = {"words": columns[0]} | {f"column_{i}": column for i, column in enumerate(columns[1:], start=2)}
     return record | ({"tags": columns[-1]} if len(columns) > 1 else {})

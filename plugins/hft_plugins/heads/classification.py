@@ -13,7 +13,7 @@ from torch.nn import functional
 from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label
 from hft_core.head import Column, Targets
-from hft_plugins.heads.parts.label_names import config_of, in_order, unknown
+from hft_plugins.heads.parts.label_names import LabelNames, config_of, first_rows, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
 
 
@@ -23,7 +23,7 @@ class Options(SequenceOptions):
     loss: Literal["cross_entropy", "bce"] = Field(
         default="cross_entropy", description="bce: for two classes, binary cross-entropy on one logit"
     )
-    labels: tuple[str, ...] | None = Field(
+    labels: LabelNames | None = Field(
         default=None,
         description="class names in the order of their ids; those of the training rows, sorted, when left out",
     )
@@ -52,8 +52,9 @@ class Classification(SequenceHead):
         return [*self.text_columns(), Column(self.columns_read.label, "label", target=True)]
 
     def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
-        names = {as_label(cell) for cell in rows[self.columns_read.label]}
-        labels = list(self.given_labels) if self.given_labels else in_order(names)
+        found = first_rows([as_label(cell)] for cell in rows[self.columns_read.label])
+        refuse_alike(found, self.columns_read.label, named=self.given_labels or ())
+        labels = list(self.given_labels or in_order(found))
         if len(labels) < 2:
             raise ValueError(
                 f"column '{self.columns_read.label}' has one class only ('{labels[0]}'); expected two or more"
@@ -93,13 +94,14 @@ class Classification(SequenceHead):
         return {"label": self.labels[best], "probabilities": dict(zip(self.labels, probabilities, strict=True))}
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
+        """Macro averages are over the classes that occur in the rows or in the predictions, as by default in
+        scikit-learn."""
         from sklearn.metrics import accuracy_score, precision_recall_fscore_support  # slow to import
 
         chosen = [max(range(len(p)), key=p.__getitem__) for p in predictions]
         scores = {"loss": loss, "accuracy": float(accuracy_score(references, chosen))}
-        ids = range(len(self.labels))
         for average in ("macro", "weighted"):
-            values = precision_recall_fscore_support(references, chosen, labels=ids, average=average, zero_division=0.0)
+            values = precision_recall_fscore_support(references, chosen, average=average, zero_division=0.0)
             scores |= {
                 f"{n}_{average}": float(v) for n, v in zip(("precision", "recall", "f1"), values[:3], strict=True)
             }

@@ -19,6 +19,7 @@ from hft_core.errors import ModelError, did_you_mean
 from hft_core.head import Column, Draw, Encoded, HeadContext, Targets
 from hft_plugins.heads import classification
 from hft_plugins.heads.classification import Classification
+from hft_plugins.heads.parts.label_names import LabelNames
 from hft_plugins.heads.parts.sequence_head import SequenceOptions
 from hft_plugins.heads.parts.teacher import Teacher
 
@@ -40,7 +41,7 @@ class Options(SequenceOptions):
         description="the teacher's class probabilities: the column of a list of them, or one column per class",
     )
     separator: str = Field(default="", description="separator of probabilities in one text cell, as in a CSV file")
-    labels: tuple[str, ...] | None = Field(
+    labels: LabelNames | None = Field(
         default=None,
         description="class names in the order of the probabilities; the columns' names, or 0, 1, … for a list, when "
         "left out",

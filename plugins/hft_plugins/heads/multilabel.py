@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label, as_list
-from hft_core.head import Column, Draw, Encoded, Targets
-from hft_plugins.heads.parts.label_names import config_of, in_order, unknown
+from hft_core.head import Column, Draw, Encoded, RowError, Targets
+from hft_plugins.heads.parts import label_lists
+from hft_plugins.heads.parts.label_names import LabelNames, config_of, first_rows, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.sequence_head import ScoringHead, SequenceOptions, tokenize_texts
 
 
@@ -24,7 +25,7 @@ class Options(SequenceOptions):
 
     separator: str = Field(default=",", description="separator of the labels in a text cell (a list is read as it is)")
     threshold: float = Field(default=0.5, gt=0, lt=1, description="least probability of a predicted label")
-    labels: tuple[str, ...] | None = Field(
+    labels: LabelNames | None = Field(
         default=None,
         description="label names in the order of their ids; those of the training rows, sorted, when left out",
     )
@@ -50,22 +51,51 @@ class Multilabel(ScoringHead):
         return [*(Column(name, "text") for name in self.options.texts), self.label_column]
 
     def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
-        given = self.options.labels
-        found = {name for cell in rows[self.options.label] for name in self._of(cell)}
-        labels = list(given) if given else in_order(found)
+        """Facts: the `labels` and, for rows of 0 and 1 for each of them, `multi_hot`."""
+        name, given = self.options.label, self.options.labels
+        cells = [self._values(cell) for cell in rows[name]]
+        if width := label_lists.multi_hot_width(cells, given or ()):
+            if len(given or ()) != width:
+                raise RowError(0, label_lists.unnamed(name, width, given))
+            self.facts = {"labels": list(given or ()), "multi_hot": True}
+            return
+        found = first_rows(cells)
+        refuse_alike(found, name, named=given or ())
+        if given is None:
+            label_lists.refuse_undivided(cells, name, self.options.separator)
+        labels = list(given or in_order(found))
         if len(labels) < 2:
             some = f"one label only ('{labels[0]}')" if labels else "no label in any row"
-            raise ValueError(f"column '{self.options.label}' has {some}; expected two labels or more")
+            raise ValueError(f"column '{name}' has {some}; expected two labels or more")
         self.facts = {"labels": labels}
 
+    def classes_of(self, row: Mapping[str, Any]) -> Collection[str]:
+        """Return the labels of a row; of 0 and 1 for each label, those that are 1, by their place."""
+        values = self._values(row[self.options.label])
+        if not label_lists.is_multi_hot(values, self.options.labels or ()):
+            return set(values)
+        return {f"place {i}" for i, value in enumerate(values) if value in label_lists.ONES}
+
     def check(self, row: Mapping[str, Any]) -> str:
-        names = self._of(row[self.options.label])
-        odd = next((name for name in names if name not in self.labels), None)
-        return "" if odd is None else unknown(f"column '{self.options.label}' holds", odd, self.labels)
+        name, values = self.options.label, self._values(row[self.options.label])
+        if self.facts.get("multi_hot"):
+            return label_lists.problem_of_multi_hot(values, name, len(self.labels))
+        odd = next((value for value in values if value not in self.labels), None)
+        if odd is not None:
+            return unknown(f"column '{name}' holds", odd, self.labels)
+        twice = next((value for value in values if values.count(value) > 1), None)
+        return "" if twice is None else f"column '{name}' holds the label '{twice}' twice, expected each label once"
+
+    def _values(self, cell: Any) -> list[str]:
+        """Return what is in a cell."""
+        return [as_label(value) for value in as_list(cell, self.label_column)]
 
     def _of(self, cell: Any) -> list[str]:
         """Return the label names in a cell."""
-        return [as_label(value) for value in as_list(cell, self.label_column)]
+        values = self._values(cell)
+        if not self.facts.get("multi_hot"):
+            return values
+        return [label for label, value in zip(self.labels, values, strict=True) if value in label_lists.ONES]
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
         sequences, extra = tokenize_texts([rows[name] for name in self.options.texts], tokenizer, max_length)
@@ -104,7 +134,8 @@ class Multilabel(ScoringHead):
         return {"value": given, "probabilities": by_label}
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
-        """`accuracy` counts rows with all labels right; `hamming_loss` is the share of wrong decisions."""
+        """`accuracy` counts rows with all labels right; `hamming_loss` is the share of wrong decisions. Macro averages
+        are over the labels that occur in the rows or in the predictions."""
         from sklearn.metrics import accuracy_score, hamming_loss, precision_recall_fscore_support  # slow to import
 
         truth = np.asarray(references, dtype=int)
@@ -114,8 +145,10 @@ class Multilabel(ScoringHead):
             "accuracy": float(accuracy_score(truth, said)),
             "hamming_loss": float(hamming_loss(truth, said)),
         }
+        occur = np.flatnonzero(truth.any(axis=0) | said.any(axis=0))
         for average in ("micro", "macro"):
-            values = precision_recall_fscore_support(truth, said, average=average, zero_division=0.0)
+            options = {"average": average, "labels": occur if len(occur) else None, "zero_division": 0.0}
+            values = precision_recall_fscore_support(truth, said, **options)
             scores |= {
                 f"{n}_{average}": float(v) for n, v in zip(("precision", "recall", "f1"), values[:3], strict=True)
             }

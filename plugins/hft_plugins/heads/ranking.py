@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label, as_number
 from hft_core.head import Column, Draw, Encoded, Targets
 from hft_plugins.heads.parts.example_groups import identity, table
+from hft_plugins.heads.parts.number_targets import problem_of_target
 from hft_plugins.heads.parts.ranking_losses import LOSSES, RankingLoss
 from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
 
@@ -61,7 +61,7 @@ class Ranking(SequenceHead):
         super().__init__(task, SequenceOptions(text=(options.query, options.document), label=options.label))
         self.options = options
         self.main_metric = f"ndcg@{options.k}"
-        self._single: set[Any] = set()
+        self._single: set[str] = set()
 
     @property
     def group_column(self) -> str:
@@ -79,16 +79,18 @@ class Ranking(SequenceHead):
     def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
         self.facts = {"max_relevance": max(map(as_number, rows[self.options.label]))}
         if self.compares:
-            candidates = Counter(rows[self.group_column])
+            candidates = Counter(map(as_label, rows[self.group_column]))
             self._single = {query for query, count in candidates.items() if count == 1}
 
     def check(self, row: Mapping[str, Any]) -> str:
         relevance, found = as_number(row[self.options.label]), f"column '{self.options.label}': found"
         if relevance < 0:
             return f"{found} the relevance {relevance:g}, expected a number from 0 upwards"
+        if problem := problem_of_target(relevance, self.options.label):
+            return problem
         if not self.compares and relevance > 1 >= self.facts["max_relevance"]:
             return f"{found} the relevance {relevance:g}, expected at most 1 as in the training rows"
-        if row[self.group_column] in self._single:
+        if as_label(row[self.group_column]) in self._single:
             return (
                 f"column '{self.group_column}': the query has this one candidate only, expected two or more for the "
                 f"loss '{self.options.loss}'"
@@ -119,12 +121,15 @@ class Ranking(SequenceHead):
         )
 
     def _units(self, queries: Sequence[Any], relevances: Sequence[float]) -> list[list[int]]:
-        """Rows that are compared: each by itself, or those of a query, which follow one another, at most `group_size`
+        """Rows that are compared: each by itself, or those of a query, at most `group_size`
         together. Relevant ones are dealt out evenly, since a unit of one relevance teaches nothing."""
         if not self.compares:
             return [[i] for i in range(len(queries))]
+        groups: dict[str, list[int]] = {}
+        for i, query in enumerate(queries):
+            groups.setdefault(as_label(query), []).append(i)
         units = []
-        for _, group in groupby(range(len(queries)), key=queries.__getitem__):
+        for group in groups.values():
             ordered = sorted(group, key=lambda i: -relevances[i])
             parts = -(-len(ordered) // self.options.group_size)
             units += [ordered[part::parts] for part in range(parts)]

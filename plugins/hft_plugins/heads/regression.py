@@ -13,6 +13,7 @@ from torch.nn import functional
 from hft_core.backbone import Backbone, Features
 from hft_core.data import as_number
 from hft_core.head import Column, Targets
+from hft_plugins.heads.parts.number_targets import problem_of_target
 from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
 
 
@@ -28,6 +29,17 @@ class Regression(SequenceHead):
 
     def columns(self) -> Sequence[Column]:
         return [*self.text_columns(), Column(self.columns_read.label, "number", target=True)]
+
+    def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
+        values = np.array([as_number(cell) for cell in rows[self.columns_read.label]])
+        if values.min() < values.max() and values.min().astype(np.float32) == values.max().astype(np.float32):
+            raise ValueError(
+                f"column '{self.columns_read.label}': the numbers from {values.min():.17g} to {values.max():.17g} are "
+                "one and the same in float32: subtract what they have in common"
+            )
+
+    def check(self, row: Mapping[str, Any]) -> str:
+        return problem_of_target(as_number(row[self.columns_read.label]), self.columns_read.label)
 
     def target_of(self, cell: Any) -> float:
         return as_number(cell)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,11 +16,10 @@ from hft_core import options
 from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label, as_list
 from hft_core.head import Column, Draw, Encoded, Targets
-from hft_plugins.heads.parts import tag_schemes
-from hft_plugins.heads.parts.label_names import config_of, in_order, unknown
+from hft_plugins.heads.parts import tag_notations, tag_schemes
+from hft_plugins.heads.parts.label_names import LabelNames, config_of, first_rows, in_order, refuse_alike, unknown
+from hft_plugins.heads.parts.tag_notations import PLAIN, USUAL, Notation
 from hft_plugins.heads.parts.token_head import PositionHead
-
-PLAIN = "plain"
 
 
 class Options(options.Options):
@@ -29,14 +29,14 @@ class Options(options.Options):
     tags: str = Field(
         default="tags", description="column of the tags, one per word: a list, or a text split at whitespace"
     )
-    scheme: Literal["auto", "bio", "iob1", "iobes", "bilou", "plain"] = Field(
+    scheme: Literal["auto", "bio", "iob1", "iobes", "bilou", "bmes", "ioe1", "ioe2", "plain"] = Field(
         default="auto",
         description="tagging scheme (plain: tags without chunks); auto: detected in the training rows",
     )
     repair: bool = Field(
         default=False, description="repair tags that violate the scheme as conlleval does, instead of refusing the row"
     )
-    labels: tuple[str, ...] | None = Field(
+    labels: LabelNames | None = Field(
         default=None, description="tags in the order of their ids; those of the training rows' scheme when left out"
     )
 
@@ -64,8 +64,18 @@ class TokenClassification(PositionHead):
 
     @property
     def scheme(self) -> str:
-        """The scheme of `labels`; IOB1 is learned as BIO."""
+        """The scheme of `labels`; IOB1 and IOE are learned as BIO, BMES as IOBES."""
         return str(self.facts["scheme"])
+
+    @property
+    def read_as(self) -> str:
+        """The scheme of the rows."""
+        return str(self.facts["read_as"])
+
+    @property
+    def notation(self) -> Notation:
+        """How the rows write a tag."""
+        return tag_notations.of_facts(self.facts)
 
     # --- data
 
@@ -73,47 +83,92 @@ class TokenClassification(PositionHead):
         return [self.words, self.tags]
 
     def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
-        """Facts: the `labels`, their `scheme`, and the scheme that the rows are `read_as`."""
-        sentences = [self._tags(cell) for cell in rows[self.tags.name]]
-        found = {tag for sentence in sentences for tag in sentence}
-        read_as = tag_schemes.detect(sentences) if self.options.scheme == "auto" else self.options.scheme
-        scheme = "bio" if read_as == "iob1" else read_as
-        labels = in_order(found) if scheme == PLAIN else tag_schemes.tags_of(tag_schemes.types_of(found), scheme)
-        labels = list(self.options.labels or labels)
+        """Facts: the `labels`, their `scheme`, the scheme that the rows are `read_as` and, unless it is the usual one,
+        their `notation`."""
+        name, given = self.tags.name, self.options.labels or ()
+        sentences = [self._cell_tags(cell) for cell in rows[name]]
+        found = first_rows(sentences)
+        refuse_alike(found, name, named=given)
+        read_as, notation = self._scheme_of(sentences)
+        scheme = tag_schemes.LEARNED_AS.get(read_as, read_as)
+        tags = {notation.read(tag, read_as) for tag in found}
+        labels = in_order(tags) if scheme == PLAIN else tag_schemes.tags_of(tag_schemes.types_of(tags), scheme)
+        labels = [notation.read(tag, read_as) for tag in given] or labels
         if len(labels) < 2:
             raise ValueError(
-                f"column '{self.tags.name}' has {', '.join(map(repr, labels)) or 'no tags'} only; "
+                f"column '{name}' has {', '.join(map(repr, labels)) or 'no tags'} only; "
                 "expected two different tags or more"
             )
-        self.facts = {"labels": labels, "scheme": scheme, "read_as": read_as}
+        self.facts = {"labels": labels, "scheme": scheme, "read_as": read_as, **notation.fact()}
+
+    def _scheme_of(self, sentences: Sequence[Sequence[str]]) -> tuple[str, Notation]:
+        """Return the scheme and notation of the training rows."""
+        scheme = self.options.scheme
+        if scheme == "auto":
+            return tag_notations.detect(sentences, self.tags.name)
+        if scheme == PLAIN:
+            return scheme, USUAL
+        return scheme, tag_notations.notation_of(Counter(tag for tags in sentences for tag in tags))
+
+    def classes_of(self, row: Mapping[str, Any]) -> Collection[str]:
+        """Return the types of the chunks, and the tags that mark none."""
+        tags = self._cell_tags(row[self.tags.name])
+        if self.options.scheme == PLAIN:
+            return set(tags)
+        return {tag_notations.kind_of(tag) for tag in tags}
 
     def check(self, row: Mapping[str, Any]) -> str:
-        words, tags = as_list(row[self.words.name], self.words), self._tags(row[self.tags.name])
-        if len(words) != len(tags):
+        words, written = as_list(row[self.words.name], self.words), self._cell_tags(row[self.tags.name])
+        if len(words) != len(written):
             return (
                 f"columns '{self.words.name}' and '{self.tags.name}' differ in length: found {len(words)} words and "
-                f"{len(tags)} tags, expected one tag a word"
+                f"{len(written)} tags, expected one tag a word"
             )
-        for i, tag in enumerate([*tags, *self._learned(tags)]):
-            if tag not in self.labels:
-                return unknown(f"column '{self.tags.name}', item {i % len(tags) + 1}: found", tag, self.labels)
-        broken = None if self._converts or self.scheme == PLAIN else tag_schemes.fault(tags, self.scheme)
+        tags = self._tags(row[self.tags.name])
+        for known, found in ((self._known(), tags), (self.labels, self._learned(tags))):
+            i = next((i for i, tag in enumerate(found) if tag not in known), None)
+            if i is not None:
+                return unknown(f"column '{self.tags.name}', item {i + 1}: found", written[i], self.labels)
+        broken = self._fault(tags)
         if broken is None:
             return ""
         i, right = broken
-        before = f"behind '{tags[i - 1]}'" if i else "at the start"
+        before = f"behind '{written[i - 1]}'" if i else "at the start"
         return (
-            f"column '{self.tags.name}', item {i + 1}: found '{tags[i]}' {before}, expected '{right}' in the scheme "
-            f"{self.scheme.upper()} (repair: true reads it so)"
+            f"column '{self.tags.name}', item {i + 1}: found '{written[i]}' {before}, expected "
+            f"'{self.notation.written(right, self.read_as)}' in the scheme {self.read_as.upper()} (repair: true reads "
+            "it so)"
         )
 
-    def _tags(self, cell: Any) -> list[str]:
+    def _known(self) -> Sequence[str]:
+        """Return the tags that rows may have."""
+        if not self.read_as.startswith("ioe"):
+            return self.labels
+        return tag_schemes.tags_of(tag_schemes.types_of(self.labels), "ioe2")
+
+    def _fault(self, tags: list[str]) -> tuple[int, str] | None:
+        """Return the first tag that breaks the rules of the rows' scheme, and what it would have to be. IOB1 is read as
+        it is: no tag of it is ambiguous."""
+        if self.options.repair or self.scheme == PLAIN or self.read_as == "iob1":
+            return None
+        return tag_schemes.fault(tags, self.scheme if self.read_as == "bmes" else self.read_as)
+
+    def _cell_tags(self, cell: Any) -> list[str]:
+        """Return the tags as the row writes them."""
         return [as_label(value) for value in as_list(cell, self.tags)]
+
+    def _tags(self, cell: Any) -> list[str]:
+        """Return the tags with the letter in front."""
+        notation, read_as = self.notation, self.read_as
+        written = self._cell_tags(cell)
+        if read_as == PLAIN or (notation == USUAL and read_as != "bmes"):
+            return written
+        return [notation.read(tag, read_as) for tag in written]
 
     @property
     def _converts(self) -> bool:
-        """The tags of the rows are rewritten, so that they need not be well formed."""
-        return self.scheme != PLAIN and (self.options.repair or self.facts["read_as"] != self.scheme)
+        """The tags of the rows are rewritten: they were to be repaired, or their scheme has other letters."""
+        return self.scheme != PLAIN and (self.options.repair or self.read_as in ("iob1", "ioe1", "ioe2"))
 
     def _learned(self, tags: list[str]) -> list[str]:
         """Return the tags of a sentence as they are trained on."""

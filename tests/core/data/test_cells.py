@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hft_core.data.cells import as_label, as_list, as_number, problem
+from hft_core.data.cells import as_label, as_list, as_number, group_key, problem
 from hft_core.head import Column
 
 WORDS = Column("words", "text", many=True, separator=" ")
@@ -107,3 +107,106 @@ def test_good_lists_have_no_problem() -> None:
         (conversation, MESSAGES),
     ):
         assert problem(value, column) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        ("['sport' 'money']", "a numpy array"),
+        ("['sport'\n 'money']", "a numpy array"),
+        ("[0 1 0]", "a numpy array"),
+        ("[ 0  1]", "a numpy array"),
+        ("[0 1 ... 3]", "shortened"),
+        ("['a' 'b' ... 'z']", "a numpy array: no comma"),
+        ("['a', ..., 'z']", "shortened"),
+        ("array(['a', 'b'], dtype='<U1')", "array(…)"),
+        ("array(['a', 'b'],\n      dtype=object)", "array(…)"),
+        ("np.array([0, 1])", "np.array(…)"),
+        ("tensor([0, 1])", "tensor(…)"),
+        ("Index(['a', 'b'], dtype='object')", "Index(…)"),
+        ('c("a", "b")', "c(…)"),
+        ("c(1,2)", "c(…)"),
+        ("[sport, money]", "a list without quotes"),
+        ("[sport]", "a list without quotes"),
+        ("[[sport], [money]]", "a list without quotes"),
+        ("['sport', 'mon\"]", "a list"),
+        ("{sport,money}", "PostgreSQL"),
+        ("{'sport', 'money'}", "a set"),
+        ("('sport', 'money')", "a tuple"),
+    ],
+)
+def test_a_list_as_other_programs_print_it_is_refused_with_what_it_looks_like(value: str, form: str) -> None:
+    labels = Column("labels", "label", target=True, many=True, separator=",")
+    found = problem(value, labels)
+    assert form in found
+    assert 'expected a list as JSON writes it: ["a", "b"]' in found
+
+
+@pytest.mark.parametrize(
+    ("value", "column"),
+    [
+        ("['the' 'cat']", WORDS),
+        ("{the,cat}", WORDS),
+        ("('the', 'cat')", WORDS),
+        ("['O' 'B-A']", Column("tags", "label", target=True, many=True, separator=" ")),
+        ("[O, B-A]", Column("tags", "label", target=True, many=True, separator=" ")),
+        ("['x'\n 'y']", CHOICES),
+        ("[Detroit, MI]", CHOICES),
+        ("[0.25 0.75]", SHARES),
+    ],
+)
+def test_so_it_is_in_every_column_of_lists(value: str, column: Column) -> None:
+    assert "looks like" in problem(value, column)
+
+
+@pytest.mark.parametrize(
+    ("value", "column"),
+    [
+        ("[CLS] the [SEP]", WORDS),
+        ("[see below]", WORDS),
+        ("[ ... ]", WORDS),
+        ("[Laughter, applause]", WORDS),
+        ("c ( x )", WORDS),
+        ("f(x)", WORDS),
+        ("{ a , b }", WORDS),
+        ("( NN )", Column("tags", "label", target=True, many=True, separator=" ")),
+        ("[ NN , ]", Column("tags", "label", target=True, many=True, separator=" ")),
+        ("[LOC]; [PER]", LABELS),
+        ("(a); (b)", LABELS),
+        ("['a b', 'c']", LABELS),
+        ("[0, 1]", LABELS),
+        ("[laughter]", CHOICES),
+        ("{x | x > 0}", CHOICES),
+    ],
+)
+def test_brackets_of_words_and_names_make_no_list(value: str, column: Column) -> None:
+    assert problem(value, column) == ""
+
+
+@pytest.mark.parametrize("value", ["['a', 'b']", "['a' 'b']", "[0, 1, 0]", '["a"]', "array([1, 2])", "c('a')"])
+def test_a_list_is_no_label(value: str) -> None:
+    assert "which is a list; expected one label" in problem(value, Column("label", "label", target=True))
+
+
+@pytest.mark.parametrize("value", ["[1]", "[UNK]", "{a,b}", "(a)", "[a, b]", "a, b", "None", "NULL", "x" * 5000])
+def test_other_text_is_a_label(value: str) -> None:
+    assert problem(value, Column("label", "label", target=True)) == ""
+
+
+@pytest.mark.parametrize("value", ["sport\nmoney", "sport\tmoney", "sport\x00"])
+def test_a_label_has_no_line_breaks_and_control_characters(value: str) -> None:
+    assert "without line breaks" in problem(value, Column("label", "label", target=True))
+
+
+@pytest.mark.parametrize("value", [1e39, "1e39", -1e300, 10**39])
+def test_a_number_beyond_float32_is_named(value: object) -> None:
+    found = problem(value, Column("score", "number", target=True))
+    assert "expected a number that float32 can hold (at most 3.4e+38)" in found
+    assert "item 2" in problem([0.5, value], SHARES)
+
+
+def test_cells_of_one_group_are_compared_as_labels_and_whole_numbers_by_value() -> None:
+    assert len({group_key(value) for value in (7, "7", " 7", 7.0, "7.0")}) == 1
+    assert len({group_key(value) for value in (7, "07", "7.5", "seven", None, "None", [7], True)}) == 8
+    assert len({group_key(2**53 + i) for i in range(10)}) == 10
+    assert group_key(True) == group_key("true")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hft_core.data.loading import from_python
 from hft_core.data.rows import Rows
-from hft_core.data.splits import draw, draw_groups, split
+from hft_core.data.splits import draw, draw_groups, draw_of_all, split, train_every_class
 from hft_core.errors import DataError
 
 PARTS = ("train", "dev", "test")
@@ -159,3 +159,65 @@ def test_a_draw_of_groups_takes_whole_ones_within_the_count(groups: list[int], c
     assert drawn == [i for i, group in enumerate(groups) if group in taken]
     assert len(drawn) <= count or len(taken) == 1
     assert taken
+
+
+SETS = st.lists(st.sets(st.sampled_from("abcdefgh"), max_size=3), min_size=10, max_size=60)
+
+
+@given(classes=SETS, shares=SHARES, seed=st.integers(0, 5), grouped=st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_each_of_a_rows_classes_is_trained_and_other_rows_stay_where_they_were(
+    classes: list[set[str]], shares: tuple[float, float], seed: int, grouped: bool
+) -> None:
+    groups = [i // 2 for i in range(len(classes))] if grouped else None
+    rows = numbered(len(classes), group=[i // 2 for i in range(len(classes))])
+    before = split(rows, *shares, seed=seed, stratify=None, by="group" if grouped else None)
+    parts = train_every_class(before, classes, groups)
+    assert sorted(i for part in PARTS for i in parts[part]) == list(range(len(classes)))
+    assert all(parts[part] == sorted(parts[part]) for part in PARTS)
+    assert [bool(parts[part]) for part in PARTS] == [bool(before[part]) for part in PARTS]
+    trained = {name for i in parts["train"] for name in classes[i]}
+    if parts != before:
+        assert trained == {name for names in classes for name in names}
+    if {name for i in before["train"] for name in classes[i]} == {name for names in classes for name in names}:
+        assert parts == before
+    if grouped:
+        home = {i: part for part in PARTS for i in parts[part]}
+        assert all(home[i] == home[i + 1] for i in range(0, len(classes) - 1, 2))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_ten_labels_of_one_row_each_are_all_trained(seed: int) -> None:
+    classes = [{"often", f"rare {i}"} if i < 10 else {"often"} for i in range(60)]
+    parts = train_every_class(split(numbered(60), 0.1, 0.1, seed=seed, stratify=None, by=None), classes, None)
+    assert set(range(10)) <= set(parts["train"])
+    assert parts["dev"]
+    assert parts["test"]
+
+
+def test_a_part_that_loses_its_rows_gets_one_that_train_can_spare() -> None:
+    classes = [{"a"}, {"a"}, {"a"}, {"b"}, {"c"}]
+    parts = train_every_class({"train": [0, 1, 2], "dev": [3], "test": [4]}, classes, None)
+    assert parts == {"train": [2, 3, 4], "dev": [0], "test": [1]}
+    assert train_every_class({"train": [0, 1], "dev": [3], "test": [4]}, classes, [0, 0, 1, 2, 3])["dev"] == [3]
+
+
+def test_rows_without_a_label_in_common_stay_where_they_are() -> None:
+    parts = split(numbered(20), 0.1, 0.1, seed=0, stratify=None, by=None)
+    assert train_every_class(parts, [{str(i)} for i in range(20)], None) == parts
+
+
+def test_a_sample_of_rows_with_several_classes_has_all_of_them_if_there_is_room() -> None:
+    classes: list[set[str]] = [*[{"often"}] * 50, {"often", "rare"}, {"odd"}, set()]
+    for seed in range(5):
+        few = draw_of_all(classes, 6, seed=seed)
+        assert {name for i in few for name in classes[i]} == {"often", "rare", "odd"}
+        plain = draw([""] * 53, 6, seed=seed)
+        assert draw_of_all([{"often"}] * 53, 6, seed=seed) == plain
+
+
+def test_groups_are_compared_as_labels_are() -> None:
+    ids: list[object] = [value for i in range(30) for value in (i, str(i), f" {i}", float(i))]
+    parts = split(numbered(120, group=ids), 0.2, 0.2, seed=0, stratify=None, by="group")
+    homes = [{int(float(str(ids[i]))) for i in parts[part]} for part in PARTS]
+    assert sum(map(len, homes)) == 30

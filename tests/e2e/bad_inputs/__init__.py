@@ -5,7 +5,7 @@ The tests are no package, so that this one is loaded by its path (see `tests/e2e
 
 from __future__ import annotations
 
-from . import data_files, environment, flags, models, plugins, recipes, run_folders
+from . import data_files, environment, flags, lookalikes, models, plugins, recipes, run_folders
 from .case import Case
 from .surroundings import RECIPE, ROWS, Surroundings, inside
 
@@ -13,7 +13,7 @@ __all__ = ["RECIPE", "ROWS", "TABLE", "Case", "Surroundings", "inside"]
 
 TABLE: dict[str, list[Case]] = {
     "recipe": recipes.CASES,
-    "data": data_files.CASES,
+    "data": [*data_files.CASES, *lookalikes.CASES],
     "model": models.CASES,
     "plugin": plugins.CASES,
     "run folder": run_folders.CASES,

@@ -9,8 +9,10 @@ from sklearn import metrics
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification
 
+import hft_core
 from hft_core.backbone import Features
 from hft_core.data import loading
+from hft_core.errors import DataError
 from hft_core.head import Targets
 from hft_plugins.backbones import decoder, encoder
 from hft_plugins.backbones.options import DecoderOptions, EncoderOptions
@@ -141,12 +143,29 @@ def test_metrics_are_those_of_scikit_learn(seed: int) -> None:
     found = head.metrics(probabilities.tolist(), references.tolist(), 0.5)
     expected = {"loss": 0.5, "accuracy": metrics.accuracy_score(references, chosen)}
     for average in ("macro", "weighted"):
-        options: dict[str, Any] = {"average": average, "labels": range(4), "zero_division": 0}
+        options: dict[str, Any] = {"average": average, "zero_division": 0}
         expected[f"precision_{average}"] = metrics.precision_score(references, chosen, **options)
         expected[f"recall_{average}"] = metrics.recall_score(references, chosen, **options)
         expected[f"f1_{average}"] = metrics.f1_score(references, chosen, **options)
     assert found == pytest.approx(expected)
     assert head.main_metric in found
+
+
+def test_macro_averages_are_over_the_classes_that_occur_in_truth_or_prediction() -> None:
+    head = head_of(labelled("a", "b", "c"))
+    right = [[0.9, 0.1, 0.0], [0.1, 0.9, 0.0]]
+    assert head.metrics(right, [0, 1], 0.5)["f1_macro"] == 1.0
+    wrong = head.metrics([*right, [0.0, 0.1, 0.9]], [0, 1, 0], 0.5)
+    assert wrong["f1_macro"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+
+
+def test_labels_that_look_alike_are_refused_with_their_row(models: Any) -> None:
+    rows = [*labelled("yes", "no", "yes"), *labelled("yes\u200b", "no")]
+    recipe = {"backbone": str(models["bert"]), "tasks": {"t": {"head": "classification"}}, "stages": {"max_steps": 1}}
+    with pytest.raises(
+        DataError, match=r"task 't' \(train\): row 4 of task 't': .*'yes\\u200b', which looks like .*'yes'"
+    ):
+        hft_core.run(recipe, data={"t": {"train": rows}})
 
 
 def test_a_family_without_a_classifier_gets_a_linear_layer_on_the_mean_of_real_tokens(models: Any, toys: Any) -> None:

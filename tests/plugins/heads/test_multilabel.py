@@ -12,7 +12,7 @@ import hft_core
 from hft_core.backbone import Features
 from hft_core.data import loading
 from hft_core.errors import DataError
-from hft_core.head import Draw, Targets
+from hft_core.head import Draw, RowError, Targets
 from hft_plugins.backbones import decoder, encoder
 from hft_plugins.backbones.options import DecoderOptions, EncoderOptions
 from hft_plugins.heads.multilabel import Multilabel, Options, build
@@ -104,12 +104,85 @@ def test_equals_the_metrics_of_scikit_learn(seed: int) -> None:
         "accuracy": metrics.accuracy_score(truth, said),
         "hamming_loss": metrics.hamming_loss(truth, said),
     }
+    occur = [i for i in range(4) if truth[:, i].any() or said[:, i].any()]
     for average in ("micro", "macro"):
-        options: dict[str, Any] = {"average": average, "zero_division": 0}
+        options: dict[str, Any] = {"average": average, "labels": occur, "zero_division": 0}
         expected[f"precision_{average}"] = metrics.precision_score(truth, said, **options)
         expected[f"recall_{average}"] = metrics.recall_score(truth, said, **options)
         expected[f"f1_{average}"] = metrics.f1_score(truth, said, **options)
     assert head.metrics(probabilities.tolist(), truth.astype(float).tolist(), 0.5) == pytest.approx(expected)
+
+
+def test_macro_averages_are_over_the_labels_that_occur_in_truth_or_prediction() -> None:
+    head = head_of([["a", "b", "c"]])
+    assert head.metrics([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1]], [[1, 0, 0], [0, 1, 0]], 0.5)["f1_macro"] == 1.0
+    assert head.metrics([[0.9, 0.1, 0.9]], [[1, 0, 0]], 0.5)["f1_macro"] == 0.5
+    assert head.metrics([[0.1, 0.1, 0.1]], [[0, 0, 0]], 0.5)["f1_macro"] == 0.0
+
+
+HOT = [[0, 1, 0], [1, 1, 0], [0, 0, 0], [1, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [HOT, [str(row) for row in HOT], ["0,1,0", "1, 1, 0", "0,0,0", "1,0,1"], [[bool(v) for v in r] for r in HOT]],
+)
+def test_0_and_1_for_each_label_are_read_with_the_names_of_the_labels(cells: list[Any], models: Any) -> None:
+    with pytest.raises(ValueError, match=r"3 times 0 or 1 in each row \(multi-hot\); .* 'labels' with 3 names"):
+        head_of(cells)
+    with pytest.raises(ValueError, match="but 'labels' has 2 names; expected 3"):
+        head_of(cells, labels=("x", "y"))
+    head = head_of(cells, labels=("x", "y", "z"))
+    assert head.facts == {"labels": ["x", "y", "z"], "multi_hot": True}
+    tokenizer = encoder.build(EncoderOptions(model=str(models["bert"]))).tokenizer
+    encoded = head.encode({"text": ["the cat"] * 4, "label": cells}, tokenizer, 16)
+    assert encoded.targets["target"] == [[float(v) for v in row] for row in HOT]
+    assert head.check({"label": cells[0]}) == ""
+    assert "found 2 times 0 or 1, expected 3" in head.check({"label": [0, 1]})
+    assert "found 'x', expected 0 or 1 for each label" in head.check({"label": ["x"]})
+
+
+def test_lists_of_different_lengths_of_0_and_1_are_lists_of_labels() -> None:
+    assert head_of([[0], [1], [0, 1]]).labels == ["0", "1"]
+    assert head_of([[0, 1], [1, 0]], labels=("0", "1")).facts == {"labels": ["0", "1"]}
+
+
+def test_a_label_twice_in_a_row_is_refused() -> None:
+    head = head_of(["sport", "money"])
+    assert (
+        head.check({"label": "sport,money,sport"})
+        == "column 'label' holds the label 'sport' twice, expected each label once"
+    )
+
+
+@pytest.mark.parametrize("mark", [";", "|"])
+def test_labels_divided_at_another_mark_are_refused(mark: str) -> None:
+    cells = [f"sport{mark}money", "sport", f"money{mark} world", "world"]
+    with pytest.raises(RowError, match=rf"'sport\{mark}money', whose parts at '\{mark}' are labels too") as error:
+        head_of(cells)
+    assert error.value.row == 0
+    assert head_of(cells, separator=mark).labels == ["money", "sport", "world"]
+    assert len(head_of(cells, labels=tuple(cells)).labels) == 4
+
+
+def test_labels_that_hold_a_mark_are_labels() -> None:
+    assert head_of(["news;sport", "news;money", "art"]).labels == ["art", "news;money", "news;sport"]
+    assert head_of(["a;b,c", "a", "b"]).labels == ["a", "a;b", "b", "c"]
+    with pytest.raises(RowError, match="holds 0 and 1 divided at blanks"):
+        head_of(["0 1 0", "1 0 0"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_rare_label_is_trained(seed: int, models: Any) -> None:
+    rows = [{"text": "the cat", "label": ["often", f"rare {i}"] if i < 10 else ["often"]} for i in range(60)]
+    recipe = {
+        "backbone": str(models["bert"]),
+        "tasks": {"t": {"head": "multilabel"}},
+        "stages": {"max_steps": 1},
+        "seed": seed,
+    }
+    with hft_core.session(recipe, data={"t": rows}) as session:
+        assert len(session.model.head("t").facts["labels"]) == 11
 
 
 def test_it_learns_and_the_plain_class_opens_it(models: Any, toys: Any, tmp_path: Any) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy import stats
 from sklearn.metrics import mean_absolute_error
 from transformers import AutoModelForSequenceClassification
 
+import hft_core
 from hft_core.backbone import Features
 from hft_core.head import Targets
 from hft_plugins.backbones import encoder
@@ -58,3 +60,36 @@ def test_equals_the_loss_and_values_of_the_plain_class(models: Any, toys: Any) -
     assert head.predict(features, Targets(0, {})) == pytest.approx(told.logits.squeeze(1).tolist(), abs=1e-5)
     assert head.answer([0.25], {}) == {"value": 0.25}
     assert head.config()["problem_type"] == "regression"
+
+
+@pytest.mark.parametrize("value", [1e16, -1e30, "1e38"])
+def test_a_target_whose_square_float32_cannot_compute_with_is_named(value: Any) -> None:
+    assert "expected a number between -1e+15 and 1e+15" in build(Options(), task="t").check({"label": value})
+
+
+def test_a_target_that_is_0_in_float32_only_is_named() -> None:
+    head = build(Options(), task="t")
+    assert "found 1e-60, which is 0 in float32" in head.check({"label": 1e-60})
+    assert head.check({"label": 0.0}) == head.check({"label": "1e-30"}) == head.check({"label": -1e15}) == ""
+
+
+def test_targets_that_differ_in_float64_only_are_refused() -> None:
+    head = build(Options(), task="t")
+    with pytest.raises(ValueError, match=r"from 1700000000 to 1700000030 are one and the same in float32"):
+        head.learn({"label": [1_700_000_000, 1_700_000_030]})
+    head.learn({"label": [5, 5, 5]})
+    head.learn({"label": [1_700_000_000, 1_700_001_000]})
+    assert head.facts == {}
+
+
+@pytest.mark.parametrize("scale", [4e14, 1e-15])
+def test_the_largest_targets_train(scale: float, models: Any, toys: Any) -> None:
+    rows = [{**row, "score": row["score"] * scale} for row in toys.rows(40)]
+    recipe = {
+        "backbone": str(models["bert"]),
+        "tasks": {"t": {"head": "regression", "label": "score"}},
+        "stages": {"max_steps": 4},
+        "precision": "fp32",
+    }
+    result = hft_core.run(recipe, data={"t": rows})
+    assert math.isfinite(result.final["dev"]["t"]["loss"])

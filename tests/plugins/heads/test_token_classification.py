@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from hft_core import Catalogue
 from hft_core.backbone import Features
 from hft_core.data import loading
 from hft_core.errors import DataError
-from hft_core.head import Draw, Targets
+from hft_core.head import Draw, RowError, Targets
 from hft_core.predict import prediction, saved_run
 from hft_plugins.backbones import decoder, encoder
 from hft_plugins.backbones.options import DecoderOptions, EncoderOptions
-from hft_plugins.heads.parts import tag_schemes
+from hft_plugins.heads.parts import tag_notations, tag_schemes
 from hft_plugins.heads.token_classification import Options, TokenClassification, build, first_tokens
 
 SCHEMES = {"bio": IOB2, "iobes": IOBES, "bilou": BILOU}
@@ -49,7 +50,7 @@ def test_equals_the_strict_entities_of_seqeval(scheme: str, data: st.DataObject)
     assert tag_schemes.well_formed(tags, scheme) == [(e.start, e.end, e.tag) for e in reference]
 
 
-@pytest.mark.parametrize("scheme", [*SCHEMES, "iob1"])
+@pytest.mark.parametrize("scheme", [*SCHEMES, "iob1", "ioe1", "ioe2"])
 @given(data=st.data())
 @settings(max_examples=100, deadline=None)
 def test_what_is_written_is_well_formed_and_read_again(scheme: str, data: st.DataObject) -> None:
@@ -68,15 +69,115 @@ def test_what_is_written_is_well_formed_and_read_again(scheme: str, data: st.Dat
         (["I-PER O I-PER"], "iob1"),
         (["S-PER O B-LOC E-LOC"], "iobes"),
         (["U-PER O B-LOC I-LOC L-LOC"], "bilou"),
+        (["B-PER M-PER E-PER O", "S-LOC O"], "bmes"),
+        (["B-PER M-PER E-PER O", "W-LOC O"], "bmes"),
+        (["B M E S", "B E S"], "bmes"),
+        (["B I E S", "B E S"], "iobes"),
+        (["I-PER E-PER O", "E-LOC I-LOC E-LOC"], "ioe2"),
+        (["I-PER I-PER O", "I-LOC E-LOC I-LOC"], "ioe1"),
         (["DT NN VB"], "plain"),
+        (["NN-SBJ VB-S DT IN S-NOM"], "plain"),
+        (["B-x NN VB DT O"], "plain"),
+        (["PRON_I PRON_S NOUN VERB"], "plain"),
+        (["NOUN VERB X ADP INTJ"], "plain"),
         (["O O"], "plain"),
         (["B I O"], "bio"),
+        (["b i o"], "bio"),
         (["B O S"], "plain"),
-        (["B-a S-b U-c"], "plain"),
     ],
 )
 def test_the_scheme_is_found_from_all_sentences(sentences: list[str], scheme: str) -> None:
-    assert tag_schemes.detect([sentence.split() for sentence in sentences]) == scheme
+    assert tag_notations.detect([sentence.split() for sentence in sentences], "tags")[0] == scheme
+
+
+@pytest.mark.parametrize(
+    ("tags", "read"),
+    [
+        ("B_PER I_PER O B_LOC", "B-PER I-PER O B-LOC"),
+        ("PER-B PER-I O LOC-B", "B-PER I-PER O B-LOC"),
+        ("PER_B PER_I O LOC_B", "B-PER I-PER O B-LOC"),
+        ("b-per i-per o b-loc", "B-per I-per O B-loc"),
+        ("b-per i-per O b-loc", "B-per I-per O B-loc"),
+        ("B:PER I:PER O", "B-PER I-PER O"),
+        ("B/PER I/PER O", "B-PER I-PER O"),
+        ("B-人名 I-人名 O", "B-人名 I-人名 O"),
+        ("B-PER-x I-PER-x O", "B-PER-x I-PER-x O"),
+        ("B-PER M-PER E-PER S-LOC O", "B-PER I-PER E-PER S-LOC O"),
+        ("NN_B NN_M NN_E VV_S", "B-NN I-NN E-NN S-VV"),
+        ("I-PER E-PER E-LOC O", "B-PER I-PER B-LOC O"),
+        ("I-PER I-PER O I-LOC E-LOC I-LOC", "B-PER I-PER O B-LOC I-LOC B-LOC"),
+    ],
+)
+def test_tags_in_another_notation_are_learned_as_usual_ones(tags: str, read: str, models: Any) -> None:
+    head = head_of(tags)
+    words = ["a"] * len(tags.split())
+    assert head.check({"words": words, "tags": tags}) == ""
+    tokenizer = encoder.build(EncoderOptions(model=str(models["bert"]))).tokenizer
+    encoded = head.encode({"words": [words], "tags": [tags]}, tokenizer, 32)
+    assert " ".join(head.labels[i] for i in encoded.targets["label"][0]) == read
+    again = build(Options(), task="t")
+    again.facts = json.loads(json.dumps(head.facts))
+    assert again.check({"words": words, "tags": tags}) == ""
+
+
+@pytest.mark.parametrize(
+    ("sentences", "row", "message"),
+    [
+        (["B-PER I-PER O", "O B-LOC", "0 O"], 2, "item 1: found the tag '0', expected a tag like 'B-LOC' or 'B-PER'"),
+        (["B-PER I-PER O", "O 0 B-PER", "0 0 0"], 1, "item 2: found the tag '0' (4 such tags)"),
+        (["B-PER I-PER O", "O o"], 1, "item 2: found the tag 'o'"),
+        (["B-PER I-PER O", "B-LOC X"], 1, "item 2: found the tag 'X'"),
+        (["B-PER I-PER O", "B-LOC b-LOC"], 1, "item 2: found the tag 'b-LOC'"),
+        (["B-PER I-PER O", "LOC-B O"], 1, "item 1: found the tag 'LOC-B'"),
+        (["B-PER I_PER O", "B-PER I_PER O"], 0, "item 2: found the tag 'I_PER' (2 such tags)"),
+        (["B-PER I-PER O", "B O"], 1, "item 1: found the tag 'B'"),
+        (
+            ["B-PER I-PER O", "B-per O"],
+            1,
+            "found the tag 'B-per', which is the type 'PER' of other tags in another case",
+        ),
+        (["B-a S-b U-c"], 0, "found the tag 'U-c', but the letters B, S, U are of no one scheme"),
+    ],
+)
+def test_a_few_odd_tags_are_refused_with_their_row_and_item(sentences: list[str], row: int, message: str) -> None:
+    with pytest.raises(RowError) as error:
+        head_of(*sentences)
+    assert error.value.row == row
+    assert message in str(error.value)
+    assert "scheme: plain" in str(error.value)
+    assert head_of(*sentences, scheme="plain").scheme == "plain"
+
+
+def test_malformed_tags_are_told_in_the_notation_of_the_rows() -> None:
+    head = head_of("B_PER I_PER O B_LOC")
+    message = head.check({"words": "a b", "tags": "O I_PER"})
+    assert "item 2: found 'I_PER' behind 'O', expected 'B_PER' in the scheme BIO" in message
+    head = head_of("B-x M-x E-x S-x O")
+    assert "found 'M-x' behind 'B-x', expected 'E-x' in the scheme BMES" in head.check(
+        {"words": "a b c", "tags": "B-x M-x O"}
+    )
+    head = head_of("I-x E-x E-y I-x E-x")
+    assert "found 'I-x' at the start, expected 'E-x' in the scheme IOE2" in head.check(
+        {"words": "a b", "tags": "I-x O"}
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rare_type_is_trained_and_another_tag_of_a_trained_type_moves_no_row(seed: int, models: Any) -> None:
+    rows = [{"words": "a b c", "tags": "B-x O O"} for _ in range(60)]
+    rows[17]["tags"] = "B-rare O O"
+    rows[23]["tags"] = "B-x I-x O"
+    recipe = {
+        "backbone": str(models["bert"]),
+        "tasks": {"t": {"head": "token-classification"}},
+        "stages": {"max_steps": 1},
+        "seed": seed,
+    }
+    with hft_core.session(recipe, data={"t": rows}) as session:
+        assert session.model.head("t").facts["labels"] == ["O", "B-rare", "I-rare", "B-x", "I-x"]
+    head = build(Options(), task="t")
+    assert head.classes_of({"tags": "B-x I-x O"}) == {"x", "O"}
+    assert head.classes_of({"tags": "x_B x_I O"}) == {"x", "O"}
 
 
 def test_iob1_is_learned_as_bio_and_the_facts_say_so(models: Any) -> None:

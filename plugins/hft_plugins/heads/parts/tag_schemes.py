@@ -14,9 +14,17 @@ LETTERS = {
     "iob1": ("I", "I", "I", "I"),
     "iobes": ("B", "I", "E", "S"),
     "bilou": ("B", "I", "L", "U"),
+    "ioe1": ("I", "I", "I", "I"),
+    "ioe2": ("I", "I", "E", "E"),
+    "bmes": ("B", "M", "E", "S"),
 }
 """By scheme: the letter of a chunk's first word, of its inner ones, of its last, and of a chunk of one word. `bio` is
-also called IOB2. In `iob1` (CoNLL-2003 as published), a chunk begins with B only right behind another of its type."""
+also called IOB2. In `iob1` (CoNLL-2003 as published), a chunk begins with B only right behind another of its type; in
+`ioe1`, it ends with E only right before one (Tjong Kim Sang and Veenstra 1999, arXiv:cs/9907006)."""
+OTHERS = {"bmes": "W"}
+"""Further letters: BMEWO has W for a chunk of one word."""
+LEARNED_AS = {"iob1": "bio", "ioe1": "bio", "ioe2": "bio", "bmes": "iobes"}
+"""Schemes whose tags are converted to those of another."""
 
 Chunk = tuple[int, int, str]
 """Of words `start` to `end` (exclusive), with a type."""
@@ -24,21 +32,24 @@ Chunk = tuple[int, int, str]
 _TAG = re.compile(r"O|[BIESLU](-.+)?", re.DOTALL)
 
 
-def detect(sentences: Sequence[Sequence[str]]) -> str:
-    """The scheme in which all `sentences` are written; `plain` where the tags mark no chunks (parts of speech).
+def of_letters(sentences: Sequence[Sequence[str]]) -> str | None:
+    """Return the scheme whose letters all tags of `sentences` have; None if they are of no one scheme.
 
     With the letters B and I alone, it is `iob1` where all sentences follow that scheme's rule and some break that of
-    `bio`; where some break both, `bio`.
+    `bio`; where some break both, `bio`. With E and I alone, it is `ioe1` or `ioe2` by the same rule.
     """
-    tags = set(chain.from_iterable(sentences))
-    letters = {tag[:1] for tag in tags}
-    typed = any("-" in tag for tag in tags)
-    if not all(_TAG.fullmatch(tag) for tag in tags) or not (typed or {"B", "I"} <= tags):
-        return "plain"
-    if letters <= set("OBI"):
-        follow = {scheme: all(fault(tags, scheme) is None for tags in sentences) for scheme in ("bio", "iob1")}
-        return "iob1" if follow["iob1"] and not follow["bio"] else "bio"
-    return next((s for s in ("iobes", "bilou") if letters <= {"O", *LETTERS[s]}), "plain")
+    letters = {tag[:1] for tag in chain.from_iterable(sentences)} - {"O"}
+    if letters <= set("BI"):
+        return _by_rules(sentences, "bio", "iob1")
+    if letters <= set("IE") and "S" not in letters:
+        return _by_rules(sentences, "ioe2", "ioe1")
+    known = {scheme: {*LETTERS[scheme], *OTHERS.get(scheme, "")} for scheme in ("iobes", "bilou", "bmes")}
+    return next((scheme for scheme, own in known.items() if letters <= own), None)
+
+
+def _by_rules(sentences: Sequence[Sequence[str]], usual: str, other: str) -> str:
+    follow = {scheme: all(fault(tags, scheme) is None for tags in sentences) for scheme in (usual, other)}
+    return other if follow[other] and not follow[usual] else usual
 
 
 def tags_of(types: Iterable[str], scheme: str) -> list[str]:
@@ -59,12 +70,12 @@ def read(tags: Sequence[str]) -> list[Chunk]:
     start, kind, ended = -1, "", True
     for i, tag in enumerate([*tags, "O"]):
         letter, _, new = tag.partition("-")
-        goes_on = letter in ("I", "E", "L") and new == kind and not ended
+        goes_on = letter in ("I", "M", "E", "L") and new == kind and not ended
         if not goes_on:
             if start >= 0:
                 found.append((start, i, kind))
             start, kind = (-1, "") if letter == "O" else (i, new)
-        ended = letter in ("O", "E", "S", "L", "U")
+        ended = letter in ("O", "E", "S", "W", "L", "U")
     return found
 
 
@@ -72,13 +83,14 @@ def write(chunks: Iterable[Chunk], length: int, scheme: str) -> list[str]:
     """The tags of `length` words with these chunks, which follow one another."""
     first, inner, last, only = LETTERS[scheme]
     tags = ["O"] * length
-    before: Chunk = (0, -1, "")
-    for chunk in chunks:
-        start, end, kind = chunk
-        begin = "B" if scheme == "iob1" and before[1:] == (start, kind) else first if end - start > 1 else only
-        letters = [begin] if end - start == 1 else [begin, *[inner] * (end - start - 2), last]
+    listed = list(chunks)
+    for i, (start, end, kind) in enumerate(listed):
+        letters = [only] if end - start == 1 else [first, *[inner] * (end - start - 2), last]
+        if scheme == "iob1" and i and listed[i - 1][1:] == (start, kind):
+            letters[0] = "B"
+        if scheme == "ioe1" and listed[i + 1 : i + 2] and listed[i + 1][::2] == (end, kind):
+            letters[-1] = "E"
         tags[start:end] = [_tag(letter, kind) for letter in letters]
-        before = chunk
     return tags
 
 

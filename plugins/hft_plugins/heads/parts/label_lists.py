@@ -1,0 +1,70 @@
+"""Recognize lists of labels that are not lists of names: 0 and 1 for each label, and texts divided at another mark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hft_core.head import RowError
+
+ONES, ZEROS = ("1", "true"), ("0", "false")
+MARKS = (";", "|", ",", "\t")
+"""What else may divide the labels of a text cell."""
+
+
+def is_multi_hot(values: Sequence[str], names: Sequence[str]) -> bool:
+    """Return whether a row's values say yes or no to each of several labels."""
+    return len(values) > 1 and all(v in (*ONES, *ZEROS) for v in values) and not set(values) & set(names)
+
+
+def multi_hot_width(cells: Sequence[Sequence[str]], names: Sequence[str]) -> int:
+    """Return the number of labels if all rows say yes or no to each of them; 0 if not.
+
+    `names`: of the labels, if given. Rows of one length of 0 and 1 are lists of the labels 0 and 1 only if these are
+    names of labels.
+    """
+    width = len(cells[0]) if cells else 0
+    return width if all(len(values) == width and is_multi_hot(values, names) for values in cells) else 0
+
+
+def unnamed(column: str, width: int, names: Sequence[str] | None) -> str:
+    """Describe rows of 0 and 1 whose labels have no names, or not as many."""
+    found = f"column '{column}' holds a list of {width} times 0 or 1 in each row (multi-hot)"
+    if names is not None:
+        return f"{found}, but 'labels' has {len(names)} names; expected {width}"
+    return f"{found}; expected the names of the labels in each row, or the option 'labels' with {width} names, in order"
+
+
+def problem_of_multi_hot(values: Sequence[str], column: str, width: int) -> str:
+    """Return what is wrong with a row that should have 0 or 1 for each of `width` labels; empty if nothing is."""
+    odd = next((value for value in values if value not in (*ONES, *ZEROS)), None)
+    if odd is not None:
+        return f"column '{column}': found '{odd}', expected 0 or 1 for each label, as in the training rows"
+    if len(values) != width:
+        return f"column '{column}': found {len(values)} times 0 or 1, expected {width}, one for each label"
+    return ""
+
+
+def refuse_undivided(cells: Sequence[Sequence[str]], column: str, separator: str) -> None:
+    """Raise `RowError` where no row has two labels, and parts of a label between other marks are labels too."""
+    if any(len(values) > 1 for values in cells):
+        return
+    labels = {value: row for row, values in reversed(list(enumerate(cells))) for value in values}
+    if labels and all(len(label) > 1 and set(label) <= set("01 ") and " " in label for label in labels):
+        raise RowError(
+            0,
+            f"column '{column}' holds 0 and 1 divided at blanks, and the separator is '{separator}': set "
+            "separator: ' ' and the names of all 'labels'",
+        )
+    for mark in (mark for mark in MARKS if mark != separator):
+        parts = {label: [part.strip() for part in label.split(mark)] for label in labels if mark in label}
+        seen: dict[str, int] = dict.fromkeys(labels, 1)
+        for part in (part for found in parts.values() for part in found):
+            seen[part] = seen.get(part, 0) + 1
+        divided = [label for label, found in parts.items() if all(seen[part] > 1 for part in found)]
+        if divided and len(divided) * 2 > len(parts):
+            first = min(divided, key=labels.__getitem__)
+            raise RowError(
+                labels[first],
+                f"column '{column}' holds the label '{first}', whose parts at '{mark}' are labels too, and no row "
+                f"holds the separator '{separator}': set separator: '{mark}', or name all 'labels' if it is one",
+            )
