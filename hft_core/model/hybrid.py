@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hft_core.backbone import Backbone, Features
 from hft_core.batching.batch import Batch, CachedHidden, Segment, UniqueRows
 from hft_core.head import Head
+from hft_core.model import tied_weights
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.strategy import Strategy
 
@@ -42,10 +43,26 @@ class HybridModel(nn.Module):
         strategy.apply(self.backbone, tasks)
         self.strategy = strategy
 
-    def fold_strategy(self) -> None:
-        """Fold what the strategy added into the trunk's own weights, and return to the plain strategy."""
+    def fold_strategy(self) -> list[str]:
+        """Fold what the strategy added into the trunk's own weights, and return to the plain strategy.
+
+        Hidden states and heads compute what they did before: weights that are one parameter for several modules (an LM
+        head tied to the embedding) become two where folding changes them for one alone. Returns which, for people.
+        """
+        shared = tied_weights.shared_weights(self.trunk, self.heads)
+        inside = tied_weights.tied_names(self.strategy.base_state(self.backbone))
         self.strategy.fold(self.backbone)
         self.strategy = Strategy()
+        left = tied_weights.tied_names(self.trunk.state_dict())
+        pairs = [(f"'{name}' of the trunk", f"'{other}'") for name, other in inside.items() if name not in left]
+        for name in tied_weights.keep_shared(self.trunk, self.heads, shared):
+            task, _, weight = name.partition(".")
+            pairs.append((f"'{weight.rpartition('whole.')[2]}' of the head of task '{task}'", "a weight of the trunk"))
+        return [
+            f"{one} was one with {other}, and the strategy changed one of them: they are two from here on, and are "
+            "saved as two"
+            for one, other in pairs
+        ]
 
     def hidden(self, batch: Batch, plan: ExecutionPlan = PLAIN) -> Tensor:
         """The trunk's last hidden states of a batch, `[batch, seq, hidden]`, computed as the plan says."""

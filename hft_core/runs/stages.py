@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from hft_core.device.clock import SAVING
 from hft_core.device.machine import Machine
 from hft_core.errors import RecipeError
 from hft_core.gradients import one_pass
-from hft_core.model import fsdp, gradient_checkpointing
+from hft_core.model import fsdp, gradient_checkpointing, tied_weights
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.plugins.observers import Observers
@@ -182,6 +182,7 @@ class Stages:
             model.apply_strategy(assembly.strategy_of(stage), stage.stage.tasks)
         base = resume_from.tensors("base")
         if base:
+            tied_weights.untie(model, base.keys() - weights.whole_state(model).keys())
             weights.put(base, weights.whole_state(model))
 
     def run(
@@ -224,7 +225,7 @@ class Stages:
         result = stage_report.result(resolved, setup, progress, counts, before, self.scores, cache)
         division.undo()
         if fold:
-            model.fold_strategy()
+            result = replace(result, warnings=(*result.warnings, *model.fold_strategy()))
             self.execution = PLAIN
             self.trunk_changed = self.trunk_changed or moves
         self.observers.emit("stage_finished", events.StageFinished(result=result))

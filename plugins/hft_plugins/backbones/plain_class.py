@@ -23,7 +23,7 @@ class Whole(FamilyModule):
         super().__init__()
         self.whole = whole
         self.plain_class = plain_class
-        self._trunk_parameters = frozenset(id(p) for p in trunk.parameters())
+        self._trunk = (trunk,)  # no submodule of this one
         self._shown_as = ["inputs_embeds", *(["decoder_inputs_embeds"] if whole.config.is_encoder_decoder else [])]
 
     def outputs_of(self, hidden: Tensor, **inputs: Tensor) -> Any:
@@ -31,7 +31,7 @@ class Whole(FamilyModule):
         return self.whole(**inputs, **dict.fromkeys(self._shown_as, hidden))
 
     def plain_state(self, *, tied: bool = False) -> dict[str, Tensor]:
-        skipped = frozenset() if tied else self._trunk_parameters
+        skipped = frozenset() if tied else frozenset(id(p) for p in self._trunk[0].parameters())
         own = {name: p for name, p in self.whole.named_parameters(remove_duplicate=not tied) if id(p) not in skipped}
         return {**own, **dict(self.whole.named_buffers())}
 

@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from hft_plugins.backbones import remote_code
 from hft_plugins.backbones.pretrained import Opened
@@ -55,6 +56,17 @@ def write_config(folder: Path, opened: Opened, architecture: str, settings: Mapp
     if opened.trust_remote_code:
         remote_code.save(config, folder)
     config.save_pretrained(folder)
+
+
+def untied_setting(whole: PreTrainedModel, state: Mapping[str, Tensor]) -> dict[str, bool]:
+    """Return what the configuration has to say where `state` has all weights that the family ties; nothing where that
+    would change more (T5's scale). transformers sees that they are two; other programs go by the configuration."""
+    tied, config = getattr(whole, "_tied_weights_keys", None) or {}, whole.config
+    if not tied or not tied.keys() <= state.keys() or not getattr(config, "tie_word_embeddings", False):
+        return {}
+    setting = {"tie_word_embeddings": False}
+    changed = type(config).from_dict({**config.to_dict(), **setting}).to_dict()
+    return setting if changed == {**config.to_dict(), **setting} else {}
 
 
 def _plain(tensor: Tensor) -> Tensor:

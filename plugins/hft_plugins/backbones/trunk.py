@@ -250,7 +250,8 @@ class HfBackbone(Backbone):
     ) -> None:
         assert isinstance(module, Whole)
         folder.mkdir(parents=True, exist_ok=True)
-        saved_model.write_config(folder, self._opened, type(module.whole).__name__, config)
+        settings = {**config, **saved_model.untied_setting(module.whole, state)}
+        saved_model.write_config(folder, self._opened, type(module.whole).__name__, settings)
         if module.whole.can_generate():
             module.whole.generation_config.save_pretrained(folder)
         saved_model.write_head(folder, trunk_folder, state)

@@ -25,7 +25,10 @@ from hft_plugins.strategies.peft import fast_lora
 from hft_plugins.strategies.peft.adapter_folder import PREFIX, read_adapter, write_adapter
 from hft_plugins.strategies.peft.target_modules import fill_targets
 
-IGNORED_WARNINGS = "Failed to load the CUDA extension|Setting boft_n_butterfly_factor|Unsupported layer type"
+IGNORED_WARNINGS = (
+    "Failed to load the CUDA extension|Setting boft_n_butterfly_factor|Unsupported layer type|"
+    "Model (has|with) .tie_word_embeddings"  # see `_untie_adapted`
+)
 
 AUXILIARY_LOSSES = {"kasa_config": "_get_kasa_loss", "monteclora_config": "_get_monteclora_loss"}
 """Losses that PEFT leaves to the training loop, by the field that asks for them (KaSA, arXiv:2412.06071)."""
@@ -98,8 +101,11 @@ class Injected(Strategy):
 
     def fold(self, backbone: Backbone) -> None:
         """Merge the adapter into the trunk's weights. Raises `PluginError` when PEFT cannot merge the method."""
+        _untie_adapted(backbone.trunk)
         try:
-            self._model.base_model.merge_and_unload(safe_merge=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=IGNORED_WARNINGS)
+                self._model.base_model.merge_and_unload(safe_merge=True)
         except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
             reason = f"PEFT cannot merge it into the trunk, so that no stage can follow: {_one_line(error)}"
             raise self._refusal(reason) from error
@@ -213,6 +219,22 @@ def _owners(trunk: nn.Module) -> dict[str, tuple[nn.Module, str]]:
         owner, _, leaf = name.rpartition(".")
         owners[name] = (trunk.get_submodule(owner), leaf)
     return owners
+
+
+def _untie_adapted(trunk: nn.Module) -> None:
+    """Give adapted modules weights of their own where another module of the trunk has the same ones (T5's embeddings of
+    encoder and decoder): merged into one tensor, an adapter would change both."""
+    holders: dict[nn.Parameter, list[nn.Module]] = {}
+    for module in trunk.modules():
+        for parameter in module.parameters(recurse=False):
+            holders.setdefault(parameter, []).append(module)
+    adapted = [layer.get_base_layer() for layer in trunk.modules() if isinstance(layer, BaseTunerLayer)]
+    for module in adapted:
+        for leaf, parameter in list(module.named_parameters(recurse=False)):
+            if len(holders[parameter]) > 1:
+                own = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+                holders[parameter].remove(module)
+                setattr(module, leaf, own)
 
 
 def _copies(trunk: nn.Module) -> dict[str, Tensor]:
