@@ -12,7 +12,9 @@ EPYC without fast bfloat16, 2026-11-29.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -21,6 +23,19 @@ LEVELS = 1 << 16
 """Probabilities are rounded to multiples of one over this."""
 MIN_PROBABILITY = 0.002
 """Of dropping or keeping; a smaller one is left to torch, since rounding would change it by more than 0.4 %."""
+
+
+_keeping_all: ContextVar[bool] = ContextVar("keeping_all", default=False)
+
+
+@contextmanager
+def keeping_all() -> Iterator[None]:
+    """Drop nothing inside, draw nothing and scale nothing: a pass can then be compared with one without dropout."""
+    token = _keeping_all.set(True)
+    try:
+        yield
+    finally:
+        _keeping_all.reset(token)
 
 
 def is_supported(input: Tensor, p: float) -> bool:
@@ -35,6 +50,8 @@ def dropout(input: Tensor, p: float) -> Tensor:
 
 def scaled_mask(shape: Sequence[int], p: float, dtype: torch.dtype) -> Tensor:
     """Draw what `dropout` multiplies with: `shape`, 0 with probability `p` and `1 / (1 - p)` elsewhere."""
+    if _keeping_all.get():
+        return torch.ones(torch.Size(shape), dtype=dtype)
     dropped_levels = round(p * LEVELS)
     size = torch.Size(shape).numel()
     bits = torch.empty((size + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)

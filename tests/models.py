@@ -18,6 +18,8 @@ from transformers import (
     BertModel,
     DistilBertConfig,
     DistilBertForMaskedLM,
+    FalconConfig,
+    FalconForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -165,6 +167,24 @@ def _gpt2() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     return GPT2LMHeadModel(config), tokenizer
 
 
+def _falcon(alibi: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """A family whose code asks which attention it was given by name."""
+    tokenizer = _byte_pairs(["<s>", "</s>"], bos_token="<s>", eos_token="</s>", model_max_length=64)
+    config = FalconConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        alibi=alibi,
+        multi_query=not alibi,
+        new_decoder_architecture=False,
+        initializer_range=0.1,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    return FalconForCausalLM(config), tokenizer
+
+
 def _t5(tied: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """T5, or T5 1.1, whose LM head is its own and gets the hidden states unscaled."""
     tokenizer = _byte_pairs(
@@ -225,6 +245,8 @@ MAKERS: dict[str, Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerFast]]]
     "splinter": _splinter,
     "llama": _llama,
     "gpt2": _gpt2,
+    "falcon": lambda: _falcon(alibi=False),
+    "falcon-alibi": lambda: _falcon(alibi=True),
     "t5": _t5,
     "t5-untied": lambda: _t5(tied=False),
     "bart": _bart,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from hft_core.acceleration import activation_cache, compile, frozen_prefix, shared_layers
+from hft_core.acceleration.kernel_check import Kernels, usable_kernels
 from hft_core.batching.batch import Batch
 from hft_core.combiner import Combiner
 from hft_core.data.examples import Examples
@@ -105,6 +106,10 @@ def decide(
     facts.note(Fact.CACHED_ACTIVATIONS, store is not None)
     compiled, why_compiled, warnings = _compiled(stage, model, frozen, facts, probe, machine, seed)
     facts.note(Fact.COMPILED, compiled)
+    kernels, why_kernels = Kernels(()), facts.obstacle("fast_kernels")
+    if not why_kernels:
+        kernels = usable_kernels(model, frozen, probe, machine, seed=seed)
+        why_kernels = "; ".join(kernels.warnings)
     one_pass, why_one_pass = _one_pass(model, facts, combiner, probe, machine, one_pass_matches)
     return ExecutionPlan(
         strategy=model.strategy,
@@ -113,14 +118,15 @@ def decide(
         shared_depth=_shared_depth(model, facts, train, machine, seed),
         one_pass=one_pass,
         compiled=compiled,
-        fast_kernels=not facts.obstacle("fast_kernels"),
+        fast_kernels=kernels.usable,
         reasons={
             "store": why_store,
             "compiled": why_compiled,
             "one_pass": why_one_pass,
-            **{choice: facts.obstacle(choice) for choice in ("shared_depth", "fast_kernels")},
+            "shared_depth": facts.obstacle("shared_depth"),
+            "fast_kernels": why_kernels,
         },
-        warnings=warnings,
+        warnings=(*warnings, *kernels.warnings),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,17 +14,26 @@ from hft_core.forward_override import is_overridden, override_forward
 from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 
+DROPOUT, BACKBONE, STRATEGY = "dropout", "the backbone", "the strategy"
+KERNELS = (DROPOUT, BACKBONE, STRATEGY)
+"""Whose fast kernels there are, in the order in which they override each other."""
+
+
+def compiled(model: HybridModel, plan: ExecutionPlan) -> AbstractContextManager[None]:
+    """Compile the layers inside the context, where the plan says so; what is evaluated takes the layers as they are."""
+    return compile.compiled_layers(model) if plan.compiled else nullcontext()
+
 
 @contextmanager
 def patched(model: HybridModel, plan: ExecutionPlan) -> Iterator[None]:
-    """Use the plan's fast paths inside the context: compiled layers, or fast kernels for dropout on CPUs and those of
-    the backbone and of the strategy, in the order of `hft_core.forward_override`."""
+    """Use the plan's fast kernels inside the context, in the order of `hft_core.forward_override`. It is for training
+    steps: what is evaluated takes the plain path."""
     with ExitStack() as context:
-        if plan.compiled:
-            context.enter_context(compile.compiled_layers(model))
-        if plan.fast_kernels:
+        if DROPOUT in plan.fast_kernels:
             context.enter_context(fast_dropout(model))
+        if BACKBONE in plan.fast_kernels:
             context.enter_context(model.backbone.in_training())
+        if STRATEGY in plan.fast_kernels:
             context.enter_context(model.strategy.in_training(model.backbone))
         yield
 

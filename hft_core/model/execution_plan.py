@@ -45,8 +45,8 @@ class ExecutionPlan:
     """Per-task gradients come from one backward pass over the rows of all tasks (`hft_core.gradients.one_pass`)."""
     compiled: bool = False
     """The trunk's layers run compiled code while they train (`hft_core.acceleration.compile`)."""
-    fast_kernels: bool = False
-    """Dropout, attention and adapters use their fast paths while training (`hft_core.acceleration.fast_paths`)."""
+    fast_kernels: tuple[str, ...] = ()
+    """Whose fast paths are used in training steps (`hft_core.acceleration.fast_paths.KERNELS`)."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Why, for people, by the name of the field."""
     warnings: tuple[str, ...] = ()

@@ -72,7 +72,7 @@ class StageLoop:
         self._set_trunk_trainable(progress.step >= setup.head_steps)
         try:
             progress.work.flops += cache.open()
-            with fast_paths.patched(setup.model, setup.execution):
+            with fast_paths.compiled(setup.model, setup.execution):
                 self._train(progress)
         except signals.Interrupted:
             self._save_checkpoint(progress)
@@ -82,7 +82,8 @@ class StageLoop:
         return progress
 
     def _train(self, progress: Progress) -> None:
-        """Go through the phases that are left."""
+        """Go through the phases that are left. Fast kernels are for training steps: dev is scored as a finished run
+        computes, so that scores, best weights and early stopping are those of the model that is saved."""
         while (phase := self._next_phase(progress)) is not Phase.END:
             if phase is Phase.MEASURE_DEV_LOSSES:
                 self.feedback.measure_dev_losses(progress.step)
@@ -90,7 +91,9 @@ class StageLoop:
             elif phase is Phase.EVALUATE:
                 self._evaluate(progress)
             else:
-                self._train_step(progress)
+                with fast_paths.patched(self.setup.model, self.setup.execution):
+                    while self._next_phase(progress) is phase:
+                        self._train_step(progress)
 
     def _next_phase(self, progress: Progress) -> Phase:
         return next_phase(

@@ -46,7 +46,7 @@ class Part:
 
 def test_the_strategy_overrides_the_backbone_which_overrides_dropout() -> None:
     model = Stub().train()
-    with fast_paths.patched(model, ExecutionPlan(fast_kernels=True)):  # type: ignore[arg-type]
+    with fast_paths.patched(model, ExecutionPlan(fast_kernels=fast_paths.KERNELS)):  # type: ignore[arg-type]
         assert all(is_overridden(module) for module in model.trunk)
         model(torch.ones(4))
     assert model.calls == ["strategy", "backbone"]
