@@ -29,7 +29,7 @@ def save_model(folder: Path, model: HybridModel, *, trunk_changed: bool) -> str:
     trunk_folder = folder / TRUNK_FOLDER
     if trunk_changed or not strategy.adapter or not backbone.source:
         backbone.save(trunk_folder, strategy.base_state(backbone))
-    base = str(trunk_folder.resolve()) if trunk_folder.exists() else backbone.source
+    base = str(trunk_folder.resolve()) if trunk_folder.exists() else _absolute(backbone.source)
     for task in model.heads:
         head = model.head(task)
         if strategy.adapter:
@@ -45,6 +45,11 @@ def save_model(folder: Path, model: HybridModel, *, trunk_changed: bool) -> str:
             save_file(_contiguous(own_state(model, task)), folder / task / OWN_HEAD_FILE)
         write_json(folder / task / TASK_FILE, {"facts": head.facts})
     return base if strategy.adapter else ""
+
+
+def _absolute(source: str) -> str:
+    """Return a folder's path from the root, so that an adapter finds it from any working directory; else a hub id."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
 
 
 def _adapter_head(head: Head, trunk_saved: bool) -> dict[str, Tensor]:

@@ -8,12 +8,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 
 from hft_core.head import Head
 from hft_core.recipe import recipe_file
+from hft_core.recipe.schema import Recipe
 from hft_core.results import RunResult, Scores, StageResult
-from hft_core.runs.assembly import BuiltRun
+from hft_core.runs import usage_lines
+from hft_core.runs.assembly import BuiltRun, max_length
+from hft_core.runs.usage_lines import Usage
 from hft_core.sanitize import plain
 
 HUB_TASKS = {
@@ -40,17 +43,23 @@ def card(result: RunResult, built: BuiltRun, *, adapter_base: str) -> str:
     """
     recipe = built.resolved.recipe
     base = str(recipe.backbone.options.get("model", ""))
+    on_hub = _is_on_hub(base)
+    name = base if on_hub else Path(base).name
     title = f"{Path(base).name} adapted by hybrid fine-tuning"
+    of_base = usage_lines.base_facts(_base_metadata(base))
     metadata = ModelCardData(
-        base_model=base if _is_on_hub(base) else None,
+        base_model=base if on_hub else None,
+        base_model_relation=("adapter" if adapter_base else "finetune") if on_hub else None,
         library_name=_library(built, adapter_base),
+        pipeline_tag=_pipeline_tag(built.heads),
         tags=["hybrid-fine-tuning"],
         model_name=plain(title),
         eval_results=list(_eval_results(result, built.heads)),
+        **of_base,
     )
     sections = [
         f"# {_plain(title)}\n",
-        f"Base model: {_code(base)}. Tasks: {', '.join(f'`{task}`' for task in recipe.tasks)}.\n",
+        f"Base model: {_code(name)}. Tasks: {', '.join(f'`{task}`' for task in recipe.tasks)}.\n",
         "## Scores\n",
         _scores(result),
         "## Stages\n",
@@ -58,8 +67,12 @@ def card(result: RunResult, built: BuiltRun, *, adapter_base: str) -> str:
         *(["## Warnings\n", *(f"- {_plain(warning)}" for warning in result.warnings), ""] if result.warnings else []),
         "## Use\n",
         _use(built, adapter_base),
+        "## Data and limits\n",
+        _data(built),
+        LIMITS + "\n",
+        *([] if "license" in of_base else ["No license was found with the base model: see its source for one.\n"]),
         "## Recipe\n",
-        f"<details><summary>recipe.yaml</summary>\n\n{_block('yaml', recipe_file.dump(recipe))}\n</details>\n",
+        f"<details><summary>recipe.yaml</summary>\n\n{_block('yaml', _recipe(recipe))}\n</details>\n",
         "## Framework versions\n",
         *(f"- {name} {version}" for name, version in result.versions.items()),
         f"- Python plugins: {', '.join(sorted({_plugin(plugin) for plugin in result.plugins}))}",
@@ -95,6 +108,12 @@ def _eval_results(result: RunResult, heads: Mapping[str, Head]) -> Iterator[Eval
                     )
 
 
+def _pipeline_tag(heads: Mapping[str, Head]) -> str | None:
+    """Return the hub's name of what all heads do; None where they do several things, or none that the hub has."""
+    found = {_hub_task(head) for head in heads.values()} - {OTHER_TASK}
+    return found.pop() if len(found) == 1 else None
+
+
 def _hub_task(head: Head) -> str:
     """Return the hub's name of what a head does."""
     plain_class = head.family.plain_class if head.family is not None else ""
@@ -126,26 +145,79 @@ def _stages(stages: tuple[StageResult, ...]) -> str:
 
 
 def _use(built: BuiltRun, adapter_base: str) -> str:
-    """Return code that opens each task's folder, with transformers and PEFT where they can."""
-    lines = []
+    """Return what opens each task's folder and predicts, with transformers and PEFT where they can."""
     plain = not adapter_base or built.model.strategy.plain
-    for task, head in built.heads.items():
-        if head.family is None or not plain:
-            lines.append(f"# {task}: `hft predict RUN --task {task}`")
-            continue
-        plain_class, labels = head.family.plain_class, head.config().get("id2label", {})
-        if adapter_base:
-            extra = f", num_labels={len(labels)}" if labels else ""
-            lines += [
-                f"base = transformers.{plain_class}.from_pretrained({adapter_base!r}{extra})",
-                f'model = peft.PeftModel.from_pretrained(base, "model/{task}")',
-            ]
-        else:
-            lines.append(f'model = transformers.{plain_class}.from_pretrained("model/{task}")')
-    if all(line.startswith("#") for line in lines):
-        return _block("sh", "\n".join(line.partition("`")[2].rstrip("`") for line in lines) + "\n")
-    imports = "import transformers\n" + ("import peft\n" if adapter_base else "")
-    return _block("python", imports + "\n".join(lines) + "\n")
+    parts = ['`hft predict RUN --task TASK "a text"` predicts with any task, where RUN is the folder of this README.\n']
+    by_task = {
+        task: usage_lines.lines(
+            Usage(
+                task=task,
+                head=head,
+                max_length=max_length(built.resolved, task, built.model),
+                adapter_base=adapter_base,
+                revision=str(built.resolved.recipe.backbone.options.get("revision") or ""),
+            )
+        )
+        for task, head in built.heads.items()
+        if head.family is not None and plain
+    }
+    if by_task:
+        libraries = "transformers and PEFT" if adapter_base else "transformers"
+        parts.append(f"With {libraries} alone, from that folder (or set `run` to it):\n")
+    for task, lines in by_task.items():
+        parts += [f"### {_plain(task)}\n", _block("python", "\n".join(lines) + "\n")]
+    return "\n".join(parts)
+
+
+def _data(built: BuiltRun) -> str:
+    """Return what each task learned from, and what is not known of the model."""
+    lines = ["| task | files | train | dev | test | tokens at most |", "| --- | --- | --- | --- | --- | --- |"]
+    for task, splits in built.rows.items():
+        data = built.resolved.recipe.tasks[task].data
+        files = [] if data is None else [*data.files, *data.train, *data.dev, *data.test]
+        names = ", ".join(_plain(Path(file).name) for file in files) or "–"
+        counts = " | ".join(str(len(splits[split])) if split in splits else "–" for split in ("train", "dev", "test"))
+        lines.append(f"| {_plain(task)} | {names} | {counts} | {max_length(built.resolved, task, built.model)} |")
+    return "\n".join(lines) + "\n"
+
+
+LIMITS = (
+    "Longer texts than the table says are cut. The scores are those of rows from the same source as the training rows: "
+    "other sources, other languages, and how errors are spread over groups of people were not measured."
+)
+
+
+def _base_metadata(base: str) -> dict[str, Any]:
+    """Return the metadata of the base model's own card, from its folder or the hub's cache; empty without one."""
+    folder = Path(base)
+    path: Any = folder / "README.md" if folder.is_dir() else None
+    if path is None and _is_on_hub(base):
+        path = try_to_load_from_cache(base, "README.md")
+    try:
+        return dict(vars(ModelCard(Path(path).read_text(encoding="utf-8")).data)) if path else {}
+    except Exception:  # a stranger's card may hold anything, and the run is finished
+        return {}
+
+
+def _recipe(recipe: Recipe) -> str:
+    """Return the recipe as YAML, with the names of local files and folders in place of their paths."""
+    text = recipe_file.dump(recipe)
+    paths = sorted({path for path in _texts(recipe.model_dump(mode="json")) if Path(path).is_absolute()}, key=len)
+    for path in reversed(paths):  # the longest first: one may begin with another
+        text = text.replace(path, f"…/{Path(path).name}")
+    return text
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield every string in nested dicts and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts(part)
 
 
 def _plugin(origin: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import logging
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hft_core.cli.progress import Lines
 from hft_core.cli.terminal import print_table, sanitized_logs
 from hft_core.errors import HftError, did_you_mean
-from hft_core.runs import model_card
+from hft_core.runs import usage_lines
 from hft_core.sanitize import holds_password, json_text, plain, without_controls, without_passwords
 
 ROOT = Path(__file__).parents[2]
@@ -113,16 +114,16 @@ def test_a_table_shows_markup_and_obeys_none(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == "a\n[red]x[/red] \\x1b[2J\n"
 
 
-def test_the_model_card_quotes_the_path_that_its_code_opens() -> None:
-    family = SimpleNamespace(plain_class="AutoModel")
-    head = SimpleNamespace(family=family, config=dict)
-    model = SimpleNamespace(strategy=SimpleNamespace(plain=True))
-    path = '/x"); import os; os.system("harm'
-    text = model_card._use(SimpleNamespace(model=model, heads={"topic": head}), path)  # type: ignore[arg-type]
-    tree = ast.parse(text.removeprefix("```python\n").removesuffix("```\n"))
-    called = [node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call)]  # type: ignore[attr-defined]
-    assert called == ["from_pretrained", "from_pretrained"]
-    assert path in [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+def test_the_model_card_quotes_the_texts_that_its_code_holds() -> None:
+    harm = '/x"); import os; os.system("harm'
+    config = {"id2label": {0: harm}, "label2id": {harm: 0}, "problem_type": "single_label_classification"}
+    family = SimpleNamespace(plain_class="AutoModelForSequenceClassification")
+    head: Any = SimpleNamespace(family=family, config=lambda: config, columns=list)
+    usage = usage_lines.Usage(task="topic", head=head, max_length=8, adapter_base=harm, revision=harm)
+    tree = ast.parse("\n".join(usage_lines.lines(usage)))
+    called = {node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")}
+    assert called == {"from_pretrained", "eval", "softmax", "argmax", "tolist", "inference_mode"}
+    assert [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)].count(harm) == 4
 
 
 def test_nothing_writes_csv_or_a_workbook_and_no_archive_is_read() -> None:

@@ -1,0 +1,220 @@
+"""Write the lines of a run's README that open each task with transformers and PEFT, and predict with it.
+
+The lines take the folder of the README from one variable and nothing else from this machine, so that they work where
+the run was moved to; a base model of an adapter is the exception, unless it is on the hub or inside the run. They give
+what `hft predict` gives: the same class names, padding, number format and limit of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hft_core.head import Head
+from hft_core.recipe.schema import TRUNK_FOLDER
+
+LOADED_WITH = ("id2label", "label2id", "problem_type")
+"""Settings of a head that an adapter's base model is opened with: the base has those of its own task."""
+
+_LOGITS = ["with torch.inference_mode():", "    logits = model(**inputs).logits"]
+_CLASSES = [
+    "probabilities = logits.softmax(dim=-1)",
+    "labels = [model.config.id2label[i] for i in probabilities.argmax(dim=-1).tolist()]",
+]
+_MULTILABEL = [
+    "probabilities = logits.sigmoid()",
+    "names = model.config.id2label",
+    "labels = [[names[i] for i, p in enumerate(row) if p >= {threshold}] for row in probabilities.tolist()]",
+]
+_GENERATED = [
+    "with torch.inference_mode():",
+    "    output = model.generate(**inputs, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id)",
+]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the lines of one task depend on."""
+
+    task: str
+    head: Head
+    max_length: int
+    """Tokens of a text that the task was trained with."""
+    adapter_base: str
+    """The model that the task's adapter belongs on; empty where the folder holds a whole model."""
+    revision: str = ""
+    """Of a base model on the hub."""
+
+
+def lines(usage: Usage) -> list[str]:
+    """Return Python that opens a task's folder and predicts. The head has a module of a plain class."""
+    assert usage.head.family is not None
+    plain_class = usage.head.family.plain_class
+    return [
+        "from pathlib import Path",
+        "",
+        *(["import peft"] if usage.adapter_base else []),
+        "import torch",
+        "import transformers",
+        "",
+        'run = Path(".")  # the folder of this README',
+        f'tokenizer = transformers.AutoTokenizer.from_pretrained(run / "model/{usage.task}")',
+        *_opened(usage, plain_class),
+        *_predicting(usage, plain_class),
+    ]
+
+
+def _opened(usage: Usage, plain_class: str) -> list[str]:
+    """Open the model. Weights are asked for in float32, in which they were trained; transformers would take the
+    checkpoint's own format."""
+    opening, folder = f"transformers.{plain_class}.from_pretrained", f'run / "model/{usage.task}"'
+    if not usage.adapter_base:
+        return [f"model = {opening}({folder}, dtype=torch.float32).eval()"]
+    config = usage.head.config()
+    settings = [f"{name}={config[name]!r}" for name in LOADED_WITH if name in config]
+    base, note = _base(usage)
+    arguments = [
+        base,
+        "dtype=torch.float32",
+        *([f"revision={usage.revision!r}"] if usage.revision else []),
+        *settings,
+        "pad_token_id=tokenizer.pad_token_id",
+        "ignore_mismatched_sizes=True",
+    ]
+    return [
+        *note,
+        f"base = {opening}(",
+        *(f"    {argument}," for argument in arguments),
+        ")",
+        f"model = peft.PeftModel.from_pretrained(base, {folder}).eval()",
+    ]
+
+
+def _base(usage: Usage) -> tuple[str, list[str]]:
+    """Return what opens the base model, and lines before it. A folder outside of the run is named by the adapter
+    alone: a path of this machine does not belong into a card."""
+    path = Path(usage.adapter_base)
+    if path.name == TRUNK_FOLDER and path.parent.name == "model":
+        return f'run / "model/{TRUNK_FOLDER}"', []
+    if not path.exists():
+        return repr(usage.adapter_base), []
+    return "config.base_model_name_or_path", [
+        f"# The base model is a folder outside of this run ({_comment(path.name)}): where it was moved, name it below.",
+        f'config = peft.PeftConfig.from_pretrained(run / "model/{usage.task}")',
+    ]
+
+
+def _comment(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _predicting(usage: Usage, plain_class: str) -> list[str]:
+    """Predict for texts, by the kind of the plain class."""
+    kind = next((kind for end, kind in _KINDS.items() if plain_class.endswith(end)), None)
+    return kind(usage) if kind is not None else []
+
+
+def _inputs(usage: Usage, texts: str, **settings: Any) -> str:
+    given = "".join(f", {name}={value!r}" for name, value in settings.items())
+    return f'inputs = tokenizer({texts}{given}, truncation=True, max_length={usage.max_length}, return_tensors="pt")'
+
+
+def _sequence(usage: Usage) -> list[str]:
+    columns = [column for column in usage.head.columns() if column.kind == "text" and not column.target]
+    texts = ['texts = ["A first text.", "A second and somewhat longer text."]']
+    given = "texts"
+    if len(columns) == 2:
+        texts.append('others = ["What goes with the first.", "What goes with the second."]')
+        given = "texts, others"
+    return [*texts, _inputs(usage, given, padding=True), *_LOGITS, *_answers(usage.head)]
+
+
+def _answers(head: Head) -> list[str]:
+    """Return how logits become answers, by the problem that the head writes into its configuration."""
+    kind = head.config().get("problem_type")
+    if kind == "single_label_classification":
+        return _CLASSES
+    if kind == "multi_label_classification":
+        threshold = getattr(getattr(head, "options", None), "threshold", 0.5)
+        return [line.format(threshold=threshold) for line in _MULTILABEL]
+    return ["values = logits.squeeze(dim=-1).tolist()"]
+
+
+def _tokens(usage: Usage) -> list[str]:
+    return [
+        'words = ["A", "text", "in", "words"]',
+        _inputs(usage, "words", is_split_into_words=True),
+        *_LOGITS,
+        "ids, labels = logits.argmax(dim=-1)[0].tolist(), {}",
+        "for place, word in enumerate(inputs.word_ids()):",
+        "    if word is not None:",
+        "        labels.setdefault(word, model.config.id2label[ids[place]])  # of the word's first token",
+    ]
+
+
+def _span(usage: Usage) -> list[str]:
+    return [
+        'question, context = "What is asked?", "The text that holds the answer."',
+        _inputs(usage, "question, context"),
+        "with torch.inference_mode():",
+        "    outputs = model(**inputs)",
+        "start, end = outputs.start_logits.argmax().item(), outputs.end_logits.argmax().item()",
+        'answer = tokenizer.decode(inputs["input_ids"][0, start : end + 1])  # `hft predict` keeps to the context',
+    ]
+
+
+def _choices(usage: Usage) -> list[str]:
+    return [
+        'question, choices = "What is asked?", ["one answer", "another answer"]',
+        _inputs(usage, "[question] * len(choices), choices", padding=True),
+        "with torch.inference_mode():",
+        "    logits = model(**{name: tensor.unsqueeze(0) for name, tensor in inputs.items()}).logits",
+        "probabilities = logits.softmax(dim=-1)",
+        "labels = probabilities.argmax(dim=-1).tolist()",
+    ]
+
+
+def _masked(usage: Usage) -> list[str]:
+    return [
+        'texts = [f"a text with a {tokenizer.mask_token} in it"]',
+        _inputs(usage, "texts", padding=True),
+        *_LOGITS,
+        'words = tokenizer.batch_decode(logits[inputs["input_ids"] == tokenizer.mask_token_id].argmax(dim=-1))',
+    ]
+
+
+def _continued(usage: Usage) -> list[str]:
+    return [
+        'inputs = tokenizer("the beginning of a text", return_tensors="pt", return_token_type_ids=False)',
+        *_GENERATED,
+        'text = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)',
+    ]
+
+
+def _written(usage: Usage) -> list[str]:
+    return [
+        _inputs(usage, '["a text to read"]'),
+        *_GENERATED,
+        "text = tokenizer.decode(output[0], skip_special_tokens=True)",
+    ]
+
+
+_KINDS = {
+    "SequenceClassification": _sequence,
+    "TokenClassification": _tokens,
+    "QuestionAnswering": _span,
+    "MultipleChoice": _choices,
+    "MaskedLM": _masked,
+    "CausalLM": _continued,
+    "Seq2SeqLM": _written,
+    "ConditionalGeneration": _written,
+}
+
+
+def base_facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a base model's card says and holds for what is made of it: its license and languages."""
+    return {
+        name: metadata[name] for name in ("license", "license_name", "license_link", "language") if name in metadata
+    }
