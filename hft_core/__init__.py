@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hft_core.results import RunResult
     from hft_core.runs.runner import run, session
     from hft_core.runs.session import Session
+    from hft_core.runtime.run_check import RunCheck, check_run
 
     __version__: str
 
@@ -33,6 +34,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "RecipeSpec",
+    "RunCheck",
     "RunError",
     "RunResult",
     "SavedRun",
@@ -40,6 +42,7 @@ __all__ = [
     "StrategySpec",
     "UsageError",
     "__version__",
+    "check_run",
     "hookimpl",
     "open_run",
     "run",
@@ -49,9 +52,11 @@ __all__ = [
 _LAZY = {
     "Catalogue": "hft_core.plugins.catalogue:Catalogue",
     "Recipe": "hft_core.recipe.schema:Recipe",
+    "RunCheck": "hft_core.runtime.run_check:RunCheck",
     "RunResult": "hft_core.results:RunResult",
     "SavedRun": "hft_core.predict.saved_run:SavedRun",
     "Session": "hft_core.runs.session:Session",
+    "check_run": "hft_core.runtime.run_check:check_run",
     "open_run": "hft_core.predict.saved_run:open_run",
     "run": "hft_core.runs.runner:run",
     "session": "hft_core.runs.runner:session",

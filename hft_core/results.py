@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hft_core.pins import Pins
 from hft_core.sanitize import finite
 
 Scores = dict[str, dict[str, float]]
@@ -103,9 +104,12 @@ class RunResult:
     versions: dict[str, str]
     plugins: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...] = field(default=())
+    pins: Pins = field(default_factory=Pins)
+    """Digests of what the run was begun with, and what was accepted when it was resumed."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `results.json`: plain data, with null for numbers that are not finite."""
         value: dict[str, Any] = finite(asdict(self))
         del value["folder"]
+        value["pins"] = self.pins.to_json()
         return value

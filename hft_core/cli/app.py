@@ -7,7 +7,6 @@ at module level; commands import what runs a model inside their function.
 from __future__ import annotations
 
 import io
-import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from hft_core.cli.invocation import EVERYWHERE, Invocation, split
-from hft_core.cli.terminal import open_standard_streams, sanitized_logs, say_error
+from hft_core.cli.terminal import discard, open_standard_streams, sanitized_logs, say_error
 from hft_core.cli.usage import REFUSED, usage_error
 from hft_core.errors import HftError, UsageError, did_you_mean, shortened
 from hft_core.specs import load
@@ -31,6 +30,7 @@ COMMANDS = {
     "validate": "hft_core.cli.validate:validate",
     "evaluate": "hft_core.cli.evaluate:evaluate",
     "predict": "hft_core.cli.predict:predict",
+    "check": "hft_core.cli.check:check",
     "list-plugins": "hft_core.cli.list_plugins:list_plugins",
     "describe": "hft_core.cli.describe:describe",
     "new-plugin": "hft_core.cli.new_plugin:new_plugin",
@@ -63,8 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _failed("interrupted", 130, debug=debug)
     except BrokenPipeError:
-        # The reader has gone (`hft … | head`); what is still buffered must not complain when Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)  # the reader has gone (`hft … | head`)
         return 1
     except SystemExit as error:
         if isinstance(error.__context__, BrokenPipeError):  # typer's own end for a reader that has gone

@@ -7,19 +7,18 @@ import platform
 from collections import Counter
 from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hft_core import __version__
 from hft_core.cli.terminal import print_json, print_table
+from hft_core.runtime.processor import processor
 
 if TYPE_CHECKING:
     from hft_core.plugins.catalogue import Catalogue
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "torchjd", "pydantic", "pluggy")
-CPU_INFO = Path("/proc/cpuinfo")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 """Linux's names of CPU features with bfloat16 instructions, x86 and Arm."""
 
@@ -61,17 +60,8 @@ def _version(distribution: str) -> str | None:
 
 def _processor() -> tuple[str | None, bool | None]:
     """Return the processor's name, and whether it has bfloat16 instructions."""
-    try:
-        lines = CPU_INFO.read_text(errors="replace").splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or None, None
-    fields: dict[str, str] = {}
-    for line in lines:
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    name = fields.get("model name") or platform.processor() or None
-    flags = fields.get("flags", fields.get("Features"))
-    return name, None if flags is None else not BF16_FLAGS.isdisjoint(flags.split())
+    name, flags = processor()
+    return name, None if flags is None else not BF16_FLAGS.isdisjoint(flags)
 
 
 def _gpus() -> list[str] | str:

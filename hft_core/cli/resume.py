@@ -28,6 +28,10 @@ def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of the run.")],
     processes: ProcessesOption = 1,
     fsdp: FsdpOption = False,
+    accept_changed: Annotated[
+        bool,
+        typer.Option("--accept-changed", help="Also with other weights, rows or plugins than it began with."),
+    ] = False,
     trust_remote_code: TrustOption = False,
     cache_size: CacheSizeOption = None,
     max_time: MaxTimeOption = None,
@@ -54,5 +58,6 @@ def resume(
         trust_remote_code=trust_remote_code,
         resume=True,
         max_seconds=seconds,
+        accept_changed=accept_changed,
     )
     report(result, as_json=as_json)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hft_core.cli import launch
-from hft_core.cli.terminal import print_json, print_table, say, say_error
+from hft_core.cli.terminal import also_in_a_file, print_json, print_table, say, say_error
 from hft_core.errors import UsageError
 from hft_core.runtime import time_limit
 
@@ -114,12 +115,15 @@ def limit_cache(size: str | None) -> None:
 
 def report(result: RunResult, *, as_json: bool) -> None:
     """Print the results of a run, in rank 0 only."""
+    from hft_core.runtime.run_folder import RunFolder
+
     if not launch.is_main():
         return
-    if as_json:
-        print_json(result.to_json())
-    else:
-        print_result(result)
+    with also_in_a_file(RunFolder(result.folder).results if result.folder else "no file"):
+        if as_json:
+            print_json(result.to_json())
+        else:
+            print_result(result)
 
 
 def source_of(
@@ -175,6 +179,7 @@ def run_source(
     *,
     trust_remote_code: bool = False,
     resume: bool = False,
+    accept_changed: bool = False,
     profile: bool = False,
     max_seconds: float | None = None,
 ) -> RunResult:
@@ -198,6 +203,7 @@ def run_source(
         trust_remote_code=trust_remote_code,
         resume=resume,
         max_time=max_seconds,
+        accept_changed=accept_changed,
     )
     try:
         with signals.listening():
@@ -206,7 +212,8 @@ def run_source(
         raise signals.Interrupted(stopped.number, f"; resume with: hft resume {folder}") from stopped
     finally:
         if progress:
-            progress.close()
+            with suppress(OSError):  # a terminal that has gone
+                progress.close()
 
 
 def print_result(result: RunResult) -> None:

@@ -6,8 +6,8 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 from unicodedata import combining, east_asian_width
 
 from hft_core.sanitize import json_text
@@ -36,8 +36,31 @@ def say(text: object = "") -> None:
 
 def say_error(text: object) -> None:
     """Print one line on standard error in one write: `print` writes the newline separately, which would mix lines of
-    several processes."""
-    sys.stderr.write(f"{plain(text)}\n")
+    several processes. Where nobody can read it, it is lost: an error's exit code stays what it is."""
+    try:
+        sys.stderr.write(f"{plain(text)}\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):  # full, closed, or a pipe whose reader has gone
+        discard(sys.stderr)
+
+
+@contextmanager
+def also_in_a_file(place: object) -> Iterator[None]:
+    """Print inside what is in the file `place` too: a standard output that cannot be written to is then no failure."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        discard(sys.stdout)
+        say_error(f"warning: standard output cannot be written to ({error.strerror}): the results are in {place}")
+
+
+def discard(stream: TextIO) -> None:
+    """Let a stream that failed write nowhere from now on: what it still holds must not fail again when Python exits."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def print_json(value: Any) -> None:

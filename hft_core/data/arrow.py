@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 PART_BYTES = 16 << 20
 """Tables are collected in memory up to this size, and then written together."""
@@ -164,7 +165,22 @@ def _update(chunk: pa.Array, values: hashlib.blake2b, lengths: hashlib.blake2b) 
     while pa.types.is_list(chunk.type) or pa.types.is_large_list(chunk.type):
         lengths.update(np.asarray(chunk.value_lengths().fill_null(-1), dtype=np.int64).tobytes())
         chunk = chunk.flatten()
-    if chunk.null_count or not (pa.types.is_integer(chunk.type) or pa.types.is_boolean(chunk.type)):
+    if pa.types.is_string(chunk.type) or pa.types.is_large_string(chunk.type):
+        lengths.update(np.asarray(pc.binary_length(chunk).fill_null(-1), dtype=np.int64).tobytes())
+        values.update(_text_bytes(chunk.cast(pa.large_string())))
+    elif chunk.null_count == 0 and (pa.types.is_integer(chunk.type) or pa.types.is_boolean(chunk.type)):
+        values.update(np.asarray(chunk, dtype=np.int64).tobytes())
+    elif chunk.null_count == 0 and pa.types.is_floating(chunk.type):
+        values.update(np.asarray(chunk, dtype=np.float64).tobytes())
+    else:
         values.update("".join(f"{value!r}," for value in chunk.to_pylist()).encode())
-        return
-    values.update(np.asarray(chunk, dtype=np.int64).tobytes())
+
+
+def _text_bytes(texts: pa.LargeStringArray) -> memoryview:
+    """Return the characters of all texts as they lie in memory, those of nulls left out."""
+    filled = pc.fill_null(texts, "")
+    _, offsets, content = filled.buffers()
+    if content is None or not len(filled):
+        return memoryview(b"")
+    start, end = np.frombuffer(offsets, np.int64)[[filled.offset, filled.offset + len(filled)]].tolist()
+    return memoryview(content)[start:end]

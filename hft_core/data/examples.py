@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,8 +26,6 @@ ENCODE_ROWS = 1000
 """Rows given to the tokenizer at a time."""
 EXTRA, TARGET = "extra.", "target."
 """Prefixes of the columns of further inputs and of targets."""
-FINGERPRINT_EXAMPLES = 500
-"""Examples whose tokens a fingerprint covers; it covers the lengths of all."""
 
 
 @dataclass(frozen=True)
@@ -85,26 +82,22 @@ class Examples:
         indices: np.ndarray = np.repeat(self._starts[units], sizes) + np.arange(int(sizes.sum())) - before
         return indices
 
-    def fingerprint(self) -> int:
-        """Return a CRC-32 of the examples, to detect changed data on resume and between processes.
-
-        It covers the lengths, unit sizes and row numbers of all examples, and the tokens of `FINGERPRINT_EXAMPLES`
-        evenly spaced ones: cheap for millions of examples, but not collision-free.
-        """
-        sizes, rows = self.sizes.astype(np.int64), self.rows.astype(np.int64)
-        crc = zlib.crc32(self.lengths.tobytes() + sizes.tobytes() + rows.tobytes())
-        sample = np.unique(np.linspace(0, len(self) - 1, FINGERPRINT_EXAMPLES, dtype=np.int64))
-        for sequence in self._sequences.cells(self._table_rows(sample)):
-            crc = zlib.crc32(np.asarray(sequence, dtype=np.int64).tobytes(), crc)
-        return crc
+    @cached_property
+    def content_digest(self) -> bytes:
+        """A BLAKE2b hash of everything in the examples: rows, units, tokens, further inputs and targets."""
+        columns = [*(EXTRA + name for name in sorted(self._extra)), *(TARGET + name for name in sorted(self._targets))]
+        return digest(self._selected(), ("_first", "_row", "_sequence", *columns))
 
     @cached_property
     def input_digest(self) -> bytes:
         """A BLAKE2b hash of all trunk inputs and of the units; equal for tasks with the same inputs."""
-        tables = self._tables
-        if self._ids is not None:
-            tables = (pa.concat_tables(tables, promote_options="permissive").take(self._ids),)
-        return digest(tables, ("_first", "_sequence", *(EXTRA + name for name in sorted(self._extra))))
+        return digest(self._selected(), ("_first", "_sequence", *(EXTRA + name for name in sorted(self._extra))))
+
+    def _selected(self) -> tuple[pa.Table, ...]:
+        """Return the tables, as one of the selected rows where some were selected."""
+        if self._ids is None:
+            return self._tables
+        return (pa.concat_tables(self._tables, promote_options="permissive").take(self._ids),)
 
     def of(self, units: np.ndarray) -> Examples:
         """Return the examples of some units."""

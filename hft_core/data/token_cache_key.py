@@ -112,8 +112,13 @@ def hash_code(kind: type) -> str | None:
         file = getattr(sys.modules.get(base.__module__), "__file__", None)
         if file is None:
             return None
-        sources.append(f"{base.__module__}.{base.__qualname__} {_hash_package(_package_root(Path(file)))}")
+        sources.append(f"{base.__module__}.{base.__qualname__} {hash_source(Path(file))}")
     return _hash(sources)
+
+
+def hash_source(file: Path) -> str:
+    """Hash the source of the package that a module's `file` belongs to, or of the single file."""
+    return _hash_package(_package_root(file))
 
 
 def _package_root(file: Path) -> Path:

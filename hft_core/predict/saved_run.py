@@ -22,7 +22,7 @@ from hft_core.predict import quantization
 from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import Resolved, resolve
 from hft_core.recipe.schema import TRUNK_FOLDER
-from hft_core.runs import assembly
+from hft_core.runs import assembly, pinning
 from hft_core.runs.export import OWN_HEAD_FILE, TASK_FILE, own_state
 from hft_core.runtime import output_probe
 from hft_core.runtime.files import read_json
@@ -73,6 +73,7 @@ def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = Fa
     except UsageError as error:
         raise type(error)("; ".join([str(error), *changed])) from error
     resolved = _with_precision(resolved, run)
+    recorded = resolved
     resolved = _on_saved_trunk(resolved, run.model / TRUNK_FOLDER, catalogue)
     heads = assembly.build_heads(resolved)
     for task, head in heads.items():
@@ -85,6 +86,7 @@ def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = Fa
     except Exception as error:  # the facts of a task may be of any shape
         message = f"{run.model}: the facts of its tasks ({TASK_FILE}) cannot be used: {one_line(error)}"
         raise ModelError(message) from error
+    changed += _changed_inputs(run, resolved, model, own_trunk=resolved is not recorded)
     _load_weights(run.model, resolved, model, changed)
     model.eval()
     opened = SavedRun(folder, resolved, model, changed)
@@ -92,6 +94,19 @@ def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = Fa
         quantization.quantize(model, merges=resolved.stages[-1].merges)
         opened.machine = int8_machine
     return opened
+
+
+def _changed_inputs(run: RunFolder, resolved: Resolved, model: HybridModel, *, own_trunk: bool) -> tuple[str, ...]:
+    """Return a warning where base model or code are not those that the run was trained with; `own_trunk`: the base
+    model is in the run's own folder. Raises `ModelError` when its results are damaged."""
+    recorded = run.pins()
+    if recorded is None:  # of an hft that did not pin
+        return ()
+    heads = {task: model.head(task) for task in model.heads}
+    changed = recorded.opened_with(pinning.pin_opened(resolved, model.backbone, heads), own_base=own_trunk)
+    if not changed:
+        return ()
+    return (f"{run.path}: not as when it was trained, so that its predictions may differ: {'; '.join(changed)}",)
 
 
 def _load_weights(folder: Path, resolved: Resolved, model: HybridModel, changed: Sequence[str]) -> None:

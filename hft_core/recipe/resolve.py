@@ -94,7 +94,7 @@ class Resolved:
 
     def providers(self) -> list[dict[str, str]]:
         """Return the origin of each plugin in use: seam, name, distribution, version, and hash of a single file."""
-        used = {(c.entry.seam, c.entry.name, c.entry.provider.distribution): c.entry for c in self._chosen()}
+        used = {(c.entry.seam, c.entry.name, c.entry.provider.distribution): c.entry for c in self.chosen()}
         return [provenance.origin(used[key]) for key in sorted(used)]
 
     def folds_after(self, index: int) -> bool:
@@ -113,7 +113,8 @@ class Resolved:
             first -= 1
         return self.stages[first:index]
 
-    def _chosen(self) -> Iterator[Chosen]:
+    def chosen(self) -> Iterator[Chosen]:
+        """Yield every plugin in use, some several times."""
         yield self.backbone
         yield from self.heads.values()
         for stage in self.stages:

@@ -1,28 +1,27 @@
-"""Check that all processes of a run begin with the same checkpoint, learned facts, rows and weights."""
+"""Check that all processes of a run, and a resumed run, begin with the same inputs."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hft_core.device.process_group import ProcessGroup
 from hft_core.errors import UsageError
-from hft_core.runs.assembly import BuiltRun
-from hft_core.runs.learned_facts import Facts, difference, facts_of
+from hft_core.pins import Pins, Place
+from hft_core.runs.learned_facts import Facts, difference
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.training.checkpoint import Checkpoint
 
-SAMPLE = 4096
-"""Values of each tensor that are compared."""
+ROUNDING = "its results equal those of an uninterrupted run up to rounding, not bit for bit"
 
 
 def check_same_start(
-    group: ProcessGroup, built: BuiltRun, resume_from: Checkpoint | None, folder: RunFolder | None
+    group: ProcessGroup, pins: Pins, facts: Facts, resume_from: Checkpoint | None, folder: RunFolder | None
 ) -> None:
     """Check that all processes would begin from the same state; all must call it.
 
-    Raises `UsageError` in all of them when they found different checkpoints, or have different rows, weights, or facts
-    that heads learned (the order of labels, say).
+    Raises `UsageError` in all of them when they found different checkpoints, read different inputs, or have heads that
+    learned different facts (the order of labels, say).
     """
     if group.world_size == 1:
         return
@@ -33,12 +32,13 @@ def check_same_start(
             f"process {rank} finds the checkpoint {checkpoints[rank]} in '{path}', and process 0 finds "
             f"{checkpoints[0]}: expected a run folder that all machines see, or that of the first copied to all"
         )
-    check_same_facts(group.all_gather(facts_of(built.heads)))
-    for what, own in (("data", _row_hashes(built)), ("model", _weight_hashes(built))):
-        by_rank = group.all_gather(own)
-        for name in dict.fromkeys(name for hashes in by_rank for name in hashes):
-            if rank := _first_different([hashes.get(name) for hashes in by_rank]):
-                raise UsageError(f"process {rank} has another {what} than process 0 ({name}): expected the same in all")
+    check_same_facts(group.all_gather(facts))
+    by_rank = group.all_gather(pins)
+    for rank, other in enumerate(by_rank[1:], start=1):
+        if changed := [*by_rank[0].changes(other, same_place=False), *by_rank[0].version_changes(other)]:
+            raise UsageError(
+                f"process {rank} has another input than process 0 ({'; '.join(changed)}): expected the same in all"
+            )
 
 
 def check_same_facts(by_rank: Sequence[Facts]) -> None:
@@ -58,18 +58,33 @@ def _first_different(values: Sequence[object]) -> int:
     return next((rank for rank, value in enumerate(values) if value != values[0]), 0)
 
 
-def _row_hashes(built: BuiltRun) -> dict[str, int]:
-    """Return a hash of the tokenized rows of each task and split."""
-    return {
-        f"task '{task}', {split}": examples.fingerprint()
-        for split, tasks in built.examples.items()
-        for task, examples in tasks.items()
-    }
+def check_same_inputs(
+    resume_from: Checkpoint, pins: Pins, place: Place, folder: RunFolder, *, accept: bool
+) -> tuple[Pins, list[str]]:
+    """Compare what a run is resumed with, and where, with what it began with.
+
+    Returns the pins to go on with, and what the results have to say. Raises `UsageError` for other inputs, unless they
+    are accepted.
+    """
+    before, step = resume_from.state.run, resume_from.step
+    notes = [*before.notes]
+    changed = before.pins.changes(pins, same_place=before.place == place)
+    names = "; ".join(changed)
+    if changed and not accept:
+        raise UsageError(
+            f"the run in '{folder.path}' did not begin with what it would be resumed with: {names} changed since; "
+            f"restore that, start a new run, or accept it with 'hft resume {folder.path} --accept-changed'"
+        )
+    if changed:
+        notes.append(f"resumed after step {step} of its stage with changed inputs, which was accepted: {names}")
+    if others := before.pins.version_changes(pins):
+        notes.append(f"resumed after step {step} of its stage with other versions ({'; '.join(others)}): {ROUNDING}")
+    if before.place != place:
+        notes.append(_of_places(before.place, place, step))
+    return replace(pins, accepted=(*before.pins.accepted, *changed)), notes
 
 
-def _weight_hashes(built: BuiltRun) -> dict[str, int]:
-    """Return a hash of the first values of each of the trunk's tensors."""
-    return {
-        name: zlib.crc32(parameter.detach().reshape(-1)[:SAMPLE].float().cpu().numpy().tobytes())
-        for name, parameter in built.model.trunk.named_parameters()
-    }
+def _of_places(before: Place, now: Place, step: int) -> str:
+    was, here = before.differences(now)
+    drawn = ", and dropout is drawn anew" if before.processes != now.processes else ""
+    return f"the run was computed by {was} and is resumed, after step {step} of its stage, by {here}: {ROUNDING}{drawn}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,21 @@ from hft_core import events
 from hft_core.hooks import hookimpl
 from hft_core.sanitize import finite, json_text, without_passwords
 
+PENDING = 10_000
+"""Lines that are kept in memory while the file cannot be written to."""
+
 
 class RunLog:
     """An observer that appends a line for each event.
 
     Steps are logged in full every `every` steps and whenever one was skipped; of the others, the weights of several
-    tasks.
+    tasks. A write that fails is repeated, with the next line.
     """
 
     def __init__(self, path: Path, every: int) -> None:
         self.path = path
         self.every = every
+        self._pending: list[bytes] = []
 
     @hookimpl
     def hft_run_started(self, event: events.RunStarted) -> None:
@@ -64,6 +70,30 @@ class RunLog:
             self._write("run_failed", stage=event.stage, error=message)
 
     def _write(self, kind: str, **facts: Mapping[str, Any] | Any) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            line = {"event": kind, "time": round(time.time(), 3), **finite(facts)}
-            file.write(json_text(line, allow_nan=False) + "\n")
+        """Append a line after those that could not be written before; where that fails, keep it for the next time.
+
+        Raises `OSError` when the run is over and its last lines cannot be written.
+        """
+        line = {"event": kind, "time": round(time.time(), 3), **finite(facts)}
+        self._pending.append((json_text(line, allow_nan=False) + "\n").encode())
+        try:
+            self._append(b"".join(self._pending))
+        except OSError:
+            if kind in ("run_finished", "run_failed"):
+                raise
+            del self._pending[:-PENDING]
+        else:
+            self._pending.clear()
+
+    def _append(self, content: bytes) -> None:
+        """Append all of `content`, or nothing. Raises `OSError`."""
+        with open(self.path, "ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                left = memoryview(content)
+                while left:
+                    left = left[file.write(left) :]
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(size)
+                raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,16 +14,17 @@ from accelerate import Accelerator
 from hft_core import events
 from hft_core.device import failures
 from hft_core.device.launcher import requested_rank, requested_world_size
-from hft_core.device.machine import Machine, find_machine
-from hft_core.errors import DataError, UsageError
+from hft_core.device.machine import find_machine
+from hft_core.device.place import find_place
+from hft_core.errors import UsageError
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.observers import Observers
 from hft_core.recipe import recipe_file
 from hft_core.recipe.batch_size import with_batch_sizes
 from hft_core.recipe.resolve import Resolved
-from hft_core.runs import assembly
-from hft_core.runs.assembly import BuiltRun, HostData
-from hft_core.runs.consistency import check_same_start
+from hft_core.runs import assembly, pinning
+from hft_core.runs.assembly import HostData
+from hft_core.runs.consistency import check_same_inputs, check_same_start
 from hft_core.runs.event_log import RunLog
 from hft_core.runs.learned_facts import check_unchanged, facts_of
 from hft_core.runs.session import Session
@@ -33,6 +33,7 @@ from hft_core.runtime import output_probe, run_lock
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.runtime.run_lock import RunLock
 from hft_core.runtime.signals import Interrupted
+from hft_core.runtime.system_errors import say_how_to_go_on
 from hft_core.training.checkpoint import Checkpoint, Checkpoints
 from hft_core.training.checkpointing import CheckpointScheduler
 from hft_core.training.training_state import RunState
@@ -49,6 +50,7 @@ class RunOptions:
     trust_remote_code: bool = False
     resume: bool = False
     max_time: float | str | None = None
+    accept_changed: bool = False
 
     @property
     def folder(self) -> RunFolder | None:
@@ -81,7 +83,7 @@ def open_session(resolved: Resolved, catalogue: Catalogue, options: RunOptions) 
                 output_probe.check_names(folder.path, list(resolved.recipe.tasks), names)
         files = options.folder or RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         try:
-            with lock, failures.propagate_failure():
+            with lock, failures.propagate_failure(), say_how_to_go_on(files.path, files.recipe):
                 stages = _build(resolved, options, files, observers, problems)
         except BaseException as error:
             if isinstance(error, Interrupted) and folder is not None and not folder.recipe.exists():
@@ -137,20 +139,16 @@ def _build(
     if machine.sharded:
         assembly.check_divisible(resolved)
     built = assembly.assemble(resolved, host_data=options.data or {}, trust_remote_code=options.trust_remote_code)
-    check_same_start(machine.group, built, resume_from, options.folder)
-    if resume_from is not None:
-        check_unchanged(resume_from.state.run.facts, facts_of(built.heads))
-    stages = Stages(built, machine, observers, files)
+    pins, facts, place, notes = pinning.pin(built), facts_of(built.heads), find_place(machine), list[str]()
+    check_same_start(machine.group, pins, facts, resume_from, options.folder)
+    if resume_from is not None and options.folder is not None:
+        check_unchanged(resume_from.state.run.facts, facts)
+        pins, notes = check_same_inputs(resume_from, pins, place, options.folder, accept=options.accept_changed)
+    stages = Stages(built, machine, observers, files, pins=pins)
     if options.folder is not None and requested_rank() == 0:
         files.write_recipe(recipe_file.dump(resolved.recipe))
-        problems[:] = [*_notes(resume_from, machine), *problems]
-        state = RunState(
-            precision=machine.precision,
-            processes=machine.name,
-            fingerprints=_fingerprints(built, resume_from),
-            facts=facts_of(built.heads),
-            notes=list(problems),
-        )
+        problems[:] = [*notes, *problems]
+        state = RunState(precision=machine.precision, pins=pins, place=place, facts=facts, notes=list(problems))
         stages.scheduler = CheckpointScheduler(files, resolved.recipe.output, _checkpoints(resolved, files), state)
     observers.emit(
         "run_started",
@@ -167,8 +165,9 @@ def _build(
 
 
 def _checkpoints(resolved: Resolved, folder: RunFolder) -> Checkpoints:
-    digest = hashlib.sha256(recipe_file.dump(resolved.recipe).encode()).hexdigest()
-    return Checkpoints(folder.checkpoints, recipe=digest, limit=resolved.recipe.output.save_total_limit)
+    return Checkpoints(
+        folder.checkpoints, recipe=pinning.recipe_digest(resolved), limit=resolved.recipe.output.save_total_limit
+    )
 
 
 def _find_checkpoint(resolved: Resolved, options: RunOptions, problems: list[str]) -> Checkpoint | None:
@@ -182,34 +181,3 @@ def _find_checkpoint(resolved: Resolved, options: RunOptions, problems: list[str
         options.folder.remove_temporary_files()
         options.folder.truncate_log(0 if resume_from is None else resume_from.state.log_size)
     return resume_from
-
-
-def _notes(resume_from: Checkpoint | None, machine: Machine) -> list[str]:
-    """Return what the results say of earlier resumes, and of this one when the processes are others."""
-    if resume_from is None:
-        return []
-    before = resume_from.state.run
-    notes = list(before.notes)
-    if before.processes != machine.name:
-        notes.append(
-            f"the run was computed by {before.processes} and is resumed, after step {resume_from.step} of its stage, "
-            f"by {machine.name}: its results equal those of an uninterrupted run up to rounding, not bit for bit, and "
-            "dropout is drawn anew"
-        )
-    return notes
-
-
-def _fingerprints(built: BuiltRun, resume_from: Checkpoint | None) -> dict[str, dict[str, int]]:
-    """Return a hash of the tokenized rows by split and task. Raises `DataError` when the checkpoint has others."""
-    fingerprints = {
-        split: {task: examples.fingerprint() for task, examples in tasks.items()}
-        for split, tasks in built.examples.items()
-    }
-    for split, tasks in (resume_from.state.run.fingerprints if resume_from is not None else {}).items():
-        for task, fingerprint in tasks.items():
-            if fingerprints[split].get(task) != fingerprint:
-                raise DataError(
-                    f"task '{task}', {split}: the rows are not those that the run began with; resume it with the same "
-                    "data, or start a new run"
-                )
-    return fingerprints

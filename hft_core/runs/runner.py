@@ -30,6 +30,7 @@ def run(
     trust_remote_code: bool = False,
     resume: bool = False,
     max_time: float | str | None = None,
+    accept_changed: bool = False,
 ) -> RunResult:
     """Run a recipe: a `Recipe`, what YAML would hold, or the path of a YAML file.
 
@@ -37,8 +38,10 @@ def run(
     plugins that may be used, those installed when left out. `data`: rows by task, for tasks that name no files.
     `observers`: objects with methods marked `hookimpl`. `resume`: where `output` holds the same run, unfinished, resume
     it from its last checkpoint. `max_time`: seconds, or text such as `2h30m`, after which the run saves a checkpoint
-    and stops with an `HftError` whose `exit_code` is 124. Nothing is printed, and the generators of Python, numpy and
-    torch are left as they were. Of two runs in two threads, one computes at a time (see `hft_core.runtime.run_lock`).
+    and stops with an `HftError` whose `exit_code` is 124. `accept_changed`: resume it also with other inputs (base
+    weights, rows, plugin files, …) than those it began with; the results name them. Nothing is printed, and the
+    generators of Python, numpy and torch are left as they were. Of two runs in two threads, one computes at a time (see
+    `hft_core.runtime.run_lock`).
 
     Raises `UsageError` (and its kinds) for what is wrong before training, `RunError` for what fails later.
     """
@@ -51,6 +54,7 @@ def run(
         trust_remote_code=trust_remote_code,
         resume=resume,
         max_time=max_time,
+        accept_changed=accept_changed,
     )
     return run_resolved(resolve(_as_recipe(recipe), catalogue), catalogue, options)
 
@@ -74,6 +78,7 @@ def session(
     accelerator: Accelerator | None = None,
     trust_remote_code: bool = False,
     resume: bool = False,
+    accept_changed: bool = False,
 ) -> Session:
     """Open a run whose stages the host starts itself, to look at the model in between; parameters as of `run`::
 
@@ -93,6 +98,7 @@ def session(
         accelerator=accelerator,
         trust_remote_code=trust_remote_code,
         resume=resume,
+        accept_changed=accept_changed,
     )
     return open_session(resolve(_as_recipe(recipe), catalogue), catalogue, options)
 

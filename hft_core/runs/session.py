@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from importlib import metadata
 
@@ -21,6 +21,7 @@ from hft_core.runs.model_card import card
 from hft_core.runs.stages import Stages
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.runtime.run_lock import RunLock
+from hft_core.runtime.system_errors import say_how_to_go_on
 
 VERSIONS_OF = ("hft-core", "torch", "transformers", "peft", "accelerate", "torchjd", "datasets", "safetensors")
 
@@ -118,11 +119,15 @@ class Session:
             raise UsageError("the session is over: open another")
         with self._lock:
             try:
-                with failures.propagate_failure():
+                with failures.propagate_failure(), self._told_how_to_go_on():
                     yield
             except BaseException as error:
                 self._end(error)
                 raise
+
+    def _told_how_to_go_on(self) -> AbstractContextManager[None]:
+        path, recipe = (None, None) if self._folder is None else (self._folder.path, self._folder.recipe)
+        return say_how_to_go_on(path, recipe)
 
     def _end(self, error: BaseException) -> None:
         """Release lock and folder; a run without a result failed with `error`."""
@@ -159,6 +164,7 @@ def _result(
         versions={name: metadata.version(name) for name in VERSIONS_OF if _installed(name)},
         plugins=tuple(built.resolved.providers()),
         warnings=(*warnings, *problems),
+        pins=stages.pins,
     )
 
 

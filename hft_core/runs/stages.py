@@ -23,6 +23,7 @@ from hft_core.gradients import one_pass
 from hft_core.model import fsdp, gradient_checkpointing, tied_weights
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.model.hybrid import HybridModel
+from hft_core.pins import Pins
 from hft_core.plugins.observers import Observers
 from hft_core.recipe.batch_size import rows_per_step
 from hft_core.recipe.resolve import ResolvedStage
@@ -135,6 +136,8 @@ class Stages:
     observers: Observers
     folder: RunFolder
     """Where the best weights are kept while training."""
+    pins: Pins = field(default_factory=Pins)
+    """Digests of what the run was begun with."""
     name: str = ""
     """Of the stage that runs."""
     trunk_changed: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -40,13 +41,38 @@ def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not valid JSON")
 
 
+def sync(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to the disk. Raises `OSError`."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():  # a file system without that
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush a folder with everything below it to the disk; nothing where there is none. Raises `OSError`."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            sync(Path(parent) / name)
+        sync(Path(parent))
+
+
+def json_document(value: Mapping[str, Any]) -> str:
+    """Return `value` as the text of a JSON file, with null for numbers that are not finite."""
+    return json_text(finite(value), indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write `value` atomically, with null for numbers that are not finite. Raises `RunError`."""
-    write_text(path, json_text(finite(value), indent=2, allow_nan=False) + "\n")
+    write_text(path, json_document(value))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` atomically: readers see the old file or the new one. Raises `RunError` (a full disk, say)."""
+    """Write `text` to the disk atomically: readers see the old file or the new one. Raises `RunError` (a full disk)."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,6 +81,7 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -36,5 +36,6 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: a process that has opened it finds it deleted, and retries
+        with suppress(OSError):  # a disk that fails must not hide why the work inside ended
+            path.unlink(missing_ok=True)  # while it is held: a process that has opened it finds it deleted, and retries
         lock.release()

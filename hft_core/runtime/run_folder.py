@@ -5,23 +5,27 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hft_core.errors import ModelError, UsageError
 from hft_core.file_guard import special_file
-from hft_core.runtime import locks
-from hft_core.runtime.files import read_json, write_json, write_text
+from hft_core.pins import Pins
+from hft_core.runtime import locks, run_manifest
+from hft_core.runtime.files import json_document, read_json, sync, sync_tree, write_json, write_text
+from hft_core.runtime.run_manifest import files_below
 from hft_core.sanitize import without_controls, without_passwords
 
 RECIPE_FILE, RESULTS_FILE, LOG_FILE, CARD_FILE = "recipe.yaml", "results.json", "log.jsonl", "README.md"
+MANIFEST_FILE = "manifest.json"
 MODEL_FOLDER, CHECKPOINT_FOLDER, COMBINER_FOLDER, PROFILE_FOLDER = "model", "checkpoints", "combiners", "profile"
 OUTPUTS = (
     RECIPE_FILE,
     RESULTS_FILE,
     LOG_FILE,
     CARD_FILE,
+    MANIFEST_FILE,
     MODEL_FOLDER,
     CHECKPOINT_FOLDER,
     COMBINER_FOLDER,
@@ -39,7 +43,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe, self.results = path / RECIPE_FILE, path / RESULTS_FILE
-        self.log, self.card = path / LOG_FILE, path / CARD_FILE
+        self.log, self.card, self.manifest = path / LOG_FILE, path / CARD_FILE, path / MANIFEST_FILE
         self.model, self.checkpoints = path / MODEL_FOLDER, path / CHECKPOINT_FOLDER
         self.combiners, self.profile = path / COMBINER_FOLDER, path / PROFILE_FOLDER
 
@@ -61,9 +65,13 @@ class RunFolder:
         Raises `UsageError` when the folder cannot be created or holds a run; with `resume`, when that run is finished.
         """
         try:
+            missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"output folder '{self.path}' cannot be made: {error.strerror}") from error
+        for folder in missing:
+            with suppress(OSError):  # a folder above that may not be read
+                sync(folder.parent)
         if not resume or not self.recipe.exists():
             self.check_unused()
             return
@@ -117,10 +125,31 @@ class RunFolder:
         write_text(self.recipe, text)
 
     def write_results(self, card: str, results: Mapping[str, Any]) -> None:
-        """Write the model card and the results, which mark the run as finished, and remove its checkpoints."""
+        """Write what is left of a finished run, see that all of it is on the disk, and remove the checkpoints.
+
+        The manifest comes before the results, which mark the run as finished. Raises `RunError` and `OSError`.
+        """
         write_text(self.card, without_passwords(without_controls(card)))
-        write_json(self.results, results)
+        for folder in (self.model, self.combiners):
+            sync_tree(folder)
+        self.sync_log()
+        document = json_document(results)
+        write_json(self.manifest, {"format": run_manifest.FORMAT, "files": self._file_facts(document)})
+        write_text(self.results, document)
         self.remove_checkpoints()
+
+    def _file_facts(self, results: str) -> dict[str, dict[str, Any]]:
+        """Return size and hash of every file of a run whose results will be the text `results`."""
+        paths = [self.recipe, self.card, *(path for folder in self.own_folders() for path in files_below(folder))]
+        found = {path.relative_to(self.path).as_posix(): run_manifest.facts_of(path) for path in paths}
+        found[RESULTS_FILE] = run_manifest.facts_of_text(results)
+        if self.log.is_file():
+            found[LOG_FILE] = {**run_manifest.facts_of(self.log), "grows": True}
+        return dict(sorted(found.items()))
+
+    def own_folders(self) -> tuple[Path, ...]:
+        """Return the folders of a finished run in which all files are the run's own."""
+        return (self.model, self.combiners)
 
     def remove_checkpoints(self) -> None:
         """Remove the checkpoints and all other weights that only training needs."""
@@ -132,7 +161,11 @@ class RunFolder:
 
     def remove_temporary_files(self) -> None:
         """Remove temporary files that a killed process left."""
-        temporary = [path for name in (RECIPE_FILE, RESULTS_FILE, CARD_FILE) for path in self.path.glob(f".{name}.*")]
+        temporary = [
+            path
+            for name in (RECIPE_FILE, RESULTS_FILE, CARD_FILE, MANIFEST_FILE)
+            for path in self.path.glob(f".{name}.*")
+        ]
         for path in (*temporary, *self.combiners.glob(".*")):
             path.unlink(missing_ok=True)
 
@@ -140,11 +173,26 @@ class RunFolder:
         """The log's size in bytes; 0 where there is none."""
         return self.log.stat().st_size if self.log.exists() else 0
 
+    def sync_log(self) -> None:
+        """Flush the log to the disk. Raises `OSError`."""
+        if self.log.exists():
+            sync(self.log)
+
     def truncate_log(self, size: int) -> None:
         """Cut the log to `size` bytes: a resumed run writes the rest again."""
         if self.log_size() > size:
             with open(self.log, "r+b") as file:
                 file.truncate(size)
+
+    def pins(self) -> Pins | None:
+        """Return what the finished run was begun with; None where that was not recorded. Raises `ModelError` when its
+        results are damaged."""
+        try:
+            record = read_json(self.results).get("pins")
+            return None if record is None else Pins.from_json(record)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            raise ModelError(f"{self.results} does not say what the run began with: {problem}") from error
 
     def plugins(self) -> list[dict[str, str]]:
         """Return where the plugins of the finished run came from. Raises `ModelError` when its results are damaged."""

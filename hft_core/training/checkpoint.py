@@ -22,10 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hft_core.errors import RunError, UsageError
-from hft_core.runtime.files import file_hash, read_json, write_text
+from hft_core.runtime.files import file_hash, read_json, sync, write_text
 from hft_core.training.training_state import TrainingState
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "LATEST"
 _BEFORE = "~"
 """Suffix of a checkpoint's name while another one replaces it."""
@@ -78,6 +78,7 @@ class Checkpoints:
         beside = self.folder / f".{name}.{uuid.uuid4().hex[:8]}"
         try:
             beside.mkdir(parents=True)
+            sync(self.folder.parent)  # the log is in it too
             self._fill(beside, position, state.to_json(), tensors, links)
             self._put(beside, self.folder / name)
             write_text(self.folder / LATEST, name + "\n")
@@ -106,7 +107,7 @@ class Checkpoints:
             if part:
                 path = beside / f"{name}.safetensors"
                 save_file({key: tensor.detach().to("cpu").contiguous() for key, tensor in part.items()}, path)
-                _sync(path)
+                sync(path)
                 files[path.name] = path
         for name, source in links.items():
             path = beside / f"{name}.safetensors"
@@ -114,10 +115,10 @@ class Checkpoints:
                 os.link(source, path)
             except OSError:  # another file system, or one without links
                 shutil.copyfile(source, path)
-                _sync(path)
+                sync(path)
             files[path.name] = path
         (beside / STATE).write_text(json.dumps(state), encoding="utf-8")
-        _sync(beside / STATE)
+        sync(beside / STATE)
         files[STATE] = beside / STATE
         manifest = {
             "format": FORMAT,
@@ -126,8 +127,8 @@ class Checkpoints:
             "files": {name: {"size": path.stat().st_size, "sha256": self._hash(path)} for name, path in files.items()},
         }
         (beside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        _sync(beside / MANIFEST)
-        _sync(beside)
+        sync(beside / MANIFEST)
+        sync(beside)
 
     def _hash(self, path: Path) -> str:
         """Return the file's hash; a file that is linked into several checkpoints is read once."""
@@ -146,7 +147,7 @@ class Checkpoints:
                 self._remove(before)
             os.rename(place, before)
         os.rename(beside, place)
-        _sync(self.folder)
+        sync(self.folder)
 
     def _remove(self, path: Path) -> None:
         """Remove a checkpoint such that no half of it is ever seen under its name."""
@@ -227,12 +228,3 @@ def _manifest_of(path: Path) -> dict[str, Any]:
     if version != FORMAT:
         raise _DamagedError(f"it has format {version}, and this hft reads format {FORMAT}")
     return manifest
-
-
-def _sync(path: Path) -> None:
-    """Flush a file, or a folder's entries, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from hft_core.recipe.schema import Output
 from hft_core.runtime import random_state
-from hft_core.runtime.run_folder import (
-    RunFolder,
-)
+from hft_core.runtime.run_folder import RunFolder
 from hft_core.training.checkpoint import Checkpoints
 from hft_core.training.training_state import LoopState, RunState, StageState, TrainingState
 
@@ -52,6 +50,7 @@ class CheckpointScheduler:
         """Publish a checkpoint, unless the recipe disables them. Raises `RunError` when it cannot be written."""
         if self.output.save_strategy == "no":
             return
+        self.folder.sync_log()
         random, random_tensors = random_state.snapshot()
         state = TrainingState(run=self.run, stage=stage, loop=loop, random=random, log_size=self.folder.log_size())
         self._cost = self.checkpoints.publish(world_size, state, {**tensors, "random": random_tensors}, links)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hft_core.device.precision import Precision
+from hft_core.pins import Pins, Place
 from hft_core.results import Scores, StageResult, stage_result
 from hft_core.training.progress import Progress
 
@@ -16,10 +17,10 @@ class RunState:
     """What all checkpoints of a run have in common."""
 
     precision: Precision
-    processes: str
-    """Number and kind of the processes, as in `Machine.name`."""
-    fingerprints: dict[str, dict[str, int]]
-    """Hash of the tokenized rows, by split and task."""
+    pins: Pins
+    """Digests of what the run was begun with."""
+    place: Place
+    """Where it was computed."""
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What each task's head learned from the training rows (`Head.facts`)."""
     notes: list[str] = field(default_factory=list)
@@ -69,14 +70,22 @@ class TrainingState:
 
     def to_json(self) -> dict[str, Any]:
         """Convert to values that JSON can hold."""
-        return asdict(self)
+        value = asdict(self)
+        value["run"]["pins"] = self.run.pins.to_json()
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TrainingState:
         """Convert back what `to_json` returned, after it was written as JSON."""
         run, stage, loop = value["run"], value["stage"], value["loop"]
         return cls(
-            run=RunState(**{**run, "precision": Precision(**run["precision"])}),
+            run=RunState(
+                precision=Precision(**run["precision"]),
+                pins=Pins.from_json(run["pins"]),
+                place=Place(**run["place"]),
+                facts=run["facts"],
+                notes=run["notes"],
+            ),
             stage=StageState(**{**stage, "finished": [stage_result(result) for result in stage["finished"]]}),
             loop=LoopState(
                 **{

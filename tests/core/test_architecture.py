@@ -18,7 +18,7 @@ LIGHT = [
     "hft_core",
     *(
         f"hft_core.{name}"
-        for name in ("errors", "events", "file_guard", "hooks", "options", "results", "sanitize", "specs")
+        for name in ("errors", "events", "file_guard", "hooks", "options", "pins", "results", "sanitize", "specs")
     ),
     *(
         f"hft_core.{package}.{path.stem}"

@@ -241,4 +241,4 @@ def test_a_host_with_other_rows_is_told(hosts: tuple[Host, Host], recipe: Path) 
             hosts, "run", recipe, "--out", "odd", "--set", f"tasks.topic.data={link}", "--set", "stages.0.max_steps=2"
         )
     )
-    assert "process 1 has another data than process 0 (task 'topic', train): expected the same in all" in said
+    assert "process 1 has another input than process 0 (the rows of task 'topic', train" in said

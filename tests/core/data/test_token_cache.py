@@ -91,7 +91,7 @@ def opened(models: Any, toys: ModuleType) -> Open:
 def drawn(found: Examples, opened: Opened) -> tuple[Any, ...]:
     ids = np.random.default_rng(0).permutation(len(found)).tolist()
     part = found.draw(ids, opened.model.head(TASK), Draw(0, 0))
-    return part.sequences, part.extra, part.targets.tensors["target"].tolist(), found.fingerprint()
+    return part.sequences, part.extra, part.targets.tensors["target"].tolist(), found.content_digest
 
 
 def test_a_second_run_does_not_tokenize(place: Path, calls: list[int], opened: Open) -> None:

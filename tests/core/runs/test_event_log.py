@@ -65,3 +65,18 @@ def test_a_log_that_exists_is_added_to_in_readable_letters(tmp_path: Path) -> No
     RunLog(tmp_path / "log.jsonl", every=1).hft_run_failed(RunFailed(stage="s", error=ValueError("新闻 is missing")))
     assert [line["event"] for line in lines(tmp_path)] == ["step", "run_failed"]
     assert "ValueError: 新闻 is missing" in (tmp_path / "log.jsonl").read_text(encoding="utf-8")
+
+
+def test_lines_that_could_not_be_written_follow_with_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = RunLog(tmp_path / "log.jsonl", every=1)
+    log.hft_step_finished(step(1))
+    append = RunLog._append
+
+    def fails(log: RunLog, content: bytes) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(RunLog, "_append", fails)
+    log.hft_step_finished(step(2))
+    monkeypatch.setattr(RunLog, "_append", append)
+    log.hft_step_finished(step(3))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]

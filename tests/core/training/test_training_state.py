@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 from hft_core.device.precision import Precision
+from hft_core.pins import Pins, Place
 from hft_core.results import Evaluation, StageResult
 from hft_core.training.progress import Progress
 from hft_core.training.training_state import LoopState, RunState, StageState, TrainingState
@@ -44,8 +45,8 @@ RESULT = StageResult(
 STATE = TrainingState(
     run=RunState(
         precision=Precision("bf16", "measured", 12.5),
-        processes="1 process on cpu",
-        fingerprints={"train": {"topic": 7}},
+        pins=Pins(weights="ab", rows={"train": {"topic": "cd"}}, accepted=("the tokenizer",)),
+        place=Place(processes="1 process on cpu", device="a processor", instructions="AVX2", threads=2),
         notes=["resumed elsewhere"],
     ),
     stage=StageState(
