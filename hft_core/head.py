@@ -63,6 +63,9 @@ class Encoded:
     units: list[int] = field(default_factory=list)
     """For each example, the index of its group: consecutive examples of one group (the choices of a question, the
     candidates of a query) are sampled together and always in the same batch. Empty: each example is a group."""
+    notes: dict[int, str] = field(default_factory=dict)
+    """What training does not learn of a row as it stands, by the row's index in the batch passed to `encode`. A run
+    reports each text once, as a warning, with the number of its rows and the place of the first one."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,8 @@ class Head(nn.Module, ABC):
     """`collate` returns other sequences than `encode` (such as masked ones), so that tasks cannot share an encoding."""
     facts: dict[str, Any]
     """What `learn` fitted to the training rows (such as label names); JSON-serializable."""
+    warnings: list[str]
+    """What is odd about the training rows as `learn` read them, a line each; a run reports them."""
     pretrained = False
     """The head's weights are pre-trained: loaded with the trunk, or trained by an earlier stage."""
     keeps_encoding = True
@@ -134,6 +139,7 @@ class Head(nn.Module, ABC):
         super().__init__()
         self.task = task
         self.facts = {}
+        self.warnings = []
 
     @property
     def group_column(self) -> str:

@@ -19,7 +19,7 @@ from hft_core.cli.run import (
     resolved_of,
     source_of,
 )
-from hft_core.cli.terminal import print_json, print_table, say
+from hft_core.cli.terminal import print_json, print_table, say, say_error
 
 if TYPE_CHECKING:
     from hft_core.runs.validate import StageForecast
@@ -62,7 +62,8 @@ def validate(
     report = inspect(resolved, trust_remote_code=trust_remote_code, processes=processes)
     if as_json:
         rest = {"rows": report.rows, "examples": report.examples, "stages": [asdict(s) for s in report.stages]}
-        print_json({"recipe": report.recipe.model_dump(mode="json"), **rest})
+        recipe_json = report.recipe.model_dump(mode="json")
+        print_json({"recipe": recipe_json, **rest, "warnings": list(report.warnings)})
         return
     splits = ("train", "dev", "test")
     print_table(
@@ -74,6 +75,8 @@ def validate(
     )
     say()
     print_table(HEADINGS, [_row(stage) for stage in report.stages])
+    for warning in report.warnings:
+        say_error(f"warning: {warning}")
     if whole_recipe:
         say()
         for line in recipe_file.dump(report.recipe).splitlines():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from hft_core.data import token_cache
+from hft_core.data import row_notes, token_cache
 from hft_core.data.arrow import Column, digest, numeric_column
 from hft_core.data.cells import group_key
 from hft_core.head import OWN_LENGTH, Draw, Encoded, Head, Targets
@@ -26,6 +26,8 @@ ENCODE_ROWS = 1000
 """Rows given to the tokenizer at a time."""
 EXTRA, TARGET = "extra.", "target."
 """Prefixes of the columns of further inputs and of targets."""
+NOTE = "_note"
+"""The column of what `Encoded.notes` says of the row of an example, at the row's first example."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,16 @@ class Examples:
         table_rows = self._table_rows(np.asarray(ids, np.int64))
         return head.references({name: column.cells(table_rows) for name, column in self._targets.items()})
 
+    def notes(self) -> dict[str, list[int]]:
+        """Return what was noted when the rows were tokenized, with the numbers of the rows that each note is about."""
+        found: dict[str, list[int]] = {}
+        for table in self._tables:
+            if NOTE in table.column_names:
+                noted = table.select([NOTE, "_row"]).filter(table[NOTE].is_valid())
+                for note, row in zip(noted[NOTE].to_pylist(), noted["_row"].to_pylist(), strict=True):
+                    found.setdefault(note, []).append(row)
+        return found
+
     def _table_rows(self, ids: np.ndarray) -> np.ndarray:
         """Return the table rows of the examples `ids`."""
         return ids if self._ids is None else self._ids[ids]
@@ -139,12 +151,16 @@ def encode(
     columns = [column for column in head.columns() if with_targets or not column.target]
     names = [column.name for column in columns if rows.has(column.name)]
     group = head.group_column if head.group_column and rows.has(head.group_column) else ""
+    special = frozenset(getattr(tokenizer, "all_special_ids", ()))
 
     def tokenize() -> Iterator[pa.Table]:
         batches = _batches_by_group(rows, group, names) if group else rows.batches(ENCODE_ROWS, names)
         for indices, values in batches:
             signals.check()
-            yield _table(head.encode(values, tokenizer, max_length), indices)
+            encoded = head.encode(values, tokenizer, max_length)
+            for row in row_notes.without_tokens(encoded, special):
+                encoded.notes.setdefault(row, row_notes.NO_TOKEN)
+            yield _table(encoded, indices)
 
     if cache is None:
         return Examples(token_cache.without_cache(tokenize))
@@ -161,6 +177,9 @@ def _table(encoded: Encoded, indices: Sequence[int]) -> pa.Table:
     }
     columns |= {EXTRA + name: _narrow(pa.array(values)) for name, values in encoded.extra.items()}
     columns |= {TARGET + name: pa.array(values) for name, values in encoded.targets.items()}
+    if encoded.notes:
+        left = dict(encoded.notes)
+        columns[NOTE] = pa.array([left.pop(row, None) for row in encoded.rows], pa.string())
     return pa.table(columns)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hft_core.backbone import Backbone
 from hft_core.combiner import Combiner
-from hft_core.data import loading
+from hft_core.data import loading, row_notes
 from hft_core.data.examples import Examples, encode
 from hft_core.data.rows import Rows, check, check_each
 from hft_core.data.token_cache import TokenCache
@@ -34,6 +34,8 @@ class BuiltRun:
     model: HybridModel
     examples: dict[str, dict[str, Examples]]
     """Tokenized rows by split, then by task."""
+    warnings: tuple[str, ...] = ()
+    """What is odd about the rows, a line each."""
 
     @property
     def heads(self) -> dict[str, Head]:
@@ -50,7 +52,8 @@ def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool
     backbone = open_backbone(resolved, trust_remote_code=trust_remote_code)
     _refuse_routed_rows(resolved, backbone)
     model = attach(backbone, heads)
-    return BuiltRun(resolved, rows, model, tokenise(resolved, rows, model))
+    examples = tokenise(resolved, rows, model)
+    return BuiltRun(resolved, rows, model, examples, _warnings(heads, rows, examples))
 
 
 def build_heads(resolved: Resolved) -> dict[str, Head]:
@@ -182,6 +185,17 @@ def tokenise(resolved: Resolved, rows: Mapping[str, Splits], model: HybridModel)
         for split, part in splits.items():
             made[split][name] = encode(part, model.head(name), model.backbone.tokenizer, limit, cache=cache)
     return made
+
+
+def _warnings(
+    heads: Mapping[str, Head], rows: Mapping[str, Splits], examples: Mapping[str, Mapping[str, Examples]]
+) -> tuple[str, ...]:
+    """Return what the heads found odd about their rows. Raises `DataError` for training rows without any token."""
+    found = [f"task '{task}' (train): {warning}" for task, head in heads.items() for warning in head.warnings]
+    for task, splits in rows.items():
+        for split, part in splits.items():
+            found += row_notes.warnings(task, split, part, examples[split][task])
+    return tuple(found)
 
 
 def max_length(resolved: Resolved, task: str, model: HybridModel) -> int:

@@ -144,10 +144,11 @@ def _build(
     if resume_from is not None and options.folder is not None:
         check_unchanged(resume_from.state.run.facts, facts)
         pins, notes = check_same_inputs(resume_from, pins, place, options.folder, accept=options.accept_changed)
+    problems += [warning for warning in built.warnings if warning not in problems]
     stages = Stages(built, machine, observers, files, pins=pins)
     if options.folder is not None and requested_rank() == 0:
         files.write_recipe(recipe_file.dump(resolved.recipe))
-        problems[:] = [*notes, *problems]
+        problems[:] = dict.fromkeys([*notes, *problems])
         state = RunState(precision=machine.precision, pins=pins, place=place, facts=facts, notes=list(problems))
         stages.scheduler = CheckpointScheduler(files, resolved.recipe.output, _checkpoints(resolved, files), state)
     observers.emit(

@@ -61,6 +61,8 @@ class ValidationReport:
     examples: dict[str, dict[str, int]]
     """The same after tokenization, which may split a long text into several examples."""
     stages: tuple[StageForecast, ...]
+    warnings: tuple[str, ...] = ()
+    """What is odd about the rows."""
 
 
 @exclusive
@@ -79,6 +81,7 @@ def inspect(
         rows={task: {split: len(part) for split, part in splits.items()} for task, splits in built.rows.items()},
         examples=_by_task({s: {task: len(part) for task, part in e.items()} for s, e in built.examples.items()}),
         stages=_stages(built, processes),
+        warnings=built.warnings,
     )
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from hft_core.data import examples, loading
+from hft_core.data import examples, loading, row_notes
+from hft_core.errors import DataError
 from hft_core.head import Column, Draw, Encoded, Head, Targets
 
 
@@ -116,3 +117,39 @@ def test_the_chunks_of_a_unit_stay_together_and_units_are_numbered_in_their_orde
     some = found.of(np.array([1, 2]))
     assert some.sizes.tolist() == [3, 1]
     assert some.rows.tolist() == [1, 4, 4, 3]
+
+
+class Noting(Chunks):
+    """Notes short texts."""
+
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> Encoded:
+        made = super().encode(rows, tokenizer, max_length)
+        made.notes = {row: "it is short" for row, text in enumerate(rows["text"]) if len(text) < 3}
+        return made
+
+
+class Letters:
+    """A tokenizer that knows lower-case letters alone."""
+
+    all_special_ids = tuple(range(97))
+
+
+def notes_of(texts: Sequence[str], head: Head) -> list[str]:
+    rows = loading.from_python([{"text": text} for text in texts], task="t")
+    tokenizer: Any = Letters()
+    return row_notes.warnings("t", "train", rows, examples.encode(rows, head, tokenizer, 4))
+
+
+def test_rows_that_a_head_notes_are_counted_and_the_first_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examples, "ENCODE_ROWS", 2)
+    assert notes_of(["abcdefghi", "abcd", "ab", "abcde", "c"], Noting("t")) == [
+        "task 't' (train): it is short (2 of 5 rows, first row 3 of task 't')"
+    ]
+    assert notes_of(["abcd"], Noting("t")) == []
+
+
+def test_texts_of_which_the_tokenizer_knows_nothing_are_named() -> None:
+    (warning,) = notes_of(["abcd", "ABCDEFGH", "ABCDefgh"], Chunks("t"))
+    assert warning == f"task 't' (train): {row_notes.NO_TOKEN} (1 of 3 rows, first row 2 of task 't')"
+    with pytest.raises(DataError, match=r"^task 't' \(train\): row 1 of task 't': the tokenizer .*in every row"):
+        notes_of(["ABC", "D"], Chunks("t"))
