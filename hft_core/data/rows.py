@@ -142,7 +142,8 @@ class Rows:
         return name if name in self.dataset.column_names else name.partition(".")[0]
 
     def _decoded(self, name: str, values: list[Any]) -> list[Any]:
-        """Return the values as in the source: class numbers as names, mixed columns parsed from JSON."""
+        """Return the values as in the source: class numbers as names, mixed columns parsed from JSON, and objects
+        without the keys that only other rows have."""
         if name in self.mixed:
             return [None if v is None else json.loads(v) for v in values]
         feature = self.dataset.features[name]
@@ -150,7 +151,7 @@ class Rows:
             return _named(values, feature)
         if isinstance(feature, List | LargeList) and isinstance(feature.feature, ClassLabel):
             return [None if cell is None else _named(cell, feature.feature) for cell in values]
-        return values
+        return [_without_nulls(value) for value in values] if _holds_objects(feature) else values
 
     def origins(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Return each row's index in `sources`, and its number there (from 1)."""
@@ -160,6 +161,20 @@ class Rows:
 def _named(numbers: list[int | None], feature: ClassLabel) -> list[str | None]:
     names = feature.names
     return [names[number] if number is not None and 0 <= number < len(names) else None for number in numbers]
+
+
+def _holds_objects(feature: Any) -> bool:
+    """Return whether values of the feature are, or are lists of, objects."""
+    while isinstance(feature, List | LargeList):
+        feature = feature.feature
+    return isinstance(feature, dict)
+
+
+def _without_nulls(value: Any) -> Any:
+    """Drop the null keys of objects at any depth: a typed table gives each object the keys of all of them, as null."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _under(name: str, column: str, values: list[Any]) -> list[Any]:

@@ -163,3 +163,19 @@ def test_a_dotted_name_reads_what_objects_hold() -> None:
         check(rows, [Column("a.c", "text")], task="t")
     with pytest.raises(DataError, match=r"has no column 'answers\.text'"):
         check(rows, [Column("answers.text", "text")], task="t")
+
+
+def test_keys_that_only_other_rows_have_are_no_nulls_at_any_depth(tmp_path: Path) -> None:
+    calls: list[Any] = [{"city": "Rome"}, {"x": [{"q": 1}, {"z": [{"u": "v"}, {}]}], "y": 2}]
+    talks = [[{"role": "user", "call": {"name": "f", "arguments": call}}] for call in calls]
+    table = datasets.Dataset.from_list([{"talk": talk} for talk in talks])
+    assert table["talk"][0][0]["call"]["arguments"] == {"city": "Rome", "x": None, "y": None}
+    table.to_parquet(tmp_path / "talks.parquet")
+    for rows in (from_python(table, task="t"), read([str(tmp_path / "talks.parquet")], None, "line", task="t")):
+        assert rows["talk"] == talks
+        assert rows.select([1])["talk"] == talks[1:]
+
+
+def test_nulls_that_a_json_file_holds_stay(write: Write) -> None:
+    path = write("talks.jsonl", '{"call": {"unit": null, "units": [null, 1]}}\n{"call": {"city": "Rome"}}\n')
+    assert read([path], None, "line", task="t")["call"] == [{"unit": None, "units": [None, 1]}, {"city": "Rome"}]
