@@ -6,15 +6,17 @@ import logging
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import jieba  # type: ignore[import-untyped]
 import numpy as np
 
 from hft_core.file_guard import open_regular
+from hft_plugins.heads.parts.token_overlap import NO_SPAN, span_of_each
 
-NO_WORD = -1
-"""Of special tokens, the unknown one among them: there is no character to predict."""
+NO_WORD = NO_SPAN
+"""Of blanks and of special tokens, the unknown one among them: there is no character to predict."""
 
 Word = tuple[str, int | None]
 """A word of a user's dictionary, and its frequency; None: what it takes for jieba to find the word."""
@@ -68,13 +70,17 @@ def words_of(
     """For each example of a fast tokenizer's `encoding` of `texts` (with offsets and overflow), the number of each
     token's word in its text, or `NO_WORD`.
 
-    A token belongs to the word that its last character is in: its first one may be the blank before the word.
+    A token belongs to the first word that it shares a character with; blanks are no words.
     """
-    ends = [np.cumsum([len(word) for word in cutter.cut(text, HMM=hmm)]) for text in texts]
+    words = [_spans(text, cutter, hmm=hmm) for text in texts]
     columns = (encoding[name] for name in ("input_ids", "offset_mapping", "overflow_to_sample_mapping"))
-    made = []
-    for ids, offsets, row in zip(*columns, strict=True):
-        last = np.maximum([end for _, end in offsets], 1) - 1
-        words = np.searchsorted(ends[row], last, side="right")
-        made.append(np.where(np.isin(ids, special), NO_WORD, words).tolist())
-    return made
+    return [
+        np.where(np.isin(ids, special), NO_WORD, span_of_each(offsets, words[row])).tolist()
+        for ids, offsets, row in zip(*columns, strict=True)
+    ]
+
+
+def _spans(text: str, cutter: jieba.Tokenizer, *, hmm: bool) -> list[tuple[int, int]]:
+    """(first character, one beyond the last) of each word of the text."""
+    ends = np.cumsum([0, *(len(word) for word in cutter.cut(text, HMM=hmm))]).tolist()
+    return [span for span in pairwise(ends) if not text[slice(*span)].isspace()]

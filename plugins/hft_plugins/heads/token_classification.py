@@ -16,7 +16,7 @@ from hft_core import options
 from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label, as_list
 from hft_core.head import Column, Draw, Encoded, Targets
-from hft_plugins.heads.parts import tag_notations, tag_schemes
+from hft_plugins.heads.parts import tag_notations, tag_schemes, token_overlap
 from hft_plugins.heads.parts.label_names import LabelNames, config_of, first_rows, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.tag_notations import PLAIN, USUAL, Notation
 from hft_plugins.heads.parts.token_head import PositionHead
@@ -291,15 +291,7 @@ def first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
 
     So each tokenizer sees a text as it was pre-trained on, also those that make a blank part of the word behind it.
     """
-    owner = [i for i, word in enumerate(words) for i in [i] * len(word) + [-1]]
-    found: list[tuple[int, int]] = []
-    last = -1
-    for position, (start, end) in enumerate(offsets):
-        word = next((owner[c] for c in range(start, end) if owner[c] >= 0), -1)
-        if word > last:
-            found.append((position, word))
-            last = word
-    return found
+    return token_overlap.first_token_of_each(offsets, token_overlap.words_in(words))
 
 
 def build(options: Options, *, task: str) -> TokenClassification:

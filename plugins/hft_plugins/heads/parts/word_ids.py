@@ -7,12 +7,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
+from hft_plugins.heads.parts.token_overlap import NO_SPAN, Span, span_of_each
 
 Segmenter = Literal["jieba"]
 
-NO_WORD = -1
-"""Of special tokens."""
+NO_WORD = NO_SPAN
+"""Of special tokens, and of tokens of blanks alone."""
 
 
 def need_segmenter(name: Segmenter) -> None:
@@ -29,25 +29,24 @@ def words_of(encoding: Any, texts: Sequence[str], segmenter: Segmenter | None) -
     """For each example of a tokenizer's `encoding` of `texts`, the number of each token's word, or `NO_WORD`.
 
     A word of the tokenizer is what it takes apart into pieces; of Chinese, that is one character. A segmenter's words
-    are found in the text, and a token belongs to the one that its first character is in: characters are grouped to
-    words, as whole-word masking of Chinese needs it (Cui et al. 2021, arXiv:1906.08101).
+    are found in the text, and a token belongs to the first one that it shares a character with: characters are grouped
+    to words, as whole-word masking of Chinese needs it (Cui et al. 2021, arXiv:1906.08101).
     """
     examples = range(len(encoding["input_ids"]))
     own = [[NO_WORD if word is None else word for word in encoding.word_ids(i)] for i in examples]
     if segmenter is None:
         return own
-    starts = [np.asarray([start for start, _ in _segments(text)]) for text in texts]
+    segments = [_segments(text) for text in texts]
     made = []
     for i in examples:
-        first = [start for start, _ in encoding["offset_mapping"][i]]
-        found = np.searchsorted(starts[encoding["overflow_to_sample_mapping"][i]], first, side="right") - 1
+        found = span_of_each(encoding["offset_mapping"][i], segments[encoding["overflow_to_sample_mapping"][i]])
         made.append([NO_WORD if word == NO_WORD else int(n) for word, n in zip(own[i], found, strict=True)])
     return made
 
 
-def _segments(text: str) -> list[tuple[int, int]]:
-    """(first character, one beyond the last) of each of jieba's words, of which the whole text is made."""
+def _segments(text: str) -> list[Span]:
+    """(first character, one beyond the last) of each of jieba's words; blanks are none."""
     import jieba  # type: ignore[import-untyped]
 
     jieba.setLogLevel(logging.WARNING)  # it reports on standard error that it loads its dictionary
-    return [(start, end) for _, start, end in jieba.tokenize(text)]
+    return [(start, end) for word, start, end in jieba.tokenize(text) if not word.isspace()]
