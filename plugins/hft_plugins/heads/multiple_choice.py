@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from string import ascii_uppercase
 from textwrap import shorten
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,10 @@ from hft_plugins.heads.parts.sequence_head import ScoringHead, tokenize_texts
 
 PLAIN_CLASS = "AutoModelForMultipleChoice"
 
+LabelIs = Literal["index", "number", "letter", "text"]
+
+_LETTERS = ascii_uppercase
+
 
 class Options(options.Options):
     """Options of `multiple-choice`: columns, and the format of the label."""
@@ -34,10 +39,10 @@ class Options(options.Options):
     )
     separator: str = Field(default="", description="separator of choices in one text cell, as in a CSV file")
     label: str = Field(default="label", description="column of the right choice")
-    label_is: Literal["index", "text"] | None = Field(
+    label_is: LabelIs | None = Field(
         default=None,
-        description="whether labels are indices from 0 or texts of choices; when left out, indices if all training "
-        "labels are integers",
+        description="what labels are: indices from 0, numbers from 1, letters from A, or texts of choices; when left "
+        "out, indices if all training labels are integers, and texts otherwise",
     )
 
 
@@ -60,8 +65,30 @@ class MultipleChoice(ScoringHead):
         return [*question, *self.choice_columns, self.label_column]
 
     def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
-        numbers = all(as_label(cell).isdecimal() for cell in rows[self.options.label])
-        self.facts = {"label_is": self.options.label_is or ("index" if numbers else "text")}
+        """Facts: what labels are (`label_is`). Raises `ValueError` where they can be read in two ways."""
+        if self.options.label_is is not None:
+            self.facts = {"label_is": self.options.label_is}
+            return
+        labels = [as_label(cell) for cell in rows[self.options.label]]
+        numbers = all(label.isdecimal() for label in labels)
+        if numbers and all(self._are_texts(labels, rows)):
+            raise ValueError(
+                f"column '{self.options.label}': each label is a number and also the text of one of its row's choices "
+                f"(such as '{labels[0]}'); expected 'label_is: text', or 'index' or 'number' for places from 0 or 1"
+            )
+        if numbers and not any(int(label) == 0 for label in labels):
+            self.warnings.append(
+                f"no label of column '{self.options.label}' is 0; they are read as places of choices from 0 on "
+                "('label_is: number' counts from 1)"
+            )
+        self.facts = {"label_is": "index" if numbers else "text"}
+
+    def _are_texts(self, labels: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> Iterator[bool]:
+        """Yield for each row whether its label is the text of one of its choices."""
+        names = [column.name for column in self.choice_columns]
+        cells = zip(*(rows[name] for name in names), strict=True)
+        for label, row in zip(labels, cells, strict=True):
+            yield label in map(as_label, self.choices_of(dict(zip(names, row, strict=True))))
 
     def choices_of(self, row: Mapping[str, Any]) -> list[str]:
         if isinstance(self.options.choices, str):
@@ -75,20 +102,34 @@ class MultipleChoice(ScoringHead):
             return f"column '{self.options.choices}': found {found}, expected two or more"
         label = as_label(row[self.options.label])
         found = f"column '{self.options.label}': found '{_short(label)}'"
-        if self.facts["label_is"] == "index":
-            inside = label.isdecimal() and int(label) < len(choices)
-            return "" if inside else f"{found}, expected the place of a choice, 0 to {len(choices) - 1}"
+        if self.facts["label_is"] != "text":
+            names = self._names(len(choices))
+            if len(names) < len(choices):
+                return f"column '{self.options.choices}': found {len(choices)} choices, more than there are letters"
+            wanted = f"expected the place of a choice, {names[0]} to {names[-1]}"
+            return "" if _place(label) in names else f"{found}, {wanted}"
         if choices.count(label) > 1:
             return f"{found}, which is the text of {choices.count(label)} choices, expected that of one"
         if label in choices:
             return ""
         hint = nearest(_short(label), map(_short, choices))
+        if label.upper() in _LETTERS[: len(choices)]:
+            hint = " ('label_is: letter' reads A, B, … as places)"
         return f"{found}, which is none of the row's {len(choices)} choices.{hint}"
 
     def right_of(self, choices: Sequence[str], cell: Any) -> int:
         """Return the index of the choice that a label cell names."""
         label = as_label(cell)
-        return int(label) if self.facts["label_is"] == "index" else [as_label(text) for text in choices].index(label)
+        if self.facts["label_is"] == "text":
+            return [as_label(text) for text in choices].index(label)
+        return self._names(len(choices)).index(_place(label))
+
+    def _names(self, count: int) -> list[str]:
+        """Return what labels call the places of `count` choices."""
+        if self.facts["label_is"] == "letter":
+            return list(_LETTERS[:count])
+        first = 1 if self.facts["label_is"] == "number" else 0
+        return [str(place) for place in range(first, first + count)]
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
         names = [column.name for column in self.choice_columns]
@@ -131,13 +172,15 @@ class MultipleChoice(ScoringHead):
         return self.scores(features).tolist()
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the index and text of the chosen one, and the probability of each."""
+        """Return the place (as labels give it; an index where they are texts) and text of the chosen one, and the
+        probability of each."""
         probabilities = torch.tensor(predictions).softmax(dim=0)
         chosen = int(probabilities.argmax())
+        names = self._names(len(probabilities))
         return {
-            "label": str(chosen),
+            "label": names[chosen],
             "text": self.choices_of(row)[chosen],
-            "probabilities": {str(place): value for place, value in enumerate(probabilities.tolist())},
+            "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
         }
 
     def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
@@ -150,6 +193,11 @@ class MultipleChoice(ScoringHead):
         position, right = torch.tensor(references).unbind(dim=1)
         chosen = table(torch.tensor(predictions), position, -math.inf).argmax(dim=1)
         return {"loss": loss, "accuracy": float(accuracy_score(right[position == 0], chosen))}
+
+
+def _place(label: str) -> str:
+    """Return a label that is a place in one form: without leading zeros, in upper case."""
+    return str(int(label)) if label.isdecimal() else label.upper()
 
 
 def _short(text: str) -> str:

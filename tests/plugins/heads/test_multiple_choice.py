@@ -187,3 +187,43 @@ def test_accuracy_is_that_of_rows_not_of_choices() -> None:
     head = head_of(ROWS)
     references = head.references({"position": [0, 1, 2, 0, 1], "right": [2, 2, 2, 0, 0]})
     assert head.metrics([0.1, 0.2, 0.3, -1.0, 1.0], references, 0.4) == {"loss": 0.4, "accuracy": 0.5}
+
+
+def test_labels_are_places_from_zero_or_one_or_letters() -> None:
+    choices = ["a cat", "a dog", "a whale"]
+    for label_is, names in (("index", "012"), ("number", "123"), ("letter", "ABC")):
+        head = head_of([{"choices": choices, "label": names[0]}], label_is=label_is)
+        assert [head.right_of(choices, name) for name in names] == [0, 1, 2]
+        assert all(head.check({"choices": choices, "label": name}) == "" for name in names)
+        assert head.check({"choices": choices, "label": "9"}).endswith(f"a choice, {names[0]} to {names[-1]}")
+        answer = head.answer([0.0, 3.0, 1.0], {"choices": choices})
+        assert (answer["label"], answer["text"], list(answer["probabilities"])) == (names[1], "a dog", list(names))
+    assert head.right_of(choices, "b") == 1
+    assert head_of([{"choices": choices, "label": "1"}]).right_of(choices, "01") == 1
+
+
+def test_labels_that_are_numbers_and_texts_of_choices_have_to_be_said_to_be_one_of_them() -> None:
+    rows = [{"choices": ["1", "2", "3", "4"], "label": label} for label in ("2", "4", 1)]
+    with pytest.raises(
+        ValueError, match=r"^column 'label': each label is a number and also the text of .* 'label_is: text'"
+    ):
+        head_of(rows)
+    for label_is, right in (("text", 1), ("index", 2), ("number", 1)):
+        assert head_of(rows, label_is=label_is).right_of(["1", "2", "3", "4"], "2") == right
+    mixed = head_of([*rows, {"choices": ["a", "b"], "label": "0"}])
+    assert (mixed.facts, mixed.warnings) == ({"label_is": "index"}, [])
+
+
+def test_places_that_are_never_zero_are_reported() -> None:
+    rows = [{"choices": ["a", "b", "c"], "label": label} for label in (1, 2)]
+    (warning,) = head_of(rows).warnings
+    assert "no label of column 'label' is 0" in warning
+    assert "'label_is: number' counts from 1" in warning
+    assert head_of(rows, label_is="number").warnings == head_of(ROWS).warnings == []
+
+
+def test_letters_are_pointed_to_their_option() -> None:
+    head = head_of([{"choices": ["a cat", "a dog"], "label": "B"}])
+    assert head.check({"choices": ["a cat", "a dog"], "label": "B"}).endswith(
+        "('label_is: letter' reads A, B, … as places)"
+    )
