@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -13,8 +13,15 @@ from hft_core.backbone import Backbone
 from hft_core.data import as_list, shown
 from hft_core.errors import DataError
 from hft_core.head import Column, Encoded
-from hft_plugins.heads.parts import chat_template
+from hft_plugins.heads.parts import chat_template, message_weights
+from hft_plugins.heads.parts.added_tokens import AddedTokens, ended
+from hft_plugins.heads.parts.end_tokens import NO_END, end_tokens, stop_tokens
 from hft_plugins.heads.parts.generation_head import NO_LABEL, GenerationHead, GenerationOptions
+
+PROMPT_DIFFERS = (
+    "the chat template's prompt for the last response is not what stands before it in the conversation, token by "
+    "token: predictions go on from other tokens than the response was learned after"
+)
 
 
 class Options(GenerationOptions):
@@ -49,11 +56,13 @@ class Written:
     """(first token, one beyond the last) of each response; none where the first one is still to be written."""
     responses: list[str]
     """The text of each."""
+    notes: list[str] = field(default_factory=list)
+    """What a prediction would not continue, or not end, as it was learned."""
 
     def within(self, max_length: int) -> Written:
         """The text up to the end of the last turn that begins in time, and no longer than `max_length`."""
         turns = [(start, min(end, max_length)) for start, end in self.turns if start < max_length]
-        return Written(self.ids[: turns[-1][1]] if turns else self.ids, turns, self.responses[: len(turns)])
+        return Written(self.ids[: turns[-1][1]] if turns else self.ids, turns, self.responses[: len(turns)], self.notes)
 
 
 class Instruction(GenerationHead):
@@ -85,7 +94,8 @@ class Instruction(GenerationHead):
             return f"column {self.read.messages!r}: the last message is of the {roles[-1]}, expected the assistant's"
         if "user" not in roles[: roles.index("assistant")]:
             return f"column {self.read.messages!r}: the assistant speaks first, expected a message of the user"
-        return ""
+        wrong = message_weights.problem(as_list(row[self.read.messages], self._conversation))
+        return wrong and f"column {self.read.messages!r}: {wrong}"
 
     def attach(self, backbone: Backbone) -> None:
         super().attach(backbone)
@@ -104,8 +114,8 @@ class Instruction(GenerationHead):
             return self.encode_apart(prompts, responses, tokenizer, max_length)
         if talks is not None:
             return self._joined([self._talk(messages, tokenizer) for messages in talks], max_length, tokenizer)
-        pairs = zip(prompts, responses or [None] * len(prompts), strict=True)
-        return self._joined([self._pair(*pair, tokenizer) for pair in pairs], max_length, tokenizer)
+        pairs, added = zip(prompts, responses or [None] * len(prompts), strict=True), AddedTokens.of(tokenizer)
+        return self._joined([self._pair(*pair, tokenizer, added) for pair in pairs], max_length, tokenizer)
 
     def _conversations(self, rows: Mapping[str, Sequence[Any]]) -> list[list[dict[str, Any]]] | None:
         """Return the rows as conversations; None if prompt and response are concatenated."""
@@ -120,30 +130,54 @@ class Instruction(GenerationHead):
                 talk.append({"role": "assistant", "content": response})
         return talks
 
-    def _pair(self, prompt: str, response: str | None, tokenizer: PreTrainedTokenizerBase) -> Written:
-        ids: list[int] = tokenizer(prompt + self.read.separator)["input_ids"]
-        ends = [token for token in (tokenizer.eos_token_id, tokenizer.sep_token_id) if token is not None]
-        if ids and ids[-1] in ends:
-            ids = ids[:-1]  # the text goes on
+    def _pair(
+        self, prompt: str, response: str | None, tokenizer: PreTrainedTokenizerBase, added: AddedTokens
+    ) -> Written:
+        ids = added.begun(tokenizer(prompt + self.read.separator, add_special_tokens=False)["input_ids"])
         if response is None:
             return Written(ids, [], [])
-        both = [*ids, *tokenizer(response, add_special_tokens=False)["input_ids"], *ends[:1]]
-        return Written(both, [(len(ids), len(both))], [response])
+        end = next((token for token in (tokenizer.eos_token_id, tokenizer.sep_token_id) if token is not None), None)
+        both = [*ids, *ended(tokenizer(response, add_special_tokens=False)["input_ids"], end)]
+        return Written(both, [(len(ids), len(both))], [response], self._without_end(both[-1], tokenizer))
 
     def _talk(self, messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> Written:
         try:
             if messages[-1]["role"] != "assistant":
                 return Written(chat_template.prompt_ids(messages, tokenizer), [], [])
-            ids, turns = chat_template.assistant_turns(messages, tokenizer)
+            talk = chat_template.conversation(messages, tokenizer)
         except Exception as error:  # a template is a program and raises what it likes
             raise self._fault(messages[0]["content"], " ".join(str(error).split())[:300]) from error
-        return Written(ids, turns, [m["content"] for m in messages if m["role"] == "assistant"])
+        said = [message for message in messages if message["role"] == "assistant"]
+        learned = [i for i, message in enumerate(said) if message_weights.is_learned(message)]
+        notes = [note for i in learned for note in self._without_end(talk.last_tokens[i], tokenizer)]
+        if talk.blank:
+            notes.append(_loose_blank(talk.blank))
+        if not talk.prompt_agrees:
+            notes.append(PROMPT_DIFFERS)
+        turns, texts = [talk.turns[i] for i in learned], [said[i]["content"] for i in learned]
+        return Written(talk.ids, turns, texts, list(dict.fromkeys(notes)))
+
+    def _without_end(self, last: int, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """Return a note where the last token that is learned of a response does not end it, or does not stop
+        generation."""
+        assert self.backbone is not None, "attach comes first"
+        if last not in end_tokens(tokenizer):
+            return [NO_END]
+        stops = stop_tokens(self.backbone)
+        if last in stops:
+            return []
+        names = ", ".join(repr(tokenizer.convert_ids_to_tokens(stop)) for stop in sorted(stops)) or "no token"
+        found = tokenizer.convert_ids_to_tokens(last)
+        where = f"it stops at {names} (eos_token_id in the model's generation_config.json)"
+        return [f"responses end in {found!r}, at which generation does not stop: {where}"]
 
     def _last_turns(
         self, talks: Sequence[list[dict[str, Any]]], tokenizer: PreTrainedTokenizerBase
     ) -> tuple[list[str], list[str] | None]:
-        """Return the prompts before the assistant's last turn, and that turn; None if a conversation has none yet."""
+        """Return the prompts before the last turn of the assistant that is learned, and that turn; None if a
+        conversation has none yet."""
         written = [talk[-1]["role"] == "assistant" for talk in talks]
+        talks = [_to_last_learned(talk) if done else talk for talk, done in zip(talks, written, strict=True)]
         befores = [talk[:-1] if done else talk for talk, done in zip(talks, written, strict=True)]
         try:
             prompts = [chat_template.prompt_text(before, tokenizer) for before in befores]
@@ -165,10 +199,25 @@ class Instruction(GenerationHead):
             targets["labels"].append([*following, NO_LABEL])
             targets["prompt"].append(text.turns[-1][0] if text.turns else len(text.ids))
             targets["reference"].append(text.responses[-1] if text.turns else "")
-        return Encoded([text.ids for text in cut], list(range(len(cut))), targets=targets)
+        notes = {row: "; ".join(text.notes) for row, text in enumerate(cut) if text.notes}
+        return Encoded([text.ids for text in cut], list(range(len(cut))), targets=targets, notes=notes)
 
     def _fault(self, text: str, reason: str) -> DataError:
         return DataError(f"task '{self.task}': the row that begins {shown(text)}: {reason}")
+
+
+def _loose_blank(blank: str) -> str:
+    return (
+        f"the chat template's prompt ends in {blank!r}, which the tokenizer merges with the response: it is learned as "
+        "part of the response, and predictions start before it; for other programs, take it out of the template's "
+        "prompt"
+    )
+
+
+def _to_last_learned(talk: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the conversation up to the last message of the assistant that is learned."""
+    learned = [i for i, m in enumerate(talk) if m["role"] == "assistant" and message_weights.is_learned(m)]
+    return talk[: learned[-1] + 1] if learned else talk
 
 
 def build(options: Options, *, task: str) -> Instruction:

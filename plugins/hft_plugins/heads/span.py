@@ -18,6 +18,7 @@ from hft_core.backbone import Backbone, Features
 from hft_core.data import as_list, as_number, shown
 from hft_core.errors import PluginError
 from hft_core.head import Column, Draw, Encoded, Targets
+from hft_plugins.heads.parts.answer_tokens import UNLEARNED, answer_tokens, first_answer
 from hft_plugins.heads.parts.squad_metrics import best, exact_match
 from hft_plugins.heads.parts.squad_metrics import f1 as word_f1
 from hft_plugins.heads.parts.token_head import PositionHead
@@ -52,9 +53,10 @@ class Options(options.Options):
 class Span(PositionHead):
     """Cross-entropy on where the answer starts and where it ends, half each, as AutoModelForQuestionAnswering.
 
-    A context longer than `max_length` becomes several chunks, each an example. In a chunk without the answer, the
-    target is the tokenizer's CLS token, or else the first token. Padding takes no part in the softmax, so that the loss
-    of a row does not depend on the rows beside it.
+    A context longer than `max_length` becomes several chunks, each an example. The target is the tokens that share a
+    character with the answer, blanks at its ends aside. In a chunk without the whole answer, it is the tokenizer's CLS
+    token, or else the first token; where no chunk holds the whole answer, those with a part of it have no target.
+    Padding takes no part in the softmax, so that the loss of a row does not depend on the rows beside it.
     """
 
     main_metric = "f1"
@@ -91,7 +93,7 @@ class Span(PositionHead):
         query = min(self.options.max_query_length, room // 2)
         contexts = list(rows[self.options.context])
         encoding = tokenizer(
-            _cut(rows[self.options.question], tokenizer, query),
+            _cut([question.strip() for question in rows[self.options.question]], tokenizer, query),
             contexts,
             truncation="only_second",
             max_length=max_length,
@@ -100,6 +102,7 @@ class Span(PositionHead):
             return_offsets_mapping=True,
             return_attention_mask=False,
         )
+        notes: dict[int, str] = {}
         of_row: list[int] = list(encoding["overflow_to_sample_mapping"])
         firsts = [i == 0 or of_row[i - 1] != row for i, row in enumerate(of_row)]
         places = [
@@ -116,14 +119,15 @@ class Span(PositionHead):
         if self.answers.name in rows and self.starts.name in rows:
             answers = [as_list(cell, self.answers) for cell in rows[self.answers.name]]
             starts = [[int(as_number(s)) for s in as_list(cell, self.starts)] for cell in rows[self.starts.name]]
-            found = [_found(answers[r], starts[r], place) for r, place in zip(of_row, places, strict=True)]
+            spans = [first_answer(*each) for each in zip(answers, starts, contexts, strict=True)]
+            found, notes = answer_tokens(spans, of_row, places)
             targets["start"], targets["end"] = (
                 [null if f is None else f[side] for f, null in zip(found, targets["null"], strict=True)]
                 for side in (START, END)
             )
             targets["answers"] = [answers[row] if first else [] for row, first in zip(of_row, firsts, strict=True)]
         extra = {"token_type_ids": encoding["token_type_ids"]} if "token_type_ids" in encoding else {}
-        return Encoded(encoding["input_ids"], of_row, extra=extra, targets=targets)
+        return Encoded(encoding["input_ids"], of_row, extra=extra, targets=targets, notes=notes)
 
     def collate(
         self, sequences: list[list[int]], targets: Mapping[str, list[Any]], examples: Sequence[int], draw: Draw
@@ -135,7 +139,8 @@ class Span(PositionHead):
         }
         single = [name for name in ("null", "start", "end") if name in targets]
         tensors |= {name: torch.tensor(targets[name], dtype=torch.long) for name in single}
-        return sequences, Targets(len(sequences) if "start" in targets else 0, tensors)
+        learned = sum(start != UNLEARNED for start in targets.get("start", ()))
+        return sequences, Targets(learned, tensors)
 
     # --- model
 
@@ -143,7 +148,7 @@ class Span(PositionHead):
         self.attach_positions(backbone, 2, "AutoModelForQuestionAnswering")
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
-        """`targets` holds the positions `start` and `end`, each `[batch]`."""
+        """`targets` holds the positions `start` and `end`, each `[batch]`; `UNLEARNED` where there are none."""
         outputs = self.outputs(features).masked_fill(features.attention_mask.unsqueeze(-1) == 0, -torch.inf)
         start = functional.cross_entropy(outputs[..., START], targets.tensors["start"], reduction="sum")
         end = functional.cross_entropy(outputs[..., END], targets.tensors["end"], reduction="sum")
@@ -245,20 +250,6 @@ def _places(
 def _null(ids: Sequence[int], cls: int | None) -> int:
     """Return the position that means no answer."""
     return ids.index(cls) if cls is not None and cls in ids else 0
-
-
-def _found(answers: Sequence[str], starts: Sequence[int], place: tuple[list[int], list[int]]) -> tuple[int, int] | None:
-    """Return the first and last token of the first answer; None if the chunk does not contain it."""
-    begins, ends = place
-    context = [i for i, begin in enumerate(begins) if begin >= 0]
-    if not answers or not context:
-        return None
-    first, behind = starts[0], starts[0] + len(answers[0])
-    if begins[context[0]] > first or ends[context[-1]] < behind:
-        return None
-    start = max(i for i in context if begins[i] <= first)
-    end = min(i for i in context if ends[i] >= behind)
-    return start, max(start, end)
 
 
 def build(options: Options, *, task: str) -> Span:

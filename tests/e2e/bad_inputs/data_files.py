@@ -360,6 +360,37 @@ TASKS = [
         "system, user, assistant, tool (and 3 more rows)",
     ),
     Case(
+        what="a weight of a message that is neither 0 nor 1",
+        given=every(
+            write(
+                "chat.jsonl",
+                '{"messages": [{"role": "user", "content": "hello"}, '
+                '{"role": "assistant", "content": "hi", "weight": 0.5}]}\n' * 4,
+            ),
+            task("head: instruction\n    messages: messages\n    data: chat.jsonl"),
+        ),
+        command=CHECK,
+        says="task 'topic' (train): chat.jsonl, line …: column 'messages': message 2: found the weight 0.5, expected 0 "
+        "or 1 (or false or true) (and 1 more row)",
+    ),
+    Case(
+        what="labels of choices that are texts and places",
+        given=every(
+            write("quiz.jsonl", '{"choices": ["1", "2", "3"], "label": "2"}\n' * 4),
+            task("head: multiple-choice\n    data: quiz.jsonl"),
+        ),
+        command=CHECK,
+        says="task 'topic', train: column 'label': each label is a number and also the text of one of its row's "
+        "choices (such as '2'); expected 'label_is: text', or 'index' or 'number' for places from 0 or 1",
+    ),
+    Case(
+        what="texts without a token",
+        given=every(write("articles.txt", "\u200b\u200b\n" * 4), task("head: mlm\n    data: articles.txt")),
+        command=CHECK,
+        says="task 'topic' (train): articles.txt, line …: the tokenizer of the backbone leaves no token of the text "
+        "that it knows, and so in every row; expected texts in a language and script of the backbone",
+    ),
+    Case(
         what="texts without a word",
         given=write("articles.txt", " \n\n"),
         command=CHECK,

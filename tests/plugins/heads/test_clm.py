@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import processors
 from transformers import AutoModelForCausalLM
 
 from hft_core.backbone import Features
@@ -61,3 +62,35 @@ def test_causal_language_modelling_needs_an_autoregressive_backbone(models: Any)
     backbone = encoder.build(EncoderOptions(model=str(models["bert"])))
     with pytest.raises(PluginError, match=r"^task 'words': .*bidirectional[^\n]*$"):
         assembly.attach(backbone, {"words": build(Options(), task="words")})
+
+
+ADDS = {"nothing": "$A", "begin": "<s> $A", "end": "$A </s>", "both": "<s> $A </s>"}
+TEXT = "the cat saw the dog near the old river again " * 3
+
+
+@pytest.mark.parametrize("adds", ADDS)
+def test_chunks_have_begin_and_end_where_the_text_does_and_once(adds: str, models: Any) -> None:
+    backbone = decoder.build(DecoderOptions(model=str(models["llama"])))
+    tokenizer = backbone.tokenizer
+    bare = tokenizer(TEXT)["input_ids"]
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=ADDS[adds], pair=f"{ADDS[adds]} $B", special_tokens=[("<s>", begin), ("</s>", end)]
+    )
+    before = [begin] if "<s>" in ADDS[adds] else []
+    head = build(Options(), task="t")
+    for text in (TEXT, f"{TEXT}</s>", *([f"<s>{TEXT}"] if before else [])):
+        for length in range(8, 64):
+            chunks = head.encode({"text": [text]}, tokenizer, length).sequences
+            assert max(map(len, chunks)) <= length
+            assert all(chunk[: len(before)] == before for chunk in chunks)
+            assert [token for chunk in chunks for token in chunk[len(before) :]] == [*bare, end]
+            _, targets = head.collate(chunks, {}, range(len(chunks)), Draw(0, 0))
+            assert targets.tensors["label"].tolist().count(end) == 1
+
+
+def test_texts_without_an_end_of_text_token_are_reported(models: Any) -> None:
+    backbone = decoder.build(DecoderOptions(model=str(models["llama"])))
+    backbone.tokenizer.eos_token = None
+    encoded = build(Options(), task="t").encode({"text": ["the cat"]}, backbone.tokenizer, 16)
+    assert "no end-of-text token" in encoded.notes[0]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import processors
 from transformers import (
     AutoModel,
     AutoModelForQuestionAnswering,
@@ -163,10 +164,27 @@ def test_source_and_target_lose_their_ends_where_they_are_too_long(models: Any) 
     backbone = opened(models["t5"])
     head = head_on(backbone, max_target_length=6, source_prefix="again ")
     encoded = head.encode({"source": ["the cat " * 40], "target": ["the dog " * 40]}, backbone.tokenizer, 20)
-    end = backbone.tokenizer.eos_token_id
     assert (len(encoded.sequences[0]), len(encoded.targets["labels"][0])) == (20, 6)
-    assert (encoded.sequences[0][-1], encoded.targets["labels"][0][-1]) == (end, end)
+    assert encoded.sequences[0][-1] == backbone.tokenizer.eos_token_id
     assert backbone.tokenizer.decode(encoded.sequences[0]).startswith("again the cat")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_target_ends_once_and_a_cut_one_without_its_end_as_a_decoders(name: str, models: Any) -> None:
+    backbone = opened(models[name])
+    tokenizer = backbone.tokenizer
+    whole = tokenizer(text_target="the cat saw the dog")["input_ids"]
+    assert whole[-1] == tokenizer.eos_token_id
+    for limit in range(2, len(whole) + 3):
+        head = head_on(backbone, max_target_length=limit)
+        for target in ("the cat saw the dog", "the cat saw the dog</s>"):
+            encoded = head.encode({"source": ["the cat"], "target": [target]}, tokenizer, 64)
+            assert encoded.targets["labels"] == [whole[:limit]]
+            assert len(encoded.extra["decoder_input_ids"][0]) == min(limit, len(whole))
+            assert encoded.notes == {}
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    encoded = head_on(backbone).encode({"source": ["the cat"], "target": ["the dog"]}, tokenizer, 64)
+    assert "does not learn to stop" in encoded.notes[0]
 
 
 def test_rows_to_predict_on_need_no_target(models: Any) -> None:

@@ -281,3 +281,84 @@ def test_it_learns_from_nested_answers_and_the_plain_class_opens_it(models: Any,
     assert right / 40 == pytest.approx(scores["exact_match"])
     plain = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "run" / "model" / "qa")
     assert plain.config.num_labels == 2
+
+
+# --- where a token belongs to an answer
+
+
+def answered(context: str, answer: str, start: int, **more: Any) -> dict[str, list[Any]]:
+    return columns(
+        {"question": "who", "context": context, "answers.text": [answer], "answers.answer_start": [start], **more}
+    )
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2"])
+def test_blanks_at_the_ends_of_an_answer_make_no_difference(name: str, models: Any) -> None:
+    tokenizer = opened(name, models).tokenizer
+    for context in ("the cat saw the dog near the bank", " the cat\r\nsaw the dog  near the bank ", "the bank"):
+        for word in ("the", "dog", "bank"):
+            start = context.find(word)
+            if start < 0:
+                continue
+            bare = head_of().encode(answered(context, word, start), tokenizer, 40)
+            assert text_of(bare, tokenizer, 0) == word
+            assert bare.targets["start"] != bare.targets["null"]
+            first, last = max(start - 1, 0), start + len(word) + 1
+            if context[first].isspace():
+                wide = head_of().encode(answered(context, context[first:last].rstrip("n"), first), tokenizer, 40)
+                assert (wide.targets["start"], wide.targets["end"]) == (bare.targets["start"], bare.targets["end"])
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2"])
+@pytest.mark.parametrize(
+    "answer", ["ca", "at", "t saw t", "cafe\u0301", "\N{GRINNING FACE}", "\u05e9\u05dc\u05d5\u05dd"]
+)
+def test_an_answer_has_the_tokens_that_share_a_character_with_it(answer: str, name: str, models: Any) -> None:
+    context = "the cat saw the dog cafe\u0301 \N{GRINNING FACE} \u05e9\u05dc\u05d5\u05dd"
+    tokenizer = opened(name, models).tokenizer
+    encoded = head_of().encode(answered(context, answer, context.index(answer)), tokenizer, 64)
+    start, end = encoded.targets["start"][0], encoded.targets["end"][0]
+    covered = context[encoded.targets["from"][0][start] : encoded.targets["to"][0][end]]
+    assert covered in {answer, "cat", "cat saw the", *(["cafe"] if name == "bert" else [])}  # BERT drops accents
+    assert answer.rstrip("\u0301") in covered
+    assert encoded.notes == {}
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_an_answer_that_no_chunk_holds_whole_is_reported_and_not_learned(name: str, models: Any) -> None:
+    tokenizer = opened(name, models).tokenizer
+    long = " ".join(["the cat saw the dog"] * 12)
+    rows = columns(
+        {
+            "question": "who",
+            "context": f"again near {long} again",
+            "answers.text": [long],
+            "answers.answer_start": [11],
+        },
+        ROW,
+    )
+    head = head_of(doc_stride=2)
+    encoded = head.encode(rows, tokenizer, 24)
+    assert encoded.notes.keys() == {0}
+    assert "no chunk holds it whole" in encoded.notes[0]
+    unlearned = [i for i, start in enumerate(encoded.targets["start"]) if start == -100]
+    assert unlearned
+    assert {encoded.rows[i] for i in unlearned} == {0}
+    sequences, targets = head.collate(encoded.sequences, encoded.targets, range(len(encoded.rows)), Draw(0, 0))
+    assert targets.count == len(sequences) - len(unlearned)
+
+
+def test_an_answer_of_which_the_tokenizer_leaves_nothing_is_reported(models: Any) -> None:
+    tokenizer = opened("bert", models).tokenizer
+    encoded = head_of().encode(answered("the \u0000 cat", "\u0000", 4), tokenizer, 40)
+    assert "leaves no token of the first answer" in encoded.notes[0]
+    around = head_of().encode(answered("the \u0000cat\u0000 saw", "\u0000cat\u0000", 4), tokenizer, 40)
+    assert around.notes == {}
+    assert text_of(around, tokenizer, 0) == "cat"
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_blanks_round_a_question_make_no_difference(name: str, models: Any) -> None:
+    tokenizer = opened(name, models).tokenizer
+    padded = {**ROW, "question": f"{' ' * 80}{ROW['question']} \n"}
+    assert head_of().encode(columns(padded), tokenizer, 60) == head_of().encode(columns(ROW), tokenizer, 60)

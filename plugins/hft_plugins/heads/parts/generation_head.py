@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from hft_core import options
 from hft_core.backbone import Backbone, Features
 from hft_core.head import Draw, Encoded, Targets
+from hft_plugins.heads.parts.added_tokens import AddedTokens
+from hft_plugins.heads.parts.end_tokens import NO_END, end_tokens
 from hft_plugins.heads.parts.language_model_head import LmHead, targets_at
 from hft_plugins.heads.parts.text_metrics import Tokenizer, need_libraries, text_scores
 
@@ -97,21 +99,27 @@ class GenerationHead(LmHead):
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
     ) -> Encoded:
-        """Examples of an encoder-decoder, the targets (where there are any) beside the sources; both lose their ends
-        where they are too long."""
+        """Return examples of an encoder-decoder, the targets (where there are any) beside the sources.
+
+        Both lose their ends where they are too long; a target that does is learned without an end-of-text token.
+        """
         assert self.backbone is not None, "attach comes first"
         given = tokenizer(list(sources), truncation=True, max_length=max_length, return_attention_mask=False)
         encoded = Encoded(given["input_ids"], list(range(len(sources))))
         if targets is None or None in targets:  # rows to predict on may have an empty column
             return encoded
         limit = self.generation.max_target_length or self.backbone.max_target_length
-        written = tokenizer(text_target=list(targets), truncation=True, max_length=limit)
-        labels = written["input_ids"]
+        added = AddedTokens.of(tokenizer, "text_target")
+        written = tokenizer(text_target=list(targets), add_special_tokens=False)["input_ids"]
+        labels = [added.around(ids, limit) for ids in written]
         encoded.extra = {
             "decoder_input_ids": [self.backbone.decoder_input_ids(ids) for ids in labels],
             "decoder_attention_mask": [[1] * len(ids) for ids in labels],
         }
         encoded.targets = {"labels": labels, "reference": list(targets)}
+        ends = end_tokens(tokenizer)
+        endless = [row for row, ids in enumerate(written) if not ends.intersection(added.end or ids[-1:])]
+        encoded.notes = dict.fromkeys(endless, NO_END)
         return encoded
 
     def collate(
