@@ -20,7 +20,7 @@ from typer.main import get_command
 from hft_core.cli.invocation import EVERYWHERE, Invocation, split
 from hft_core.cli.terminal import discard, open_standard_streams, sanitized_logs, say_error
 from hft_core.cli.usage import REFUSED, usage_error
-from hft_core.errors import HftError, UsageError, did_you_mean, shortened
+from hft_core.errors import HftError, UsageError, shortened
 from hft_core.specs import load
 
 COMMANDS = {
@@ -143,7 +143,9 @@ def _call(invocation: Invocation, arguments: list[str]) -> int:
         return 0
     first = arguments[0] if arguments else "--help"
     if first not in COMMANDS and not first.startswith("-"):
-        raise UsageError(f"there is no command '{first}'.{did_you_mean(first, COMMANDS)}")
+        from hft_core.recipe.synonyms import suggest_command
+
+        raise UsageError(f"there is no command '{first}'.{suggest_command(first, COMMANDS)}")
     command: Any = get_command(build([first] if first in COMMANDS else COMMANDS))
     try:
         code = command.main(arguments or [first], prog_name="hft", obj=invocation, standalone_mode=False)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import typer
 
-from hft_core.errors import UsageError, did_you_mean
+from hft_core.errors import UsageError
 
 REFUSED: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]
 """The base class of what typer's parser raises, with and without click as a dependency."""
@@ -16,7 +16,9 @@ def usage_error(error: Exception, command: str, options: Iterable[str]) -> Usage
     """Convert the error of a `command` (`hft run`) that has these `options`."""
     unknown = getattr(error, "option_name", "")
     if unknown and getattr(error, "possibilities", None) is not None:
-        message = f"there is no option {unknown}.{did_you_mean(unknown, options)}"
+        from hft_core.recipe.synonyms import suggest_flag
+
+        message = f"there is no option {unknown}.{suggest_flag(unknown, list(options))}"
     else:
         found = error.format_message()  # type: ignore[attr-defined]
         text = " ".join(found.replace("Input should be", "expected").replace("Value error, ", "").split())

@@ -9,8 +9,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from hft_core.errors import did_you_mean
 from hft_core.recipe.fields import KeyPathError
+from hft_core.recipe.synonyms import suggest_key
 
 Key = str | int
 KeyPath = tuple[Key, ...]
@@ -72,7 +72,7 @@ def recipe_message(error: ValidationError, model: type[BaseModel], where: Callab
     for problem in problems(error, model):
         if problem.kind == "unknown":
             known = model_at(model, problem.path[:-1])
-            hint = did_you_mean(str(problem.path[-1]), known.model_fields) if known else ""
+            hint = suggest_key(str(problem.path[-1]), known.model_fields) if known else ""
             lines.append((where(problem.path), f"unknown key.{hint}"))
         elif problem.kind == "missing":
             lines.append((where(problem.path[:-1]), f"'{problem.path[-1]}' is missing"))

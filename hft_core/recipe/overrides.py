@@ -12,6 +12,7 @@ from hft_core.recipe.fields import PluginChoice
 from hft_core.recipe.names import normalized
 from hft_core.recipe.schema import DATA_FILES, Data, Recipe, Task
 from hft_core.recipe.stage import Stage
+from hft_core.recipe.synonyms import suggest_key
 from hft_core.recipe.yaml_source import KeyPath, Source, absolute, existing, parse_value
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _step(node: Any, path: KeyPath, keys: Sequence[str], label: str) -> KeyPath:
     if model is Stage and key == "epochs":
         return ("num_train_epochs",)
     place = f"'{_dotted(path)}'" if path else "a recipe"
-    raise RecipeError(f"{label}: {place} has no key '{key}'.{did_you_mean(key, model.model_fields)}")
+    raise RecipeError(f"{label}: {place} has no key '{key}'.{suggest_key(key, model.model_fields)}")
 
 
 def _index(node: list[Any], path: KeyPath, key: str, label: str) -> int:

@@ -22,6 +22,7 @@ from hft_core.recipe.error_messages import KeyPath, in_one_line, model_at, probl
 from hft_core.recipe.fields import PluginChoice
 from hft_core.recipe.schema import BackboneChoice, Recipe, Task
 from hft_core.recipe.stage import DEFAULT_EPOCHS, Stage
+from hft_core.recipe.synonyms import suggest_key
 from hft_core.recipe.yaml_source import Source
 
 Where = Callable[[KeyPath], str]
@@ -200,7 +201,7 @@ class _Resolver:
                 known = set(owner.model_fields) if owner else set()
                 known |= set(Task.model_fields) if entry.seam == "head" and len(problem.path) == 1 else set()
                 name = str(problem.path[-1])
-                lines.append((self.where(key), f"{title} has no option '{name}'.{did_you_mean(name, known)}"))
+                lines.append((self.where(key), f"{title} has no option '{name}'.{suggest_key(name, known)}"))
             elif problem.kind == "missing":
                 lines.append((self.where(key[:-1]), f"{title} needs the option '{problem.path[-1]}'"))
             else:

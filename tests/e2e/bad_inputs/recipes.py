@@ -346,7 +346,7 @@ PLUGINS = [
         what="an unknown option of a strategy",
         given=recipe("r: 2", "rank: 2"),
         command=CHECK,
-        says="recipe.yaml, line 12, stages.0.strategy.rank: strategy 'lora' has no option 'rank'. Known: …, r, …",
+        says="recipe.yaml, line 12, stages.0.strategy.rank: strategy 'lora' has no option 'rank'. Did you mean 'r'?",
     ),
     Case(
         what="an unknown option of a head",
