@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -31,7 +31,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "hft_core.cli.progress": ("Lines", "Bars"),
     "hft_core.runtime.run_lock": ("RunLock",),
     "hft_core.hooks": ("SeamHooks", "LifecycleHooks"),
-    "hft_core.options": (),
+    "hft_core.options": ("BackboneOptions", "LocalPath", "Options"),
     "hft_core.backbone": (),
     "hft_core.head": (),
     "hft_core.strategy": (),
@@ -194,7 +194,12 @@ def _members(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _sentence(value: Any) -> str:
-    """The first sentence of a docstring; what Python makes up (a dataclass's signature, a value's type) is none."""
+    """The first sentence of a docstring; what Python makes up (a dataclass's signature, a value's type) is none.
+
+    Of an annotated type, the description that a field of it has.
+    """
+    if get_origin(value) is Annotated:
+        return next((part.description for part in get_args(value) if getattr(part, "description", None)), "")
     if not (inspect.ismodule(value) or callable(value) or isinstance(value, property)):
         return ""
     text = inspect.getdoc(value) or ""

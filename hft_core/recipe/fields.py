@@ -58,6 +58,9 @@ class Model(BaseModel):
         """
         return value
 
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__  # whatever file it was read from
+
     def __hash__(self) -> int:
         return hash((type(self), tuple(_hashable(value) for value in self.__dict__.values())))
 

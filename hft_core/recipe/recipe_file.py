@@ -53,7 +53,10 @@ def dump(recipe: Recipe) -> str:
 
 
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """Resolve data paths from `folder`, and the backbone's model if it exists there (otherwise it is a hub id)."""
+    """Resolve data paths from `folder`, and the backbone's model if it exists there (otherwise it is a hub id).
+
+    Those in plugins' options are resolved with the plugins, from the recipe's `folder`.
+    """
     tasks = {
         name: task.model_copy(update={"data": _absolute_data(task.data, folder)}) if task.data else task
         for name, task in recipe.tasks.items()
@@ -62,7 +65,9 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     model = backbone.options.get("model")
     if isinstance(model, str):
         backbone = backbone.model_copy(update={"options": {**backbone.options, "model": existing(model, folder)}})
-    return recipe.model_copy(update={"tasks": tasks, "backbone": backbone})
+    placed = recipe.model_copy(update={"tasks": tasks, "backbone": backbone})
+    placed._folder = folder
+    return placed
 
 
 def _absolute_data(data: Data, folder: Path) -> Data:

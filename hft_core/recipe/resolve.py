@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from hft_core import specs
 from hft_core.errors import HftError, ModelError, PluginError, RecipeError, UsageError, did_you_mean
 from hft_core.file_guard import folder_problem
+from hft_core.options import FOLDER_OF
 from hft_core.plugins import provenance
 from hft_core.plugins.allowlist import OWN
 from hft_core.plugins.catalogue import Catalogue, Entry, State, accepted
@@ -133,7 +135,7 @@ def resolve(recipe: Recipe, catalogue: Catalogue, where: Where | None = None) ->
             "Python runs without docstrings (PYTHONOPTIMIZE=2 or -OO), which transformers needs when it is imported; "
             "expected PYTHONOPTIMIZE=1 or less"
         )
-    resolver = _Resolver(catalogue, where or Source.of(recipe.model_dump(mode="json")).where)
+    resolver = _Resolver(catalogue, recipe.folder, where or Source.of(recipe.model_dump(mode="json")).where)
     backbone = resolver.backbone(recipe.backbone)
     heads = {name: resolver.chosen("head", task.head, ("tasks", name, "head")) for name, task in recipe.tasks.items()}
     stages = tuple(
@@ -159,14 +161,15 @@ def resolve(recipe: Recipe, catalogue: Catalogue, where: Where | None = None) ->
 
 def choose(catalogue: Catalogue, seam: str, choice: PluginChoice, place: str) -> Chosen:
     """Resolve one plugin outside a recipe. Raises `PluginError` that begins with `place`."""
-    return _Resolver(catalogue, lambda path: place).chosen(seam, choice, ())
+    return _Resolver(catalogue, Path.cwd(), lambda path: place).chosen(seam, choice, ())
 
 
 class _Resolver:
     """Resolves plugins, with errors that name the place of the key."""
 
-    def __init__(self, catalogue: Catalogue, where: Where) -> None:
+    def __init__(self, catalogue: Catalogue, folder: Path, where: Where) -> None:
         self.catalogue = catalogue
+        self.folder = folder
         self.where = where
 
     def optional(self, seam: str, choice: PluginChoice | None, path: KeyPath) -> Chosen | None:
@@ -183,8 +186,13 @@ class _Resolver:
     def options(self, entry: Entry, model: type[BaseModel], choice: PluginChoice, path: KeyPath) -> BaseModel:
         """Validate the options with the plugin's model; unknown ones are errors unless the model allows extras."""
         extra: Literal["forbid"] | None = None if model.model_config.get("extra") == "allow" else "forbid"
+
+        def folder_of(option: str) -> Path:
+            from_shell = self.where((*path, "options", option)).startswith("--set")
+            return Path.cwd() if from_shell else self.folder
+
         try:
-            return model.model_validate(choice.options, extra=extra)
+            return model.model_validate(choice.options, extra=extra, context={FOLDER_OF: folder_of})
         except ValidationError as error:
             raise PluginError(self.options_message(entry, model, error, path)) from None
         except Exception as error:

@@ -7,9 +7,10 @@ A recipe is a backbone, tasks, and a list of stages; a stage trains a set of tas
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from hft_core.errors import did_you_mean
 from hft_core.recipe import names
@@ -175,6 +176,13 @@ class Recipe(Model):
     """`auto`: the faster one on this machine, as measured."""
     output: Output = Output()
     """What is written."""
+
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths in plugins' options start from: that of the file the recipe was read from."""
+        return self._folder
 
     @classmethod
     def expanded(cls, value: Any) -> Any:

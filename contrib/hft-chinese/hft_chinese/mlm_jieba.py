@@ -24,7 +24,7 @@ class Options(options.Options):
     """Column, words and masking."""
 
     text: str = Field(default="text", description="column of the text")
-    dictionary: str | None = Field(
+    dictionary: options.LocalPath | None = Field(
         default=None, description="file of words beside jieba's own, `WORD [FREQUENCY] [TAG]` a line"
     )
     hmm: bool = Field(default=True, description="jieba also guesses words that are in no dictionary")

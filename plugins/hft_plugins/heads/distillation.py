@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
@@ -17,6 +17,7 @@ from hft_core.backbone import Features
 from hft_core.data import as_label, as_list, as_number
 from hft_core.errors import ModelError, did_you_mean
 from hft_core.head import Column, Draw, Encoded, HeadContext, Targets
+from hft_core.options import LocalPath
 from hft_plugins.heads import classification
 from hft_plugins.heads.classification import Classification
 from hft_plugins.heads.parts.label_names import LabelNames
@@ -25,11 +26,6 @@ from hft_plugins.heads.parts.teacher import Teacher
 
 TOLERANCE = 1e-3
 """How far a row's probabilities may be from a sum of 1."""
-
-
-def _absolute(path: str) -> str:
-    """Make the path absolute, so that the recipe works from any directory."""
-    return str(Path(path).expanduser().absolute())
 
 
 class Options(SequenceOptions):
@@ -46,9 +42,7 @@ class Options(SequenceOptions):
         description="class names in the order of the probabilities; the columns' names, or 0, 1, … for a list, when "
         "left out",
     )
-    teacher: Annotated[str, AfterValidator(_absolute)] | None = Field(
-        default=None, description="folder of a finished run that gives the probabilities"
-    )
+    teacher: LocalPath | None = Field(default=None, description="folder of a finished run that gives the probabilities")
     teacher_task: str | None = Field(
         default=None, description="the teacher's task; the one of the same name when left out"
     )

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hft_core.errors import PluginError, RecipeError, UsageError
 from hft_core.hooks import hookimpl
-from hft_core.options import Options
+from hft_core.options import LocalPath, Options
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.discovery import collect_specs, file_plugin
 from hft_core.plugins.entries import Provider
-from hft_core.recipe.recipe_file import dump, from_dict, load, override, parse, validate
+from hft_core.recipe.recipe_file import dump, from_dict, load, override, parse, read, validate
 from hft_core.recipe.resolve import Resolved, resolve
 from hft_core.specs import BackboneSpec, CombinerSpec, HeadSpec, Spec, StrategySpec
 
@@ -376,3 +376,56 @@ def test_resolving_imports_no_torch() -> None:
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+class Lists(Options):
+    words: LocalPath | None = None
+    more: tuple[LocalPath, ...] = ()
+
+
+def _with_words(place: Path, *overrides: str) -> Resolved:
+    """The recipe of a file in `place` whose strategy has options that are paths."""
+    words = StrategySpec(name="words", **names("build", "Lists"))
+    (place / "recipe.yaml").write_text(GOOD.replace("lora, r: 16", "words, words: a.txt, more: [b.txt, /c.txt, ~/d]"))
+    source = override(read(place / "recipe.yaml"), overrides)
+    known = Catalogue.of(module("hft_fake", TINY, CLASSIFICATION, MLM, SUM, words))
+    return resolve(validate(source), known, source.where)
+
+
+def _paths(resolved: Resolved) -> Lists:
+    strategy = resolved.stages[1].strategy
+    assert strategy is not None
+    assert isinstance(strategy.options, Lists)
+    return strategy.options
+
+
+def test_the_paths_of_plugins_options_start_from_the_recipes_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes, elsewhere = tmp_path / "recipes", tmp_path / "elsewhere"
+    recipes.mkdir(), elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    found = _with_words(recipes)
+    paths = _paths(found)
+    assert (paths.words, paths.more) == (f"{recipes}/a.txt", (f"{recipes}/b.txt", "/c.txt", str(Path.home() / "d")))
+    saved = found.recipe.stages[1].strategy
+    assert saved is not None
+    assert saved.options["words"] == f"{recipes}/a.txt", "the saved recipe works from any folder"
+
+
+def test_a_path_that_the_command_line_sets_starts_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes, elsewhere = tmp_path / "recipes", tmp_path / "elsewhere"
+    recipes.mkdir(), elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    paths = _paths(_with_words(recipes, "stages.1.strategy.words=z.txt"))
+    assert (paths.words, paths.more[0]) == (f"{elsewhere}/z.txt", f"{recipes}/b.txt")
+
+
+def test_a_recipe_equals_one_of_another_folder_with_the_same_content(tmp_path: Path) -> None:
+    one, two = (validate(parse(GOOD, "recipe", folder)) for folder in (tmp_path, tmp_path / "other"))
+    assert one == two
+    assert hash(one) == hash(two)
+    assert (one.folder, two.folder) == (tmp_path, tmp_path / "other")
+    assert one.model_copy(update={"seed": 1}).folder == tmp_path
