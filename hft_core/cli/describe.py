@@ -14,12 +14,20 @@ from hft_core.errors import PluginError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-    from pydantic.fields import FieldInfo
 
+    from hft_core.head import Column
     from hft_core.plugins.catalogue import Catalogue, Entry
 
-LIMITS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "multiple_of": "multiple of", "pattern": "matches"}
-"""How the constraints of a pydantic field are shown."""
+ABILITIES: dict[str, tuple[str, str]] = {
+    "needs_labels": ("learns from labels", "learns from the texts alone, without labels"),
+    "private_parts": ("keeps a part of the trunk for each task", "all tasks share the whole trunk"),
+    "merges": ("can be folded into the trunk, so that another stage may follow", "only in a run's last stage"),
+    "per_task_gradients": ("combines one gradient per task", "combines the losses"),
+    "non_conflicting": ("the combined gradient conflicts with no task's", ""),
+}
+"""What a spec's capabilities mean, where they are true and where they are not."""
+KINDS = {"text": "text", "label": "label", "number": "number", "messages": "conversation (role, content)"}
+"""What a head reads from a column, in words."""
 
 
 def describe(
@@ -43,13 +51,16 @@ def describe(
             say(f"{key + ':':<10}{described[key]}")
     for warning in described["warnings"]:
         say(f"warning:  {warning}")
-    for key, value in described["capabilities"].items():
-        say(f"{key}: {_shown(value)}")
+    for ability in _abilities(described["capabilities"]):
+        say(f"- {ability}")
     _print_options(described["options"])
+    _print_columns(described.get("columns") or [])
     say()
     say("example:")
     for line in described["example"].splitlines():
         print(f"  {plain(line)}")
+    if described.get("example_row"):
+        say(f"with rows such as: {json.dumps(described['example_row'], ensure_ascii=False)}")
 
 
 def describe_plugin(catalogue: Catalogue, entry: Entry) -> dict[str, Any]:
@@ -62,14 +73,49 @@ def describe_plugin(catalogue: Catalogue, entry: Entry) -> dict[str, Any]:
     if not entry.reason:
         described["options"] = describe_options(catalogue.load_options(entry))
     described["example"] = _example(entry)
+    if entry.seam == "head" and not entry.reason:
+        described |= _example_data(catalogue, entry)
     return described
+
+
+def _example_data(catalogue: Catalogue, entry: Entry) -> dict[str, Any]:
+    """Return the columns that the head of the example reads, and a row; nothing where it cannot be built."""
+    from hft_core.testing.check import Subject
+    from hft_core.testing.toy_task import TASK, rows_of
+
+    subject = Subject(entry, catalogue)
+    try:
+        columns = subject.build(task=TASK).columns()
+        (row,) = rows_of(subject, 1, 0)
+    except Exception:  # a plugin's own code; `hft check-plugin` tells what is wrong with it
+        return {"columns": [], "example_row": None}
+    return {"columns": [_column(column) for column in columns], "example_row": row}
+
+
+def _column(column: Column) -> dict[str, Any]:
+    kind = KINDS[column.kind]
+    return {
+        "name": column.name,
+        "holds": f"list of {kind}s" if column.many else kind,
+        "needed": "to train and evaluate" if column.target else "always",
+    }
+
+
+def _abilities(capabilities: dict[str, Any]) -> list[str]:
+    """Return what the plugin can do, in words."""
+    said = [ABILITIES[key][0 if value else 1] for key, value in capabilities.items() if key in ABILITIES]
+    if capabilities.get("continues"):
+        said.append(f"may follow {', '.join(capabilities['continues'])}, whose parts it takes over")
+    return [text for text in said if text]
 
 
 def describe_options(model: type[BaseModel]) -> list[dict[str, Any]]:
     """Name, type, default and meaning of each option; a required one has no default."""
+    from hft_core.cli.option_words import option_type
+
     options = []
     for name, info in model.model_fields.items():
-        option = {"name": info.alias or name, "type": _type_text(info), "required": info.is_required()}
+        option = {"name": info.alias or name, "type": option_type(info), "required": info.is_required()}
         if not info.is_required():
             option["default"] = info.get_default(call_default_factory=True, validated_data={})
         options.append({**option, "meaning": " ".join((info.description or "").split())})
@@ -87,21 +133,17 @@ def _print_options(options: list[dict[str, Any]] | None) -> None:
     print_table(("option", "type", "default", "meaning"), rows, wrap=("type", "meaning"))
 
 
-def _type_text(info: FieldInfo) -> str:
-    annotation = info.annotation
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
-    limits = [
-        f"{sign} {getattr(limit, field)}"
-        for limit in info.metadata
-        for field, sign in LIMITS.items()
-        if getattr(limit, field, None) is not None
-    ]
-    return ", ".join([text, *limits])
+def _print_columns(columns: list[dict[str, Any]]) -> None:
+    if columns:
+        say()
+        print_table(("column", "holds", "needed"), [tuple(column.values()) for column in columns])
 
 
 def _shown(value: Any) -> str:
-    """A value as YAML would hold it on one line."""
-    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False, default=str)
+    """A value as YAML would hold it on one line; a dash for none."""
+    if value is None or value in ((), [], {}, ""):
+        return "–"
+    return value if isinstance(value, str) and value.strip() else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _example(entry: Entry) -> str:
@@ -114,5 +156,9 @@ def _example(entry: Entry) -> str:
         raise PluginError(
             f"{entry.seam} '{entry.name}' of {entry.provider.label}: its example is not plain data: {error}"
         ) from error
-    text: str = yaml.safe_dump({entry.seam: {"type": entry.name, **options}}, sort_keys=False, allow_unicode=True)
+    chosen: dict[str, Any] = {"type": entry.name, **options}
+    part = {entry.seam: chosen}
+    if entry.seam == "head":
+        part = {"tasks": {"NAME": {"head": entry.name, "data": "FILE", **options}}}
+    text: str = yaml.safe_dump(part, sort_keys=False, allow_unicode=True)
     return text

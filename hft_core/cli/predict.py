@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,10 +12,14 @@ import typer
 from hft_core.cli.run import TrustOption
 from hft_core.cli.terminal import print_json_line, print_table, say_error
 from hft_core.errors import UsageError
-from hft_core.sanitize import json_text
+from hft_core.sanitize import finite, json_text
 
 if TYPE_CHECKING:
+    from hft_core.data.rows import Rows
     from hft_core.predict.prediction import Trained
+
+ROWS_AT_ONCE = 10_000
+"""Rows of the input in memory while the answers are written."""
 
 
 def predict(
@@ -28,7 +34,10 @@ def predict(
     ] = None,
     all_tasks: Annotated[bool, typer.Option("--all-tasks", help="All tasks that have answers.")] = False,
     input: Annotated[Path | None, typer.Option("--input", metavar="FILE", help="Rows of any data format.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write JSON lines there.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Write JSON lines there: the input's columns and the answers."),
+    ] = None,
     int8: Annotated[
         bool,
         typer.Option("--int8", help="Quantise the trunk's linear layers (CPU): quicker than float32, and approximate."),
@@ -58,20 +67,12 @@ def predict(
     answers = [dict(zip(tasks, row, strict=True)) for row in zip(*by_task.values(), strict=True)]
     lines = answers if several else by_task[tasks[0]]
     if output is not None:
-        write_text(output, "".join(json_text(line) + "\n" for line in lines))
+        write_text(output, "".join(json_text(finite(line), default=str) + "\n" for line in with_input(rows, lines)))
     elif as_json:
         for line in lines:
             print_json_line(line)
     else:
-        named = ("row", "task", "answer", "probability") if several else ("row", "answer", "probability")
-        print_table(
-            named,
-            [
-                (number, *([name] if several else []), *_said(answer))
-                for number, row in enumerate(answers, start=1)
-                for name, answer in row.items()
-            ],
-        )
+        _print_answers(answers, several=several)
 
 
 def _check_output(path: Path) -> None:
@@ -96,7 +97,38 @@ def _tasks(saved: Trained, named: list[str], every: bool) -> list[str]:
     return tasks
 
 
-def _said(answer: dict[str, Any]) -> tuple[object, object]:
-    value = answer.get("label", answer.get("value", ""))
+def with_input(rows: Rows, lines: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield each row's columns with its answer. A column that has the name of a key of the answer is called
+    `input_NAME`."""
+    cells = (
+        dict(zip(columns, row, strict=True))
+        for _, columns in rows.batches(ROWS_AT_ONCE)
+        for row in zip(*columns.values(), strict=True)
+    )
+    for row, line in zip(cells, lines, strict=True):
+        taken = {*line, *row}
+        free = {name: _free_name(name, taken) if name in line else name for name in row}
+        yield {**{free[name]: value for name, value in row.items()}, **line}
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    while name in taken:
+        name = f"input_{name}"
+    return name
+
+
+def _print_answers(answers: Sequence[Mapping[str, Any]], *, several: bool) -> None:
+    """Print a table of each row's answers by task, with their probabilities where they have any."""
+    said = [
+        (number, name, *_said(answer)) for number, row in enumerate(answers, start=1) for name, answer in row.items()
+    ]
+    shown = [True, several, True, any(probability for *_, probability in said)]
+    print_table(
+        tuple(compress(("row", "task", "answer", "probability"), shown)), [tuple(compress(row, shown)) for row in said]
+    )
+
+
+def _said(answer: Mapping[str, Any]) -> tuple[object, object]:
+    value = next((answer[key] for key in ("label", "value", "text") if key in answer), "")
     probability = answer.get("probabilities", {}).get(answer.get("label"))
     return value, "" if probability is None else f"{probability:.4f}"

@@ -19,6 +19,7 @@ from hft_core.results import RunResult, Scores, StageResult
 from hft_core.runs import export
 from hft_core.runs.model_card import card
 from hft_core.runs.stages import Stages
+from hft_core.runtime.files import follow_umask
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.runtime.run_lock import RunLock
 from hft_core.runtime.system_errors import say_how_to_go_on
@@ -176,7 +177,9 @@ def _first_known(done: Sequence[StageResult]) -> Scores:
 def _save_model(stages: Stages, folder: RunFolder) -> str:
     """Save the model; `results.json` comes after it and marks it as complete. Returns the base of its adapters."""
     folder.remove_partial_model()
-    return export.save_model(folder.model, stages.material.model, trunk_changed=stages.trunk_changed)
+    base = export.save_model(folder.model, stages.material.model, trunk_changed=stages.trunk_changed)
+    follow_umask(folder.model)
+    return base
 
 
 def _installed(distribution: str) -> bool:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,23 @@ def read_json(path: Path) -> Any:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not valid JSON")
+
+
+def follow_umask(path: Path) -> None:
+    """Let a file, or all files in a folder, be read by whom the umask says; safetensors lets only the owner read.
+
+    The umask is found with a new file, since asking for it changes it for a moment, in all threads. Raises `OSError`.
+    """
+    folder = path if path.is_dir() else path.parent
+    probe = folder / f".umask.{os.getpid()}"
+    try:
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        permitted = stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink(missing_ok=True)
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file() and not file.is_symlink() and permitted & ~file.stat().st_mode:
+            file.chmod(stat.S_IMODE(file.stat().st_mode) | permitted)
 
 
 def sync(path: Path) -> None:

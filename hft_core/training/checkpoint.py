@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hft_core.errors import RunError, UsageError
-from hft_core.runtime.files import file_hash, read_json, sync, write_text
+from hft_core.runtime.files import file_hash, follow_umask, read_json, sync, write_text
 from hft_core.training.training_state import TrainingState
 
 FORMAT = 4
@@ -107,6 +107,7 @@ class Checkpoints:
             if part:
                 path = beside / f"{name}.safetensors"
                 save_file({key: tensor.detach().to("cpu").contiguous() for key, tensor in part.items()}, path)
+                follow_umask(path)
                 sync(path)
                 files[path.name] = path
         for name, source in links.items():

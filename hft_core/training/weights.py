@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from hft_core.device import dtensor
 from hft_core.errors import RunError
+from hft_core.runtime.files import follow_umask
 
 
 def trained_state(model: nn.Module, combiner: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -35,6 +36,7 @@ def save(path: Path, state: dict[str, Tensor]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}, temporary)
+        follow_umask(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

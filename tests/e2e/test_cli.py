@@ -112,6 +112,7 @@ def test_predictions_are_json_lines_in_the_order_of_the_input(folder: Path, fini
     assert done.stdout == ""
     from_file = (folder / "out.jsonl").read_text().splitlines()
     assert [json.loads(line)["label"] for line in printed] == [json.loads(line)["label"] for line in from_file]
+    assert [json.loads(line)["text"] for line in from_file] == texts
     for line in map(json.loads, printed):
         assert sum(line["probabilities"].values()) == pytest.approx(1)
         assert line["label"] == max(line["probabilities"], key=line["probabilities"].__getitem__)

@@ -220,8 +220,8 @@ def test_a_light_command_stays_light(site: Site, arguments: list[str]) -> None:
 def test_describe_shows_options_with_type_default_and_meaning(site: Site) -> None:
     site.add_combiner("hft-good", "good")
     text = site.hft("describe", "combiner", "good").stdout
-    assert re.search(r"strength +float, > 0 +0\.5 +How strongly it pulls", text)
-    assert re.search(r"steps +int +required +How many steps it takes", text)
+    assert re.search(r"strength +number > 0 +0\.5 +How strongly it pulls", text)
+    assert re.search(r"steps +whole number +required +How many steps it takes", text)
     assert "combiner:\n    type: good" in text
     described = json.loads(site.hft("describe", "combiner", "hft-good:good", "--json").stdout)
     strength, steps = described["options"]
