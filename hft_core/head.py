@@ -161,8 +161,8 @@ class Head(nn.Module, ABC):
 
     def classes_of(self, row: Mapping[str, Any]) -> Collection[str] | None:
         """Return the classes of a labeled row that may have several, each of which must be in a training row; None: the
-        labels in its target columns with `many` labels. An automatic split moves rows to train so that it is. Called
-        before `learn`."""
+        labels in its target columns with `many` labels. An automatic split moves rows to train so that it is (called
+        before `learn`), and `hft validate` counts them (called after it)."""
         return None
 
     def check(self, row: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hft_core.cli.data_report import print_data
 from hft_core.cli.run import (
     BackboneOption,
     CombinerOption,
@@ -61,9 +62,14 @@ def validate(
 
     report = inspect(resolved, trust_remote_code=trust_remote_code, processes=processes)
     if as_json:
-        rest = {"rows": report.rows, "examples": report.examples, "stages": [asdict(s) for s in report.stages]}
-        recipe_json = report.recipe.model_dump(mode="json")
-        print_json({"recipe": recipe_json, **rest, "warnings": list(report.warnings)})
+        rest = {
+            "rows": report.rows,
+            "examples": report.examples,
+            "data": {name: asdict(task) for name, task in report.data.items()},
+            "stages": [asdict(stage) for stage in report.stages],
+            "warnings": list(report.warnings),
+        }
+        print_json({"recipe": report.recipe.model_dump(mode="json"), **rest})
         return
     splits = ("train", "dev", "test")
     print_table(
@@ -73,6 +79,7 @@ def validate(
             for name, rows in report.rows.items()
         ],
     )
+    print_data(report.data)
     say()
     print_table(HEADINGS, [_row(stage) for stage in report.stages])
     for warning in report.warnings:

@@ -82,7 +82,7 @@ def _load(name: str, resolved: Resolved, head: Head, host_data: HostData) -> Spl
     task, seed = resolved.recipe.tasks[name], resolved.recipe.seed
     columns, group = head.columns(), head.group_column
     labels_from = next((c.name for c in columns if c.target and c.kind == "label" and c.classes and not c.many), None)
-    keys: dict[str, Any] = {"labels_from": labels_from, "group": group, "classes_of": _classes_of(head)}
+    keys: dict[str, Any] = {"labels_from": labels_from, "group": group, "classes_of": classes_of(head)}
     if name in host_data:
         return loading.of_host(name, host_data[name], columns, seed=seed, **keys)
     if task.data is None:
@@ -93,17 +93,17 @@ def _load(name: str, resolved: Resolved, head: Head, host_data: HostData) -> Spl
     return loading.load(name, task.data, columns, seed=seed, **keys)
 
 
-def _classes_of(head: Head) -> loading.ClassesOf | None:
+def classes_of(head: Head) -> loading.ClassesOf | None:
     """Return what finds the classes of a row, for a head whose rows have several each."""
     columns = head.columns()
     if not any(c.target and c.kind == "label" and c.many and c.classes for c in columns):
         return None
 
-    def classes_of(row: Mapping[str, Any]) -> Collection[str]:
+    def of_row(row: Mapping[str, Any]) -> Collection[str]:
         own = head.classes_of(row)
         return loading.labels_in(row, columns) if own is None else own
 
-    return classes_of
+    return of_row
 
 
 def _learn(name: str, head: Head, rows: Rows, columns: Sequence[Column]) -> None:

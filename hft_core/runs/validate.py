@@ -14,6 +14,7 @@ from hft_core.recipe.schema import Recipe
 from hft_core.recipe.stage import Stage
 from hft_core.runs import assembly
 from hft_core.runs.assembly import BuiltRun, HostData
+from hft_core.runs.data_summary import TaskData, data_of
 from hft_core.runs.stage_report import plugin_name
 from hft_core.runs.stages import begin, plan_of, selection_of
 from hft_core.runtime.run_lock import exclusive
@@ -60,6 +61,8 @@ class ValidationReport:
     """By task and split."""
     examples: dict[str, dict[str, int]]
     """The same after tokenization, which may split a long text into several examples."""
+    data: dict[str, TaskData]
+    """How the data of each task was understood."""
     stages: tuple[StageForecast, ...]
     warnings: tuple[str, ...] = ()
     """What is odd about the rows."""
@@ -80,6 +83,7 @@ def inspect(
         recipe=resolved.recipe,
         rows={task: {split: len(part) for split, part in splits.items()} for task, splits in built.rows.items()},
         examples=_by_task({s: {task: len(part) for task, part in e.items()} for s, e in built.examples.items()}),
+        data=data_of(built),
         stages=_stages(built, processes),
         warnings=built.warnings,
     )

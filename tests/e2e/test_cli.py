@@ -81,6 +81,13 @@ def test_flags_make_the_recipe_that_a_file_would(folder: Path, models: Any) -> N
     assert (stage["learning_rate"], stage["max_steps"], stage["strategy"]["r"]) == (3e-4, 2, 4)
     assert outlook["stages"][0]["steps"] == 2
     assert outlook["rows"]["topic"] == {"train": 48, "dev": 6, "test": 6}
+    labels = outlook["data"]["topic"]["labels"]
+    assert {split: sum(counts[split] for counts in labels.values()) for split in ("train", "dev", "test")} == {
+        "train": 48,
+        "dev": 6,
+        "test": 6,
+    }
+    assert outlook["data"]["topic"]["lengths"]["train"]["cut"] == 0
     result = json.loads(hft("run", *flags, "--out", "flags", "--json", cwd=folder).stdout)
     assert result["stages"][0]["trainable"] == outlook["stages"][0]["trainable"]
 

@@ -71,6 +71,8 @@ class Multilabel(ScoringHead):
 
     def classes_of(self, row: Mapping[str, Any]) -> Collection[str]:
         """Return the labels of a row; of 0 and 1 for each label, those that are 1, by their place."""
+        if self.facts:
+            return set(self._of(row[self.options.label]))
         values = self._values(row[self.options.label])
         if not label_lists.is_multi_hot(values, self.options.labels or ()):
             return set(values)
