@@ -48,7 +48,7 @@ def list_plugins(
     if not (catalogue.entries or catalogue.observing):
         say("No plugins are installed; run 'pip install -e .'")
     elif not entries:
-        say("No plugin is like that.")
+        say("No plugin matches.")
     else:
         _print_entries(entries, verbose=verbose)
 

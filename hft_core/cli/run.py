@@ -27,8 +27,12 @@ TaskOption = Annotated[
     list[str] | None,
     typer.Option("--task", metavar="NAME=HEAD:FILES", help="A task; several make one stage with all of them."),
 ]
-StrategyOption = Annotated[str | None, typer.Option("--strategy", metavar="NAME[,KEY=VALUE…]", help="Of that stage.")]
-CombinerOption = Annotated[str | None, typer.Option("--combiner", metavar="NAME[,KEY=VALUE…]", help="Of that stage.")]
+StrategyOption = Annotated[
+    str | None, typer.Option("--strategy", metavar="NAME[,KEY=VALUE…]", help="The stage's strategy.")
+]
+CombinerOption = Annotated[
+    str | None, typer.Option("--combiner", metavar="NAME[,KEY=VALUE…]", help="The stage's combiner.")
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change any value of the recipe.")
 ]
@@ -225,7 +229,7 @@ def print_result(result: RunResult) -> None:
         cells = [f"{s[task][metric]:.4g}" if task in s else "–" for s in (result.final["dev"], result.final["test"])]
         rows.append((task, metric, first, *cells))
     say()
-    print_table(("task", "metric", "dev, when first known", "dev", "test"), rows)
+    print_table(("task", "metric", "dev before", "dev", "test"), rows)
     say()
     headings = ("stage", "strategy", "combiner", "trunk trained", "steps", "rows a step", "best")
     print_table(headings, [_cost(stage) for stage in result.stages])
@@ -240,7 +244,7 @@ def print_result(result: RunResult) -> None:
 
 def cost_text(stage: StageResult) -> str:
     """Format the throughput and the seconds of a stage in one line."""
-    share = "" if stage.gemm_share is None else f", {stage.gemm_share:.0%} of this machine's products"
+    share = "" if stage.gemm_share is None else f", {stage.gemm_share:.0%} of peak matmul throughput"
     spent = ", ".join(
         f"{part} {seconds:.1f}" for part, seconds in stage.seconds.items() if part != "total" and seconds >= 0.05
     )

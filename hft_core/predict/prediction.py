@@ -81,7 +81,7 @@ def _cell(column: Column, text: str) -> Any:
     return [{"role": "user", "content": text}] if column.kind == "messages" else text
 
 
-def rows_from_file(path: Path, task: str) -> Rows:
+def rows_from_file(path: str | Path, task: str) -> Rows:
     """Read the rows of a data file, in any format that recipes take. Raises `DataError`."""
     return loading.read([str(path)], None, "line", task=task)
 

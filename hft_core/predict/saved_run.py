@@ -46,7 +46,9 @@ class SavedRun:
 
 
 @exclusive
-def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = False, int8: bool = False) -> SavedRun:
+def open_run(
+    folder: str | Path, catalogue: Catalogue, *, trust_remote_code: bool = False, int8: bool = False
+) -> SavedRun:
     """Open the run in `folder`; with `int8`, linear layers of its trunk compute in int8 on the CPU, approximately.
 
     Plugins are taken from the distributions that the run used, even where others have the same names.
@@ -55,6 +57,7 @@ def open_run(folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = Fa
     of its plugins is not installed. Raises `UsageError` where int8 is not possible.
     """
     int8_machine = quantization.find_int8_machine() if int8 else None
+    folder = Path(folder)
     run = RunFolder(folder)
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such run folder")

@@ -140,8 +140,8 @@ class Stage(Model):
     """AdamW's beta2."""
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW's epsilon."""
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    """Gradient clipping norm; null: no clipping."""
+    max_grad_norm: Annotated[float, Field(ge=0)] | None = 1.0
+    """Gradient clipping norm; null or 0: no clipping."""
 
     eval_strategy: Literal["epoch", "steps", "no"] = "epoch"
     """When to evaluate on the dev split."""
@@ -164,6 +164,8 @@ class Stage(Model):
         if "epochs" in value and "num_train_epochs" in value:
             raise KeyPathError(("epochs",), "'epochs' and 'num_train_epochs' are the same key; give one of them")
         value = {("num_train_epochs" if k == "epochs" else k): v for k, v in value.items()}
+        if isinstance(value.get("torch_compile"), bool):  # as in transformers
+            value = {**value, "torch_compile": "yes" if value["torch_compile"] else "no"}
         return {k: [v] if k == "tasks" and isinstance(v, str) else v for k, v in value.items()}
 
     @model_validator(mode="after")
