@@ -29,6 +29,7 @@ from hft_core.runs.event_log import RunLog
 from hft_core.runs.learned_facts import check_unchanged, facts_of
 from hft_core.runs.session import Session
 from hft_core.runs.stages import Stages
+from hft_core.runs.trials import try_run
 from hft_core.runtime import output_probe, run_lock
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.runtime.run_lock import RunLock
@@ -135,10 +136,14 @@ def _build(
     resume_from = _find_checkpoint(resolved, options, problems)
     chosen = None if resume_from is None else resume_from.state.run.precision
     machine = find_machine(resolved.recipe.precision, options.accelerator, chosen=chosen)
-    resolved = _with_precision(resolved, machine.precision.name)
+    wanted, resolved = resolved.recipe.precision, _with_precision(resolved, machine.precision.name)
     if machine.sharded:
         assembly.check_divisible(resolved)
     built = assembly.assemble(resolved, host_data=options.data or {}, trust_remote_code=options.trust_remote_code)
+    findings, machine = try_run(built, machine, wanted=wanted)
+    problems.extend(findings.warnings)
+    resolved = _with_precision(resolved, machine.precision.name)
+    built = replace(built, resolved=resolved)
     pins, facts, place, notes = pinning.pin(built), facts_of(built.heads), find_place(machine), list[str]()
     check_same_start(machine.group, pins, facts, resume_from, options.folder)
     if resume_from is not None and options.folder is not None:

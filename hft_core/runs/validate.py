@@ -17,6 +17,7 @@ from hft_core.runs.assembly import BuiltRun, HostData
 from hft_core.runs.data_summary import TaskData, data_of
 from hft_core.runs.stage_report import plugin_name
 from hft_core.runs.stages import begin, plan_of, selection_of
+from hft_core.runs.trials import try_run
 from hft_core.runtime.run_lock import exclusive
 from hft_core.training.optimizer import learning_rates
 
@@ -65,7 +66,7 @@ class ValidationReport:
     """How the data of each task was understood."""
     stages: tuple[StageForecast, ...]
     warnings: tuple[str, ...] = ()
-    """What is odd about the rows."""
+    """What is odd about the rows, and what a trial of the strategies found (see `hft_core.trial`)."""
 
 
 @exclusive
@@ -79,13 +80,15 @@ def inspect(
     resolved = with_batch_sizes(resolved, processes)
     built = assembly.assemble(resolved, host_data=host_data or {}, trust_remote_code=trust_remote_code)
     _check_metrics(built)
+    machine = find_machine(resolved.recipe.precision)
+    findings, _ = try_run(built, machine, wanted=resolved.recipe.precision, kernels=True)
     return ValidationReport(
         recipe=resolved.recipe,
         rows={task: {split: len(part) for split, part in splits.items()} for task, splits in built.rows.items()},
         examples=_by_task({s: {task: len(part) for task, part in e.items()} for s, e in built.examples.items()}),
         data=data_of(built),
         stages=_stages(built, processes),
-        warnings=built.warnings,
+        warnings=(*built.warnings, *findings.warnings, *findings.left_out),
     )
 
 

@@ -219,3 +219,19 @@ def test_the_card_has_no_local_path_and_the_license_of_its_base(models: Any, toy
     assert (card.license, card.language, card.pipeline_tag) == ("apache-2.0", ["en"], "text-classification")
     assert card.base_model is None
     assert "No license was found" not in text
+
+
+def test_trained_tokens_of_a_tied_embedding_are_no_adapter_that_peft_opens_alike(
+    models: Any, toys: ModuleType, tmp_path: Path
+) -> None:
+    """PEFT gives them to the LM head as well."""
+    recipe = {
+        "backbone": {"model": str(models["gpt2"])},
+        "tasks": {"t": {"head": "clm"}},
+        "stages": [
+            {"strategy": {"type": "peft", "method": "TRAINABLE_TOKENS", "token_indices": [4, 5, 6]}, "max_steps": 2}
+        ],
+        "precision": "fp32",
+    }
+    hft_core.run(recipe, output=tmp_path / "run", data={"t": rows(toys, 24, 0)})
+    assert code_in(tmp_path / "run" / "README.md") == {}

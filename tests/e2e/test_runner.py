@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -133,7 +134,8 @@ def test_the_card_says_what_was_trained_how_it_scores_and_how_it_is_opened(
         assert f"| {stage.name} |" in body
         assert f"{stage.trainable:,} of {stage.trunk:,}" in body
     embedded = body.split("```yaml\n")[1].split("```")[0]
-    assert embedded == (tmp_path / "run/recipe.yaml").read_text()
+    shortened = re.sub(r"(?<=[ '])/\S*/", "…/", (tmp_path / "run/recipe.yaml").read_text())
+    assert embedded == shortened
     for warning in result.warnings:
         assert warning.split("'")[1] in body
 

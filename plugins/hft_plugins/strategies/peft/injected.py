@@ -76,6 +76,7 @@ class Injected(Strategy):
             raise
         except Exception as error:  # each method of PEFT has errors of its own kind
             raise self._refusal(f"PEFT refuses: {_one_line(error)}") from error
+        self.plain = not _adapts_tied_tokens(config, backbone)
         now = self.base_state(backbone)
         self._originals = {n: t for n, t in copies.items() if not torch.equal(t, now[n].detach().cpu())}
 
@@ -219,6 +220,17 @@ def _owners(trunk: nn.Module) -> dict[str, tuple[nn.Module, str]]:
         owner, _, leaf = name.rpartition(".")
         owners[name] = (trunk.get_submodule(owner), leaf)
     return owners
+
+
+def _adapts_tied_tokens(config: Any, backbone: Backbone) -> bool:
+    """Tell whether single tokens of an embedding are trained that an LM head is tied to: on the class with both, PEFT
+    would change the LM head as well."""
+    head = backbone.language_model
+    tokens = getattr(config, "trainable_token_indices", None) or getattr(config, "token_indices", None)
+    if not tokens or head is None:
+        return False
+    own = {id(parameter) for parameter in backbone.trunk.parameters()}
+    return any(id(parameter) in own for parameter in head.parameters())
 
 
 def _untie_adapted(trunk: nn.Module) -> None:
