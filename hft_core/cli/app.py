@@ -7,6 +7,7 @@ at module level; commands import what runs a model inside their function.
 from __future__ import annotations
 
 import io
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -52,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     open_standard_streams()
     _write_any_text()
     debug = "--debug" in arguments
+    if not debug:
+        os.environ["RUST_BACKTRACE"] = "0"  # of the tokenizers, whose panic is an error of one line here
     try:
         invocation, rest = split(arguments)
         with sanitized_logs():
@@ -146,6 +149,10 @@ def _call(invocation: Invocation, arguments: list[str]) -> int:
         from hft_core.recipe.synonyms import suggest_command
 
         raise UsageError(f"there is no command '{first}'.{suggest_command(first, COMMANDS)}")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the working folder is gone; change into one that exists") from None
     command: Any = get_command(build([first] if first in COMMANDS else COMMANDS))
     try:
         code = command.main(arguments or [first], prog_name="hft", obj=invocation, standalone_mode=False)

@@ -32,6 +32,8 @@ __all__ = [
 TRUNK_FOLDER = "trunk"
 """Name of the shared trunk's folder in a finished run, beside those of the tasks."""
 
+MOST = 10_000
+"""Tasks and stages of a recipe."""
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 REPLAY_SHARE = 0.1
 """Share of a stage's rows that `replay: true` takes."""
@@ -190,6 +192,9 @@ class Recipe(Model):
         if not isinstance(value, dict):
             return value
         tasks = value.get("tasks")
+        for key, part in (("tasks", tasks), ("stages", value.get("stages"))):
+            if isinstance(part, dict | list | tuple) and len(part) > MOST:
+                raise KeyPathError((key,), f"{len(part):,} {key}, expected at most {MOST:,}")
         if isinstance(tasks, dict) and len({names.normalized(str(name)) for name in tasks}) < len(tasks):
             raise KeyPathError(("tasks",), "two tasks have one name, written in two of Unicode's forms")
         if "stages" in value:  # they name tasks, also in options of their plugins

@@ -269,11 +269,22 @@ def _key(node: yaml.Node) -> str:
         raise _RefusedError(node.start_mark, "expected a key that is one word of text")
     if node.value == "<<" and node.style is None:
         raise _RefusedError(node.start_mark, "merge keys (<<) are not allowed; write the keys out")
-    return str(node.value)
+    return _joined(node)
+
+
+def _joined(node: yaml.ScalarNode) -> str:
+    """Return a scalar's text, with each pair of surrogates, as JSON writes rare characters, joined to one."""
+    text = str(node.value)
+    if not _SURROGATE.search(text):
+        return text
+    try:
+        return text.encode("utf-16-le", errors="surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        raise _RefusedError(node.start_mark, f"{text!a} is not valid text: it contains half of a pair") from None
 
 
 def _scalar(node: yaml.ScalarNode) -> Any:
-    text = str(node.value)
+    text = _joined(node)
     kind = next((kind for kind, form in SCALARS.items() if form.match(text)), "text")
     if node.style is not None or kind == "text":
         return text

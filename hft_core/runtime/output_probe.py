@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -13,12 +14,16 @@ from hft_core.errors import UsageError
 FOLDER_PREFIX = ".probe-"
 LONGEST_IN_TASK = "model.safetensors.index.json"
 """The longest of the names of files that are written for a task."""
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""A URL as a path writes it, with one slash; a drive of Windows has a single letter."""
 PROBE_BYTES = 1 << 12
 
 
 def check_path(folder: Path) -> None:
-    """Raise `UsageError` for a folder whose path is not UTF-8: the libraries that write and read weights cannot open a
-    file in it."""
+    """Raise `UsageError` for a URL, and for a folder whose path is not UTF-8: the libraries that write and read weights
+    cannot open a file in it."""
+    if _URL.match(str(folder)):
+        raise UsageError(f"output folder '{folder}' is a URL, expected a folder of this machine")
     if "\0" in str(folder):
         raise UsageError(f"output folder {str(folder)!a}: not a path, since it holds a null character")
     try:

@@ -181,7 +181,13 @@ def test_a_pipe_or_device_is_no_data_file(suffix: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("num_hidden_layers", 1_000_000), ("vocab_size", 10**12), ("hidden_size", 10**9), ("intermediate_size", 10**10)],
+    [
+        ("num_hidden_layers", 1_000_000),
+        ("vocab_size", 10**12),
+        ("hidden_size", 10**9),
+        ("intermediate_size", 10**10),
+        ("max_position_embeddings", 10**9),
+    ],
 )
 def test_a_configuration_beyond_its_weights_is_refused_before_it_is_built(key: str, value: int, model: Path) -> None:
     started = time.monotonic()

@@ -17,9 +17,11 @@ from hft_core.errors import ModelError
 MOST, FACTOR = 4_096, 16
 """A size may be this, and this many times the largest side of a weight: families count some sizes in other units."""
 _SIZE = re.compile(
-    r"^(?:num_.*layers|num_.*heads|n_layers?|n_heads?|.*_layers|vocab_size|.*hidden_size|.*_dim|d_model|d_ff|d_kv|n_embd|n_inner"
-    r"|.*intermediate_size|.*embedding_size|type_vocab_size|num_labels|num_.*experts|n_positions|n_ctx)$"
+    r"^(?:num_.*layers|num_.*heads|n_layers?|n_heads?|.*_layers|vocab_size|.*hidden_size|.*_dim|d_model|d_ff|d_kv|n_embd"
+    r"|n_inner|.*intermediate_size|.*embedding_size|type_vocab_size|num_labels|num_.*experts)$"
 )
+_POSITIONS = re.compile(r"(?:^|\.)(?:max_.*positions?|max_position_embeddings|n_positions|n_ctx)$")
+"""Sizes of a table where positions are learned, and a number that may be huge where they are computed."""
 ADAPTER_FILE = "adapter_config.json"
 COMES_WITH_TORCH = ("eager", "sdpa", "flex_attention")
 INSTALLED: Mapping[str, Callable[[], bool]] = {
@@ -46,32 +48,32 @@ def check_files(model: str) -> None:
 def check_sizes(model: str) -> None:
     """Raise `ModelError` where the folder's `config.json` says sizes far beyond those of its weights: a million layers
     would be built, and an embedding of terabytes allocated, before a weight could be found missing."""
-    largest = _largest_weight(Path(model))
+    weights = _shapes(Path(model))
+    largest = max(len(weights), *(side for shape in weights.values() for side in shape)) if weights else 0
     try:
         config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # told by who reads it
         return
+    learned = any("position" in name or "wpe" in name for name in weights)
     for name, value in _sizes(config, ""):
-        if largest and value > max(MOST, FACTOR * largest):
+        if largest and value > max(MOST, FACTOR * largest) and (learned or not _POSITIONS.search(name)):
             raise ModelError(
                 f"{Path(model) / 'config.json'}: {name} is {value}, but none of the model's weights has a side above "
                 f"{largest:,}, nor is their number; expected the configuration that belongs to them"
             )
 
 
-def _largest_weight(folder: Path) -> int:
-    """Return the largest side of any weight in a folder's files, or their number if that is larger; 0 where the files
-    are of a kind that does not say."""
-    sides, count = [0], 0
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """Return the shapes of the weights in a folder's files by name; none where the files are of a kind that does not
+    say."""
+    shapes: dict[str, list[int]] = {}
     for file in folder.glob("*.safetensors"):
         try:
             with safe_open(file, framework="pt") as weights:
-                for name in weights.keys():  # noqa: SIM118 (not a mapping)
-                    count += 1
-                    sides += weights.get_slice(name).get_shape()
+                shapes |= {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):  # told by who reads it
-            return 0
-    return max(*sides, count) if count else 0
+            return {}
+    return shapes
 
 
 def _sizes(config: Any, path: str) -> Iterator[tuple[str, int]]:
@@ -80,7 +82,7 @@ def _sizes(config: Any, path: str) -> Iterator[tuple[str, int]]:
         name = f"{path}{key}"
         if isinstance(value, dict):
             yield from _sizes(value, f"{name}.")
-        elif isinstance(value, int) and _SIZE.search(str(key)):
+        elif isinstance(value, int) and (_SIZE.search(str(key)) or _POSITIONS.search(str(key))):
             yield name, value
 
 

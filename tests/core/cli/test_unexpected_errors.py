@@ -74,6 +74,13 @@ def test_closed_standard_streams_get_no_file_of_the_run(closed: str, tmp_path: P
     assert done.returncode == 0
 
 
+def test_a_working_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    command = f'cd gone && rmdir ../gone && exec "{sys.executable}" -m hft_core validate ../recipe.yaml'
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: the working folder is gone; change into one that exists\n")
+
+
 def test_python_without_docstrings_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("backbone: x\ntasks: {a: {head: mlm, data: x.txt}}\nstages: {epochs: 1}\n")
     command = [sys.executable, "-OO", "-m", "hft_core", "validate", "recipe.yaml"]

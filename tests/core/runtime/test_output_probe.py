@@ -39,6 +39,10 @@ def test_two_names_that_the_file_system_takes_for_one_are_refused(
 def test_a_path_that_is_not_utf8_is_refused() -> None:
     with pytest.raises(UsageError, match="not valid UTF-8"):
         output_probe.check_path(Path(os.fsdecode(b"/tmp/o\xff")))
+    for url in ("s3://bucket/run", "https://hf_secret@huggingface.co/x"):
+        with pytest.raises(UsageError, match="is a URL, expected a folder") as told:
+            output_probe.check_path(Path(url))
+        assert "secret" not in str(told.value)
     with pytest.raises(UsageError, match="null character"):
         output_probe.check_path(Path("a\0b"))
 
