@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from hft_core.errors import DataError
@@ -25,18 +25,21 @@ def without_tokens(encoded: Encoded, special: Collection[int]) -> set[int]:
     return set(encoded.rows) - with_text
 
 
-def warnings(task: str, split: str, rows: Rows, examples: Examples) -> list[str]:
-    """Return one line for each note, with the number of its rows and the place of the first one.
+def warnings(task: str, splits: Mapping[str, Rows], examples: Mapping[str, Examples]) -> list[str]:
+    """Return one line for each note, with the number of its rows by split and the place of the first one.
 
     Raises `DataError` when no training row has a token that the tokenizer knows.
     """
-    found = []
-    for note, noted in examples.notes().items():
-        if split == "train" and note == NO_TOKEN and len(noted) == len(rows):
-            raise DataError(
-                f"task '{task}' ({split}): {rows.where(noted[0])}: {note}, and so in every row; expected texts in a "
-                "language and script of the backbone"
-            )
-        count = f"{len(noted)} of {len(rows)} rows, first {rows.where(noted[0])}"
-        found.append(f"task '{task}' ({split}): {note} ({count})")
-    return found
+    places: dict[str, str] = {}
+    counts: dict[str, list[str]] = {}
+    for split, rows in splits.items():
+        for note, noted in examples[split].notes().items():
+            first = rows.where(noted[0])
+            if split == "train" and note == NO_TOKEN and len(noted) == len(rows):
+                raise DataError(
+                    f"task '{task}' ({split}): {first}: {note}, and so in every row; expected texts in a language and "
+                    "script of the backbone"
+                )
+            places.setdefault(note, first)
+            counts.setdefault(note, []).append(f"{len(noted)} of {len(rows)} {split} rows")
+    return [f"task '{task}': {note} ({', '.join(counts[note])}; first: {first})" for note, first in places.items()]

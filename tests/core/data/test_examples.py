@@ -137,19 +137,19 @@ class Letters:
 def notes_of(texts: Sequence[str], head: Head) -> list[str]:
     rows = loading.from_python([{"text": text} for text in texts], task="t")
     tokenizer: Any = Letters()
-    return row_notes.warnings("t", "train", rows, examples.encode(rows, head, tokenizer, 4))
+    return row_notes.warnings("t", {"train": rows}, {"train": examples.encode(rows, head, tokenizer, 4)})
 
 
 def test_rows_that_a_head_notes_are_counted_and_the_first_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examples, "ENCODE_ROWS", 2)
     assert notes_of(["abcdefghi", "abcd", "ab", "abcde", "c"], Noting("t")) == [
-        "task 't' (train): it is short (2 of 5 rows, first row 3 of task 't')"
+        "task 't': it is short (2 of 5 train rows; first: row 3 of task 't')"
     ]
     assert notes_of(["abcd"], Noting("t")) == []
 
 
 def test_texts_of_which_the_tokenizer_knows_nothing_are_named() -> None:
     (warning,) = notes_of(["abcd", "ABCDEFGH", "ABCDefgh"], Chunks("t"))
-    assert warning == f"task 't' (train): {row_notes.NO_TOKEN} (1 of 3 rows, first row 2 of task 't')"
+    assert warning == f"task 't': {row_notes.NO_TOKEN} (1 of 3 train rows; first: row 2 of task 't')"
     with pytest.raises(DataError, match=r"^task 't' \(train\): row 1 of task 't': the tokenizer .*in every row"):
         notes_of(["ABC", "D"], Chunks("t"))

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import processors
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers import models as tokenizer_models
+from transformers import PreTrainedTokenizerFast
 
 from hft_core.backbone import Features
 from hft_core.head import Draw
@@ -211,9 +213,21 @@ def test_a_tokenizer_without_offsets_of_blanks_learns_the_turn_without_them(mode
     backbone = opened(models, template(" ", prompt=" ", marked="turn"))
     tokenizer = backbone.tokenizer
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
-    examples, asked = encoded(backbone, TALK[1:3]), encoded(backbone, TALK[1:2])
-    assert "".join(learned(examples, backbone)) == " the dog</s>"
-    assert examples.sequences[0][: examples.targets["prompt"][0]] == asked.sequences[0]
+    for content in ("the dog", "7", "(a)"):
+        talk = [TALK[1], {"role": "assistant", "content": content}]
+        examples, asked = encoded(backbone, talk), encoded(backbone, talk[:1])
+        assert "".join(learned(examples, backbone)) == f" {content}</s>"
+        assert examples.sequences[0][: examples.targets["prompt"][0]] == asked.sequences[0]
+
+
+@pytest.mark.parametrize("prepend", ["always", "first", "never"])
+def test_a_blank_merges_with_the_words_of_a_sentencepiece_vocabulary(prepend: str) -> None:
+    pieces = [("<unk>", 0.0), ("\u2581", -3.0), ("\u2581bank", -2.0), *((letter, -8.0) for letter in "abknt:")]
+    whole = Tokenizer(tokenizer_models.Unigram(pieces, unk_id=0, byte_fallback=False))
+    whole.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=whole, unk_token="<unk>")
+    assert loose_end("bank: ", tokenizer) == 1
+    assert loose_end("bank:", tokenizer) == loose_end("", tokenizer) == 0
 
 
 def test_a_prediction_reads_the_tokens_before_the_response(models: Any) -> None:

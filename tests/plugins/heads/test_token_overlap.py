@@ -47,6 +47,8 @@ def test_a_span_has_the_tokens_that_share_a_character_with_it() -> None:
     assert tokens_of((11, 12), offsets) == (5, 6)
     assert tokens_of((12, 15), offsets) is None
     assert tokens_of((5, 5), offsets) is None
+    assert tokens_of((6, 9), [(0, 0), (0, 6), (7, 7), (7, 9), (0, 0)]) == (2, 4)
+    assert tokens_of((7, 9), [(0, 0), (0, 6), (7, 7), (7, 9), (0, 0)]) == (3, 4)
     assert span_of_each(offsets, [(0, 2), (4, 5), (6, 12)]).tolist() == [NO_SPAN, 0, 1, NO_SPAN, 2, 2, NO_SPAN]
     assert span_of_each(offsets, []).tolist() == [NO_SPAN] * 7
 

@@ -12,9 +12,12 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedTokenizerBase
 
 FIRST_CHARACTERS = (*string.ascii_letters, *string.digits, *string.punctuation, *"éдαاअ的あ한")
-"""What a response may begin with."""
+"""Characters that a response may begin with."""
 TAIL = 40
 """Characters at a prompt's end that decide how its last blanks are tokenized."""
+
+BLANK_MARKS = ("\u0120", "\u2581")
+"""What stands for the blank before a word in the tokens of byte-level and SentencePiece vocabularies."""
 
 _found: WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, int]] = WeakKeyDictionary()
 
@@ -33,9 +36,20 @@ def loose_end(prompt: str, tokenizer: PreTrainedTokenizerBase) -> int:
     return known[tail]
 
 
+def _beginnings(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return what responses may begin with: single characters, and for each first letter the shortest word that is one
+    token with the blank before it."""
+    words: dict[str, str] = {}
+    for token in tokenizer.get_vocab():
+        word = token[1:]
+        if token.startswith(BLANK_MARKS) and word.isascii() and word.isalnum():
+            words[word[0]] = min(words.get(word[0], word), word, key=lambda text: (len(text), text))
+    return [*FIRST_CHARACTERS, *sorted(words.values())]
+
+
 def _loose(tail: str, tokenizer: PreTrainedTokenizerBase) -> int:
     encoding = tokenizer(
-        [tail, *(tail + character for character in FIRST_CHARACTERS)],
+        [tail, *(tail + beginning for beginning in _beginnings(tokenizer))],
         add_special_tokens=False,
         return_offsets_mapping=True,
     )

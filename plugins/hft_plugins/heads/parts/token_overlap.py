@@ -35,11 +35,20 @@ def span_of_each(offsets: Offsets, spans: Sequence[Span]) -> NDArray[np.int64]:
 
 
 def tokens_of(span: Span, offsets: Offsets) -> Span | None:
-    """Return the tokens from the first to the last that shares a character with the span; None if none does."""
+    """Return the tokens from the first to the last that shares a character with the span; None if none does.
+
+    Tokens before the first that have no characters of their own, but a place behind the start of the span, belong to
+    it: a blank by itself, where a tokenizer's offsets leave blanks out.
+    """
     if span[0] >= span[1]:
         return None
     inside = np.flatnonzero(span_of_each(offsets, [span]) == 0)
-    return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else None
+    if not len(inside):
+        return None
+    first = int(inside[0])
+    while first and span[0] < offsets[first - 1][0] == offsets[first - 1][1]:
+        first -= 1
+    return first, int(inside[-1]) + 1
 
 
 def first_token_of_each(offsets: Offsets, spans: Sequence[Span]) -> list[tuple[int, int]]:
