@@ -40,6 +40,9 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_encoder_position_embeddings"), 128),
     **dict.fromkeys(("max_decoder_position_embeddings",), 128),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "top_k_experts"), 2),
+    **dict.fromkeys(("n_group", "topk_group", "num_shared_experts", "n_shared_experts", "first_k_dense_replace"), 1),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), 16),
     **dict.fromkeys(("initializer_range", "init_std", "initializer_factor"), 0.1),
 }
 """Values of the fields of configurations that have to do with size, by their names in the families."""
@@ -59,6 +62,19 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "tapas": {"type_vocab_sizes": [2, 2, 2, 2, 2, 2, 2]},
     "mpt": {"max_seq_len": 128},
     "convbert": {"head_ratio": 1},
+    "codegen": {"num_attention_heads": 4},
+    "gptj": {"rotary_dim": 8},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16},
+    "jamba": {"attn_layer_offset": 1, "attn_layer_period": 2},
+    "mamba2": {"num_heads": 4},
+    "ministral": {"head_dim": 16},
+    "qwen3_next": {"layer_types": ["linear_attention", "full_attention"]},
+    "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"]},
+    "qwen3_5_moe_text": {"layer_types": ["linear_attention", "full_attention"]},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "layoutlm": {"max_2d_position_embeddings": 16},
     "perceiver": {"num_latents": 8, "d_latents": 32},
     "nystromformer": {"segment_means_seq_len": 64, "num_landmarks": 8},
@@ -66,8 +82,9 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 
 
 def names(kind: str) -> list[str]:
-    """Return the model types that transformers has a class of this kind for."""
-    return sorted({config.model_type for config in AUTO_CLASSES[kind]._model_mapping})
+    """Return the model types for text that transformers has a class of this kind for: those with configurations inside
+    their own are for images and sound as well, or put other families together."""
+    return sorted({config.model_type for config in AUTO_CLASSES[kind]._model_mapping if not config.sub_configs})
 
 
 def kinds() -> dict[str, str]:

@@ -6,6 +6,7 @@ BERT causal (`is_decoder: true`), and code from the hub anything.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,11 +74,34 @@ def measure(
         if not equal(hidden, again):
             raise ModelError(f"model '{model}': {name} gives other hidden states for the same text at each call")
         _check_training(forward, trunk, inputs, model)
-        changed = forward({**inputs, reads: torch.cat([ids[:, :-1], ids[:, :1]], dim=1)})
-        difference = (changed - hidden).abs().amax(dim=(0, 2))
-        if difference[-1] > 0:
-            causal = bool(difference[:-1].max() <= CAUSAL * difference[-1])
+        later, earlier = (_change(forward, inputs, reads, hidden, place) for place in (TOKENS - 1, 0))
+        if later[:-1].any() or earlier[1:].any():
+            causal = bool(later[:-1].max() <= CAUSAL * later[-1])
+        elif earlier[0] > 0 and not _begins_at_zero(trunk):
+            raise ModelError(
+                f"model '{model}': {name} computes each token for itself, as if there were no other tokens: it needs "
+                "kernels that are not installed, or another device"
+            )
         return Behavior(causal, hidden.shape[-1], _takes_segments(forward, inputs, tokenizer))
+
+
+def _begins_at_zero(trunk: nn.Module) -> bool:
+    """Tell whether a weight matrix is zero, as in a model that is trained from the beginning: attention may come to
+    nothing then."""
+    return any(parameter.ndim > 1 and not parameter.any() for parameter in trunk.parameters())
+
+
+def _change(
+    forward: Callable[[Mapping[str, Tensor]], Tensor],
+    inputs: Mapping[str, Tensor],
+    reads: str,
+    hidden: Tensor,
+    place: int,
+) -> Tensor:
+    """Return how much the hidden states at each position change with the token at `place`: `[TOKENS]`."""
+    ids = inputs[reads].clone()
+    ids[0, place] = ids[0, TOKENS // 2]
+    return (forward({**inputs, reads: ids}) - hidden).abs().amax(dim=(0, 2))
 
 
 def _check_training(
@@ -152,7 +176,8 @@ class LogitsTrial:
         self.inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if whole.config.is_encoder_decoder:
             self.inputs["decoder_input_ids"] = ids
-        self.expected = self._computed(lambda inputs: whole(**inputs).logits[0])
+        uncached = {"use_cache": False} if "use_cache" in inspect.signature(whole.forward).parameters else {}
+        self.expected = self._computed(lambda inputs: whole(**inputs, **uncached).logits[0])
 
     def equal_to(self, logits: Callable[[Mapping[str, Tensor]], Tensor]) -> bool:
         """Tell whether `logits`, inputs → `[seq, vocabulary]`, computes the same."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
@@ -66,6 +67,14 @@ def restore_tied(model: str, whole: PreTrainedModel, revision: str | None) -> No
         for name in set(tied) & set(weights.keys()):
             parameter = whole.get_parameter(name)
             parameter.copy_(weights.get_tensor(name))
+
+
+def clear_fresh_biases(whole: PreTrainedModel, missing: Iterable[str]) -> None:
+    """Begin biases that the files lack at zero: some families leave theirs as the memory is that they are put in."""
+    known = dict(whole.named_parameters())
+    for name in missing:
+        if name.rpartition(".")[2] == "bias" and name in known:
+            nn.init.zeros_(known[name])
 
 
 def check_numbers(model: str, whole: PreTrainedModel) -> None:

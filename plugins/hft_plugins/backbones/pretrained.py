@@ -100,6 +100,7 @@ def _check_loaded(options: EncoderOptions, whole: PreTrainedModel, tokenizer: An
     fit.check_shapes(options.model, info["mismatched_keys"])
     if info["missing_keys"] and not options.model.endswith(".gguf"):
         fit.restore_tied(options.model, whole, options.revision)
+    fit.clear_fresh_biases(whole, info["missing_keys"])
     fit.check_numbers(options.model, whole)
     fit.check_tokenizer(options.model, tokenizer, whole)
     model_folder.check_whole(options.model, whole)

@@ -16,12 +16,14 @@ from transformers import (
     RobertaConfig,
     RobertaForMaskedLM,
 )
+from transformers.models.bert.modeling_bert import BertLayer
 
 from hft_core.backbone import Backbone, Features
 from hft_core.errors import ModelError
 from hft_plugins.backbones import decoder, encoder, seq2seq
 from hft_plugins.backbones.options import DecoderOptions, EncoderOptions, Seq2SeqOptions, backbone_of
 from hft_plugins.heads import clm
+from hft_plugins.strategies.peft import lora
 
 BUILDERS: dict[str, Any] = {
     "hf-encoder": (encoder.build, EncoderOptions),
@@ -165,9 +167,36 @@ def test_a_saved_trunk_has_its_own_embeddings_when_it_is_opened_again(
     assert [n for n, tensor in backbone.trunk.state_dict().items() if not torch.equal(tensor, again[n])] == []
 
 
+def test_a_trunk_whose_tokens_do_not_see_each_other_is_refused(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BertLayer, "forward", lambda layer, hidden, *_, **__: hidden)
+    with pytest.raises(ModelError, match="computes each token for itself"):
+        opened(models["bert"])
+
+
 def test_measuring_draws_no_random_numbers(models: Any) -> None:
     torch.manual_seed(5)
     encoder.build(EncoderOptions(model=str(models["bert"])))
     after = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(after, torch.rand(1))
+
+
+def test_an_adapter_is_loaded_as_it_was_saved_whatever_the_modules_are_called(
+    family: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = family("laguna")
+    states = []
+    for saved in (True, False):
+        backbone, strategy = opened(folder), lora.build(lora.Options(r=4))
+        strategy.apply(backbone, ("task",))
+        if saved:
+            with torch.no_grad():
+                for parameter in strategy._model.parameters():
+                    if parameter.requires_grad:
+                        parameter.fill_(0.5)
+            strategy.save_adapter(backbone, "task", tmp_path / "task", str(folder), "AutoModelForCausalLM", {})
+        else:
+            strategy.load_adapter(backbone, "task", tmp_path / "task", [])
+        states.append({name: tensor for name, tensor in backbone.trunk.state_dict().items() if "lora" in name})
+    assert states[0]
+    assert [name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])] == []

@@ -140,6 +140,11 @@ class Injected(Strategy):
         if wrong:
             raise ValueError(f"{len(wrong)} adapter weights are missing or not known: {', '.join(wrong[:3])}, …")
         set_peft_model_state_dict(self._model, given)
+        # PEFT renames some families' modules (Laguna's shared experts) as their checkpoints do, and misses these then.
+        with torch.no_grad():
+            for name, tensor in get_peft_model_state_dict(self._model).items():
+                if tensor.shape == given[name].shape and not torch.equal(tensor.cpu(), given[name].to(tensor.dtype)):
+                    tensor.copy_(given[name])
         return found
 
     # --- overridden for other kinds of methods

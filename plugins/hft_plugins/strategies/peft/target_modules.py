@@ -41,7 +41,7 @@ def _leave_out_refused(config: Any, trunk: nn.Module) -> None:
         )
         raise ValueError(
             f"target_modules '{ALL_LINEAR}' finds no linear layers (torch.nn.Linear) in {type(trunk).__name__}.{hint} "
-            "take 'full' or 'bottleneck'"
+            "take a strategy that adds no layers ('full')"
         )
 
 

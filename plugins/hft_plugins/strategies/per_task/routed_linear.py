@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hft_core.errors import PluginError
+from hft_plugins.strategies.peft.target_modules import ALL_LINEAR, fill_targets
 from hft_plugins.strategies.per_task.grouped_matmul import Groups, LowRank, add_low_rank
 
 
@@ -168,16 +169,18 @@ class Found:
 
 
 def find(trunk: nn.Module, target_modules: str | Sequence[str], strategy: str) -> list[Found]:
-    """The linear layers that PEFT's LoRA would add to.
+    """The linear layers that PEFT's LoRA would add to; of all (`all-linear`), those that it can add to.
 
     PEFT itself chooses them: it puts its layers in (on the `meta` device) and takes them out again. Raises
     `PluginError` when it refuses, or chooses layers that are not linear.
     """
     target = target_modules if isinstance(target_modules, str) else list(target_modules)
     try:
+        config = LoraConfig(r=1, target_modules=target)
+        fill_targets(config, trunk)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it says of GPT-2's Conv1D concerns layers that are taken out again
-            tuner = LoraModel(trunk, LoraConfig(r=1, target_modules=target), "default", low_cpu_mem_usage=True)
+            tuner = LoraModel(trunk, config, "default", low_cpu_mem_usage=True)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise PluginError(f"strategy '{strategy}': PEFT refuses: {' '.join(str(error).split())[:300]}") from error
     chosen = {name: layer for name, layer in trunk.named_modules() if isinstance(layer, BaseTunerLayer)}
@@ -190,7 +193,9 @@ def find(trunk: nn.Module, target_modules: str | Sequence[str], strategy: str) -
     # PEFT leaves its configuration on the module, and would warn of a second adapter later.
     vars(trunk).pop("peft_config", None)
     other = sorted(chosen.keys() - {each.name for each in found})
-    if other:
+    if (
+        other and target != ALL_LINEAR
+    ):  # among all linear layers, PEFT counts the experts that Mixtral has in one tensor
         kind = type(chosen[other[0]].get_base_layer()).__name__
         raise PluginError(
             f"strategy '{strategy}': target_modules holds '{other[0]}', which is {kind}: expected linear layers only"
