@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -149,7 +150,7 @@ def check_import_string(target: str, label: str) -> None:
 
 
 def load(target: str) -> Any:
-    """The object that the import string `target` names.
+    """Return the object that the import string `target` names.
 
     Raises whatever importing the module raises, and `AttributeError` when the module lacks the attribute.
     """
@@ -158,3 +159,20 @@ def load(target: str) -> Any:
     for part in attribute.split("."):
         found = getattr(found, part)
     return found
+
+
+def lazy_attributes(module: str, targets: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return the `__getattr__` and `__dir__` of a package that imports its public names when they are first used.
+
+    `module`: the package's `__name__`; `targets`: import strings by public name.
+    """
+
+    def get(name: str) -> Any:
+        if name not in targets:
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        return load(targets[name])
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[module]), *targets})
+
+    return get, names

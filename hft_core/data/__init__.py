@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hft_core.specs import load
+from hft_core.specs import lazy_attributes
 
 if TYPE_CHECKING:
     from hft_core.data.cells import as_label, as_list, as_number, shown
@@ -14,21 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["Rows", "as_label", "as_list", "as_number", "nearest", "read_file", "shown"]
 
 _LAZY = {
-    "Rows": "rows:Rows",
-    "as_label": "cells:as_label",
-    "as_list": "cells:as_list",
-    "as_number": "cells:as_number",
-    "nearest": "rows:nearest",
-    "read_file": "readers:read_file",
-    "shown": "cells:shown",
+    "Rows": "hft_core.data.rows:Rows",
+    "as_label": "hft_core.data.cells:as_label",
+    "as_list": "hft_core.data.cells:as_list",
+    "as_number": "hft_core.data.cells:as_number",
+    "nearest": "hft_core.data.rows:nearest",
+    "read_file": "hft_core.data.readers:read_file",
+    "shown": "hft_core.data.cells:shown",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return load(f"{__name__}.{_LAZY[name]}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_attributes(__name__, _LAZY)

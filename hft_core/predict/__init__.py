@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hft_core.specs import load
+from hft_core.specs import lazy_attributes
 
 if TYPE_CHECKING:
     from hft_core.predict.prediction import Trained, evaluate, predict, predict_tasks, rows_from_file, rows_from_texts
@@ -22,22 +22,14 @@ __all__ = [
 ]
 
 _LAZY = {
-    "SavedRun": "saved_run:SavedRun",
-    "Trained": "prediction:Trained",
-    "evaluate": "prediction:evaluate",
-    "open_run": "saved_run:open_run",
-    "predict": "prediction:predict",
-    "predict_tasks": "prediction:predict_tasks",
-    "rows_from_file": "prediction:rows_from_file",
-    "rows_from_texts": "prediction:rows_from_texts",
+    "SavedRun": "hft_core.predict.saved_run:SavedRun",
+    "Trained": "hft_core.predict.prediction:Trained",
+    "evaluate": "hft_core.predict.prediction:evaluate",
+    "open_run": "hft_core.predict.saved_run:open_run",
+    "predict": "hft_core.predict.prediction:predict",
+    "predict_tasks": "hft_core.predict.prediction:predict_tasks",
+    "rows_from_file": "hft_core.predict.prediction:rows_from_file",
+    "rows_from_texts": "hft_core.predict.prediction:rows_from_texts",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return load(f"{__name__}.{_LAZY[name]}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_attributes(__name__, _LAZY)

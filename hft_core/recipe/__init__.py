@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hft_core import specs
+from hft_core.specs import lazy_attributes
 
 if TYPE_CHECKING:
     from hft_core.recipe.fields import PluginChoice
@@ -30,27 +30,19 @@ __all__ = [
 ]
 
 _LAZY = {
-    "BackboneChoice": "schema:BackboneChoice",
-    "Data": "schema:Data",
-    "Output": "schema:Output",
-    "PluginChoice": "fields:PluginChoice",
-    "Recipe": "schema:Recipe",
-    "Sampling": "stage:Sampling",
-    "Split": "schema:Split",
-    "Stage": "stage:Stage",
-    "Task": "schema:Task",
-    "dump": "recipe_file:dump",
-    "existing": "yaml_source:existing",
-    "from_dict": "recipe_file:from_dict",
-    "load": "recipe_file:load",
+    "BackboneChoice": "hft_core.recipe.schema:BackboneChoice",
+    "Data": "hft_core.recipe.schema:Data",
+    "Output": "hft_core.recipe.schema:Output",
+    "PluginChoice": "hft_core.recipe.fields:PluginChoice",
+    "Recipe": "hft_core.recipe.schema:Recipe",
+    "Sampling": "hft_core.recipe.stage:Sampling",
+    "Split": "hft_core.recipe.schema:Split",
+    "Stage": "hft_core.recipe.stage:Stage",
+    "Task": "hft_core.recipe.schema:Task",
+    "dump": "hft_core.recipe.recipe_file:dump",
+    "existing": "hft_core.recipe.yaml_source:existing",
+    "from_dict": "hft_core.recipe.recipe_file:from_dict",
+    "load": "hft_core.recipe.recipe_file:load",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return specs.load(f"{__name__}.{_LAZY[name]}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_attributes(__name__, _LAZY)
