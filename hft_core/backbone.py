@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from hft_core.head import PooledOutput
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,26 @@ class LanguageModel(FamilyModule):
 class SequenceModule(FamilyModule):
     """The family's module for one kind of task: `Features` → logits `[batch, labels]` or `[batch, seq, labels]`."""
 
+    pooler_is_pretrained: bool = False
+    """The family has a pooler below its classifier, whose weights came with the checkpoint."""
+
+    def pool(self, hidden: Tensor) -> Tensor | None:
+        """Return what the family's pooler makes of `[batch, seq, hidden]`: `[batch, hidden]`; None without a pooler."""
+        return None
+
+    def pooler_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the family's pooler."""
+        return []
+
 
 class Pooler(nn.Module):
     """Pool a sequence into one vector: `Features` → `[batch, size]`."""
 
     size: int
+
+
+TextPooling = Literal["cls", "mean", "max", "last"]
+"""How a text's hidden states become one vector: the first token, the mean or maximum over tokens, the last token."""
 
 
 class Backbone(ABC):
@@ -96,6 +113,10 @@ class Backbone(ABC):
     """`lower` and `upper` are implemented."""
     packs: bool = False
     """`forward` packs several rows of a batch into one, so that strategies cannot route rows by position."""
+    saves_pooled: bool = False
+    """`save_pooled` is implemented."""
+    pooling: TextPooling | None = None
+    """How the checkpoint was trained to pool a text, as that of a sentence encoder was; None if it was not."""
     source: str
     """The folder or hub id of the weights, as an adapter names its base model; empty if no other library loads it by
     such a name."""
@@ -182,6 +203,14 @@ class Backbone(ABC):
         `module`: made by this backbone; `state`: its weights under the family's names (`plain_state`); `config`:
         settings of the family's configuration (such as `id2label`).
         """
+
+    def save_pooled(self, folder: Path, output: PooledOutput, *, max_length: int, trunk_folder: Path | None) -> None:
+        """Write into `folder` the files by which sentence-transformers computes `output`, which is all of a head, for
+        texts of at most `max_length` tokens. Required where `saves_pooled` is true.
+
+        `trunk_folder`: where the trunk was saved; None if `folder` holds an adapter.
+        """
+        raise NotImplementedError(f"{type(self).__name__} sets `saves_pooled` and does not implement `save_pooled`")
 
     @abstractmethod
     def load_task(self, folder: Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hft_core.backbone import Backbone, FamilyModule, Features
+    from hft_core.backbone import Backbone, FamilyModule, Features, TextPooling
 
 OWN_LENGTH = "decoder_"
 """Prefix of trunk inputs that do not have the length of their sequence."""
@@ -98,6 +98,17 @@ class HeadContext:
     """The run's plugins (`hft_core.Catalogue`), for a head that opens another run with `hft_core.open_run`."""
 
 
+@dataclass(frozen=True)
+class PooledOutput:
+    """All that a head computes: a linear layer on a pooled text, `pool(hidden) @ weight.T + bias`."""
+
+    pooling: TextPooling
+    weight: Tensor
+    """`[outputs, hidden]`"""
+    bias: Tensor
+    """`[outputs]`"""
+
+
 class Head(nn.Module, ABC):
     """Define one task: its columns, encoding, modules, loss, predictions and metrics.
 
@@ -165,6 +176,10 @@ class Head(nn.Module, ABC):
         before `learn`), and `hft validate` counts them (called after it)."""
         return None
 
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        """Take over the `facts` of a saved run, instead of `learn`."""
+        self.facts = dict(facts)
+
     def check(self, row: Mapping[str, Any]) -> str:
         """Return what is wrong with a labelled row (such as an unknown label), beyond the kinds of its columns; empty
         if nothing is. `row` has the head's columns. Called after `learn`."""
@@ -189,6 +204,15 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def attach(self, backbone: Backbone) -> None:
         """Create the head's modules. Raises `ValueError` when the backbone lacks what the head needs."""
+
+    def input_scale(self, features: Features) -> float | None:
+        """Return the root mean square of what the fresh output layer reads, so that its learning rate can fit; None to
+        leave the rate as it is (such as for a head with more than one fresh layer)."""
+        return None
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """Return the head's parameters that came with the checkpoint (a pooler): they train at the trunk's rate."""
+        return []
 
     @abstractmethod
     def loss(self, features: Features, targets: Targets) -> Tensor:
@@ -222,6 +246,11 @@ class Head(nn.Module, ABC):
         the mean loss per target."""
         return {"loss": loss}
 
+    def baseline(self, references: Sequence[Any]) -> Any | None:
+        """Return the prediction that is best where the text is not known, from the references of training examples (the
+        classes' frequencies, the mean); None where there is no such prediction. Scores stand beside that of it."""
+        return None
+
     def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
         """Return one reference per example, for `metrics`."""
         return []
@@ -231,6 +260,11 @@ class Head(nn.Module, ABC):
     @property
     def family(self) -> FamilyModule | None:
         """The family's module used by this head, if any: a transformers class loads it with the trunk."""
+        return None
+
+    def pooled_output(self) -> PooledOutput | None:
+        """Return what the head computes, if it is a linear layer on a pooled text and not the `family`'s module, so
+        that a few lines of torch, or sentence-transformers, compute it too."""
         return None
 
     def config(self) -> dict[str, Any]:

@@ -73,6 +73,8 @@ class StageResult:
     """Whether the trunk's layers were compiled (`chosen`), and the `reason` (see `hft_core.acceleration.decide`)."""
     train_batch_size: int = 0
     """Rows in a step, over all processes; 0 in results of older versions."""
+    head_learning_rates: dict[str, float] = field(default_factory=dict)
+    """Of each task's fresh head; empty in results of older versions."""
     warnings: tuple[str, ...] = ()
 
 
@@ -81,6 +83,15 @@ def stage_result(value: Mapping[str, Any]) -> StageResult:
     lists = {name: tuple(value[name]) for name in ("tasks", "warnings")}
     history = tuple(Evaluation(**evaluation) for evaluation in value["history"])
     return StageResult(**{**value, **lists, "history": history})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """What an answer that ignores the text scores in a task's main metric."""
+
+    value: float
+    rows: int
+    """Examples of the split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +115,8 @@ class RunResult:
     versions: dict[str, str]
     plugins: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...] = field(default=())
+    floors: dict[str, dict[str, Floor]] = field(default_factory=dict)
+    """By split and task: the score of an answer that ignores the text, of heads that have one (`Head.baseline`)."""
     pins: Pins = field(default_factory=Pins)
     """Digests of what the run was begun with, and what was accepted when it was resumed."""
 

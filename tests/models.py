@@ -14,7 +14,7 @@ from transformers import (
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
-    BertForMaskedLM,
+    BertForPreTraining,
     BertModel,
     DistilBertConfig,
     DistilBertForMaskedLM,
@@ -237,7 +237,7 @@ def _bart() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
 
 
 MAKERS: dict[str, Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerFast]]] = {
-    "bert": lambda: _bert(BertForMaskedLM),
+    "bert": lambda: _bert(BertForPreTraining),
     "bert-without-head": lambda: _bert(BertModel),
     "distilbert": _distilbert,
     "roberta": _roberta,

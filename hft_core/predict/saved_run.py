@@ -80,7 +80,7 @@ def open_run(
     resolved = _on_saved_trunk(resolved, run.model / TRUNK_FOLDER, catalogue)
     heads = assembly.build_heads(resolved)
     for task, head in heads.items():
-        head.facts = _facts(run.model / task)
+        head.restore(_facts(run.model / task))
     backbone = assembly.open_backbone(resolved, trust_remote_code=trust_remote_code)
     try:
         model = assembly.attach(backbone, heads)

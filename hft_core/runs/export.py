@@ -20,10 +20,13 @@ from hft_core.runtime.files import write_json
 TASK_FILE, OWN_HEAD_FILE = "task.json", "head.safetensors"
 
 
-def save_model(folder: Path, model: HybridModel, *, trunk_changed: bool) -> str:
+def save_model(
+    folder: Path, model: HybridModel, *, trunk_changed: bool, max_lengths: Mapping[str, int] | None = None
+) -> str:
     """Write all tasks into `folder`; return the base model of their adapters, or nothing where they are whole models.
 
     `trunk_changed`: an earlier stage changed the trunk's own weights, so that they are not those of its source.
+    `max_lengths`: tokens of a text, by task; the backbone's limit when left out.
     """
     backbone, strategy = model.backbone, model.strategy
     trunk_folder = folder / TRUNK_FOLDER
@@ -43,6 +46,11 @@ def save_model(folder: Path, model: HybridModel, *, trunk_changed: bool) -> str:
         if head.family is None:
             (folder / task).mkdir(parents=True, exist_ok=True)
             save_file(_contiguous(own_state(model, task)), folder / task / OWN_HEAD_FILE)
+            output = head.pooled_output()
+            if output is not None and backbone.saves_pooled and (strategy.plain or not strategy.adapter):
+                limit = (max_lengths or {}).get(task, backbone.max_length)
+                base_folder = None if strategy.adapter else trunk_folder
+                backbone.save_pooled(folder / task, output, max_length=limit, trunk_folder=base_folder)
         write_json(folder / task / TASK_FILE, {"facts": head.facts})
     return base if strategy.adapter else ""
 

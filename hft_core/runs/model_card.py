@@ -13,9 +13,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_fr
 from hft_core.head import Head
 from hft_core.recipe import recipe_file
 from hft_core.recipe.schema import Recipe
-from hft_core.results import RunResult, Scores, StageResult
+from hft_core.results import RunResult, StageResult
 from hft_core.runs import usage_lines
 from hft_core.runs.assembly import BuiltRun, max_length
+from hft_core.runs.floors import standard_error
 from hft_core.runs.usage_lines import Usage
 from hft_core.sanitize import plain
 
@@ -121,15 +122,23 @@ def _hub_task(head: Head) -> str:
 
 
 def _scores(result: RunResult) -> str:
-    lines = ["| task | metric | dev | test |", "| --- | --- | --- | --- |"]
+    """Return the table of main metrics; a share has its standard error beside it."""
+    lines = ["| task | metric | dev | test | ignoring the text |", "| --- | --- | --- | --- | --- |"]
     for task, metric in result.main_metrics.items():
-        dev, test = (_value(result.final.get(split, {}), task, metric) for split in ("dev", "test"))
-        lines.append(f"| {_plain(task)} | {_plain(metric)} | {dev} | {test} |")
+        dev, test = (_value(result, split, task, metric) for split in ("dev", "test"))
+        floor = next((result.floors[s][task] for s in ("test", "dev") if task in result.floors.get(s, {})), None)
+        guessed = "–" if floor is None else f"{floor.value:.4f}"
+        lines.append(f"| {_plain(task)} | {_plain(metric)} | {dev} | {test} | {guessed} |")
     return "\n".join(lines) + "\n"
 
 
-def _value(scores: Scores, task: str, metric: str) -> str:
-    return f"{scores[task][metric]:.4f}" if metric in scores.get(task, {}) else "–"
+def _value(result: RunResult, split: str, task: str, metric: str) -> str:
+    scores = result.final.get(split, {})
+    if metric not in scores.get(task, {}):
+        return "–"
+    value, floor = scores[task][metric], result.floors.get(split, {}).get(task)
+    error = standard_error(value, floor.rows) if floor is not None else None
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
 
 
 def _stages(stages: tuple[StageResult, ...]) -> str:
@@ -159,7 +168,7 @@ def _use(built: BuiltRun, adapter_base: str) -> str:
             )
         )
         for task, head in built.heads.items()
-        if head.family is not None and plain
+        if plain and (head.family is not None or (head.pooled_output() and built.model.backbone.saves_pooled))
     }
     if by_task:
         libraries = "transformers and PEFT" if adapter_base else "transformers"

@@ -16,7 +16,8 @@ from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.resolve import Resolved
 from hft_core.results import RunResult, Scores, StageResult
-from hft_core.runs import export
+from hft_core.runs import export, floors
+from hft_core.runs.assembly import max_length
 from hft_core.runs.model_card import card
 from hft_core.runs.stages import Stages
 from hft_core.runtime.files import follow_umask
@@ -147,10 +148,12 @@ def _result(
     built, machine = stages.material, stages.machine
     stages.measure(built.heads)
     test = stages.score("test", tuple(built.heads), done[-1].best_step)
+    final, found = {"dev": stages.scores, "test": test}, floors.floors(built.heads, built.examples)
     warnings = [f"stage '{stage.name}': {warning}" for stage in done for warning in stage.warnings]
+    guessing = floors.no_better_than_guessing(built.heads, final, found, sum(stage.steps for stage in done))
     return RunResult(
         folder=None if folder is None else folder.path,
-        final={"dev": stages.scores, "test": test},
+        final=final,
         main_metrics={task: head.main_metric for task, head in built.heads.items()},
         base_lm_loss={
             task: {"before": first["loss"], "after": stages.scores[task]["loss"]}
@@ -164,7 +167,8 @@ def _result(
         precision_reason=machine.precision.reason,
         versions={name: metadata.version(name) for name in VERSIONS_OF if _installed(name)},
         plugins=tuple(built.resolved.providers()),
-        warnings=(*warnings, *problems),
+        warnings=(*warnings, *guessing, *problems),
+        floors=found,
         pins=stages.pins,
     )
 
@@ -177,7 +181,9 @@ def _first_known(done: Sequence[StageResult]) -> Scores:
 def _save_model(stages: Stages, folder: RunFolder) -> str:
     """Save the model; `results.json` comes after it and marks it as complete. Returns the base of its adapters."""
     folder.remove_partial_model()
-    base = export.save_model(folder.model, stages.material.model, trunk_changed=stages.trunk_changed)
+    built = stages.material
+    limits = {task: max_length(built.resolved, task, built.model) for task in built.heads}
+    base = export.save_model(folder.model, built.model, trunk_changed=stages.trunk_changed, max_lengths=limits)
     follow_umask(folder.model)
     return base
 

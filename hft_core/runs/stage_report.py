@@ -83,6 +83,7 @@ def result(
         stopped_early=progress.stopped_early,
         learning_rate=setup.learning_rates.trunk,
         head_learning_rate=setup.learning_rates.head,
+        head_learning_rates={task: setup.learning_rates.of_head(task) for task in setup.stage.tasks},
         head_warmup_steps=setup.head_steps,
         trainable=counts.trainable,
         trunk=counts.trunk,

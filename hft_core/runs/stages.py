@@ -39,6 +39,7 @@ from hft_core.training import weights
 from hft_core.training.checkpoint import Checkpoint
 from hft_core.training.checkpointing import CheckpointScheduler, StageCheckpoints
 from hft_core.training.evaluation import score, score_and_report
+from hft_core.training.head_rates import rate_factors
 from hft_core.training.loop import StageLoop
 from hft_core.training.optimizer import learning_rates, make_optimizer
 from hft_core.training.phases import evaluation_steps
@@ -295,6 +296,13 @@ class Stages:
             seed=self.material.resolved.recipe.seed,
         )
 
+    def _head_factors(self, stage: Stage) -> dict[str, float]:
+        """Return the factors on the learning rates of fresh heads; none where the stage states the rate."""
+        if stage.head_learning_rate is not None:
+            return {}
+        train, seed = self.material.examples["train"], self.material.resolved.recipe.seed
+        return rate_factors(self.material.model, stage.tasks, train, self.machine, seed=seed)
+
     def _setup(
         self,
         index: int,
@@ -307,7 +315,7 @@ class Stages:
         stage, material, model = resolved.stage, self.material, self.material.model
         fresh = any(not model.head(task).pretrained for task in stage.tasks)
         head_steps = head_steps_of(stage, plan.steps, fresh=fresh, trunk_trains=bool(model.trunk_parameters()))
-        rates = learning_rates(stage, strategy.learning_rate)
+        rates = learning_rates(stage, strategy.learning_rate, self._head_factors(stage))
         adamw, schedule = make_optimizer(model, combiner, stage, rates, steps=plan.steps, head_steps=head_steps)
         return StageSetup(
             stage=stage,

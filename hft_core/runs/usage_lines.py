@@ -28,6 +28,14 @@ _MULTILABEL = [
     "names = model.config.id2label",
     "labels = [[names[i] for i, p in enumerate(row) if p >= {threshold}] for row in probabilities.tolist()]",
 ]
+_POOLED = {
+    "cls": "hidden[:, 0]",
+    "mean": "(hidden * mask).sum(dim=1) / mask.sum(dim=1)",
+    "max": "hidden.masked_fill(mask == 0, -torch.inf).amax(dim=1)",
+    "last": "hidden[torch.arange(len(hidden)), mask.sum(dim=1).squeeze(dim=-1) - 1]",
+}
+POOLED_CLASS = "AutoModel"
+"""The class that opens the trunk of a head that is a linear layer on a pooled text."""
 _GENERATED = [
     "with torch.inference_mode():",
     "    output = model.generate(**inputs, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id)",
@@ -49,15 +57,17 @@ class Usage:
 
 
 def lines(usage: Usage) -> list[str]:
-    """Return Python that opens a task's folder and predicts. The head has a module of a plain class."""
-    assert usage.head.family is not None
-    plain_class = usage.head.family.plain_class
+    """Return Python that opens a task's folder and predicts. The head has a module of a plain class, or is a linear
+    layer on a pooled text."""
+    family = usage.head.family
+    plain_class = POOLED_CLASS if family is None else family.plain_class
     return [
         "from pathlib import Path",
         "",
         *(["import peft"] if usage.adapter_base else []),
         "import torch",
         "import transformers",
+        *(["from safetensors.torch import load_file"] if family is None else []),
         "",
         'run = Path(".")  # the folder of this README',
         f'tokenizer = transformers.AutoTokenizer.from_pretrained(run / "model/{usage.task}")',
@@ -73,7 +83,7 @@ def _opened(usage: Usage, plain_class: str) -> list[str]:
     if not usage.adapter_base:
         return [f"model = {opening}({folder}, dtype=torch.float32).eval()"]
     config = usage.head.config()
-    settings = [f"{name}={config[name]!r}" for name in LOADED_WITH if name in config]
+    settings = [f"{name}={config[name]!r}" for name in LOADED_WITH if name in config and plain_class != POOLED_CLASS]
     base, note = _base(usage)
     arguments = [
         base,
@@ -129,6 +139,26 @@ def _sequence(usage: Usage) -> list[str]:
         texts.append('others = ["What goes with the first.", "What goes with the second."]')
         given = "texts, others"
     return [*texts, _inputs(usage, given, padding=True), *_LOGITS, *_answers(usage.head)]
+
+
+def _pooled(usage: Usage) -> list[str]:
+    """Compute the head as well: in a folder of sentence-transformers, its weights are those of module 2."""
+    output, names = usage.head.pooled_output(), usage.head.config().get("id2label", {})
+    assert output is not None
+    given = [line for line in _sequence(usage) if line not in _LOGITS]
+    opened = next(i for i, line in enumerate(given) if line.startswith("inputs = ")) + 1
+    answers = [line.replace("model.config.id2label", "id2label") for line in given[opened:]]
+    return [
+        *given[:opened],
+        f'head = load_file(run / "model/{usage.task}/2_Dense/model.safetensors")',
+        "with torch.inference_mode():",
+        "    hidden = model(**inputs).last_hidden_state",
+        '    mask = inputs["attention_mask"].unsqueeze(dim=-1)',
+        f"    pooled = {_POOLED[output.pooling]}",
+        '    logits = pooled @ head["linear.weight"].T + head["linear.bias"]',
+        *([f"id2label = {names!r}"] if any("id2label" in line for line in answers) else []),
+        *answers,
+    ]
 
 
 def _answers(head: Head) -> list[str]:
@@ -202,6 +232,7 @@ def _written(usage: Usage) -> list[str]:
 
 
 _KINDS = {
+    POOLED_CLASS: _pooled,
     "SequenceClassification": _sequence,
     "TokenClassification": _tokens,
     "QuestionAnswering": _span,

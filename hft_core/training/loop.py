@@ -137,7 +137,7 @@ class StageLoop:
         score = setup.selection(scores)
         progress.history.append(Evaluation(step=step, epoch=setup.epoch(step), scores=scores, score=score))
         if score is not None:
-            self.best.update(progress, score)
+            self.best.update(progress, score, setup.selection.loss(scores))
         losses = {task: values["loss"] for task, values in scores.items() if "loss" in values}
         factors = setup.adaptive_mixture.factors(losses, main_scores(scores, setup.selection.heads))
         if factors is not None and step < setup.plan.steps:

@@ -7,8 +7,8 @@ fifth of the time that a run takes to start.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 
 from torch import nn
@@ -22,6 +22,8 @@ from hft_core.recipe.stage import Stage
 
 HEAD_LEARNING_RATE = 1e-3
 """Heads are small and mostly fresh: the trunk's rate would leave them behind."""
+SCALED_HEAD_RATE = 3e-3
+"""Of an output layer whose inputs have a root mean square of 1 (see docs/explanation/defaults.md)."""
 POLYNOMIAL_END = 1e-7
 """The final factor of a `polynomial` schedule."""
 
@@ -31,14 +33,28 @@ class LearningRates:
     """Learning rates of a stage."""
 
     trunk: float
+    """Also of the heads' pre-trained parts."""
     head: float
+    """Of fresh heads without a rate of their own, and of the combiner."""
+    by_task: Mapping[str, float] = field(default_factory=dict)
+    """Of the heads whose rate fits the scale of their inputs."""
+
+    def of_head(self, task: str) -> float:
+        """Return the learning rate of a task's fresh head."""
+        return self.by_task.get(task, self.head)
 
 
-def learning_rates(stage: Stage, strategy_default: float) -> LearningRates:
-    """Return the stage's learning rates; by default the strategy's for the trunk, and at least `HEAD_LEARNING_RATE` for
-    the heads."""
+def learning_rates(stage: Stage, strategy_default: float, factors: Mapping[str, float] | None = None) -> LearningRates:
+    """Return the stage's learning rates.
+
+    By default the strategy's for the trunk, and for a head at least `HEAD_LEARNING_RATE`, or `SCALED_HEAD_RATE` times
+    its factor (`hft_core.training.head_rates`).
+    """
     trunk = stage.learning_rate or strategy_default
-    return LearningRates(trunk, stage.head_learning_rate or max(HEAD_LEARNING_RATE, trunk))
+    if stage.head_learning_rate is not None:
+        return LearningRates(trunk, stage.head_learning_rate)
+    by_task = {task: max(SCALED_HEAD_RATE * factor, trunk) for task, factor in (factors or {}).items()}
+    return LearningRates(trunk, max(HEAD_LEARNING_RATE, trunk), by_task)
 
 
 def schedule(name: str, warmup: int, steps: int) -> Callable[[int], float]:
@@ -91,10 +107,17 @@ def make_optimizer(
     groups, factors = [], []
     of_trunk = [task for task in stage.tasks if model.head(task).part_of_trunk]
     of_heads = [task for task in stage.tasks if not model.head(task).part_of_trunk]
-    trunk = [*model.trunk_parameters(), *model.head_parameters(of_trunk)]
+    pretrained = {id(p) for task in of_heads for p in model.head(task).pretrained_parameters()}
+    heads = model.head_parameters(of_heads)
+    trunk = [
+        *model.trunk_parameters(),
+        *model.head_parameters(of_trunk),
+        *(parameter for parameter in heads if id(parameter) in pretrained),
+    ]
+    fresh = [parameter for parameter in heads if id(parameter) not in pretrained]
     for parameters, learning_rate, factor in (
         *((part, rates.trunk * scale, trunk_factor) for part, scale in _by_rate(trunk, model)),
-        (model.head_parameters(of_heads), rates.head, head_factor),
+        *((part, rate, head_factor) for part, rate in _by_task_rate(fresh, model, of_heads, rates)),
     ):
         for group, decay in _by_decay(parameters, stage.weight_decay):
             groups.append({"params": group, "lr": learning_rate, "weight_decay": decay})
@@ -115,6 +138,17 @@ def _by_rate(parameters: Sequence[nn.Parameter], model: HybridModel) -> list[tup
     for parameter in parameters:
         groups.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
     return [(group, factor) for factor, group in groups.items()]
+
+
+def _by_task_rate(
+    fresh: Sequence[nn.Parameter], model: HybridModel, tasks: Sequence[str], rates: LearningRates
+) -> list[tuple[list[nn.Parameter], float]]:
+    """Group the fresh parameters of heads by learning rate; one that several tasks have takes that of the first."""
+    of_task = {id(p): rates.of_head(task) for task in reversed(tasks) for p in model.head_parameters([task])}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in fresh:
+        groups.setdefault(of_task[id(parameter)], []).append(parameter)
+    return [(group, rate) for rate, group in groups.items()]
 
 
 def _by_decay(parameters: Sequence[nn.Parameter], decay: float) -> list[tuple[list[nn.Parameter], float]]:

@@ -18,6 +18,8 @@ class Progress:
     history: list[Evaluation] = field(default_factory=list)
     best_step: int = 0
     best_score: float = -math.inf
+    best_loss: float = math.inf
+    """Dev loss at the best step, which decides between equal scores."""
     evaluations_since_best: int = 0
     stopped_early: bool = False
     rows: int = 0

@@ -68,6 +68,13 @@ class Selection:
         chosen = supervised or others
         return float(np.mean(chosen)) if chosen else None
 
+    def loss(self, scores: Scores) -> float:
+        """Return the mean loss of the tasks whose scores count."""
+        supervised = [task for task in scores if self.heads[task].supervised]
+        tasks = [self.task] if self.task else supervised or list(scores)
+        losses = [scores[task]["loss"] for task in tasks if "loss" in scores.get(task, {})]
+        return float(np.mean(losses)) if losses else math.inf
+
     def _greater(self) -> bool:
         if self.greater_is_better is not None:
             return self.greater_is_better
@@ -89,11 +96,13 @@ class BestTracker:
     machine: Machine
     observers: Observers
 
-    def update(self, progress: Progress, score: float) -> None:
+    def update(self, progress: Progress, score: float, loss: float) -> None:
         """Compare the last evaluation with the best one so far: save the weights, or stop early after
-        `early_stopping_patience` evaluations without improvement."""
-        if score > progress.best_score:
-            progress.best_score, progress.best_step, progress.evaluations_since_best = score, progress.step, 0
+        `early_stopping_patience` evaluations without improvement. Of equal scores, the one with the lower loss is
+        better."""
+        if (score, -loss) > (progress.best_score, -progress.best_loss):
+            progress.best_score, progress.best_loss = score, loss
+            progress.best_step, progress.evaluations_since_best = progress.step, 0
             if self.stage.load_best_model_at_end:
                 self._save(progress.step, score)
             return

@@ -139,4 +139,4 @@ def test_a_run_whose_facts_cannot_be_read_is_refused(text: str, copied: Callable
 
 def test_the_facts_of_a_run_are_its_labels(runs: Path) -> None:
     facts = json.loads((runs / "bert-adapter/model/topic/task.json").read_text())
-    assert facts == {"facts": {"labels": ["animals", "money", "sport"]}}
+    assert facts == {"facts": {"labels": ["animals", "money", "sport"], "pooling": "family"}}

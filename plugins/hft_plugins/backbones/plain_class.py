@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from hft_core.backbone import FamilyModule, Features, LanguageModel, SequenceModule
 from hft_plugins.backbones.behavior import Side
-from hft_plugins.backbones.standin import stand_ins
+from hft_plugins.backbones.standin import Passthrough, stand_ins
 
 MULTIPLE_CHOICE = "AutoModelForMultipleChoice"
 
@@ -101,6 +101,18 @@ class HfSequenceModule(Whole, SequenceModule):
             return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
         logits: Tensor = outputs.logits
         return logits
+
+    def pool(self, hidden: Tensor) -> Tensor | None:
+        pooling = self._stand_in_with_pooler
+        return None if pooling is None else pooling(inputs_embeds=hidden).pooler_output
+
+    def pooler_parameters(self) -> list[nn.Parameter]:
+        pooling = self._stand_in_with_pooler
+        return [] if pooling is None else list(pooling.parameters())
+
+    @property
+    def _stand_in_with_pooler(self) -> Passthrough | None:
+        return next((stand_in for stand_in in stand_ins(self.whole) if stand_in.pooler is not None), None)
 
     @property
     def has_extra_inputs(self) -> bool:

@@ -43,6 +43,14 @@ def write_head(folder: Path, trunk_folder: Path, state: Mapping[str, Tensor]) ->
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
+def link_trunk(folder: Path, trunk_folder: Path) -> None:
+    """Make the trunk saved in `trunk_folder` open from `folder` too, without a second copy of its weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in trunk_folder.iterdir():
+        if path.is_file():
+            _link_or_copy(path, folder / path.name)
+
+
 def read_head(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / HEAD_FILE)
 

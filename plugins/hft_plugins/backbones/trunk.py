@@ -17,7 +17,8 @@ from transformers import AutoModel, PreTrainedModel
 
 from hft_core.backbone import Backbone, FamilyModule, LanguageModel, SequenceModule
 from hft_core.errors import ModelError
-from hft_plugins.backbones import attention, behavior, generation, remote_code, saved_model
+from hft_core.head import PooledOutput
+from hft_plugins.backbones import attention, behavior, generation, remote_code, saved_model, sentence_encoder
 from hft_plugins.backbones.options import record_backbone
 from hft_plugins.backbones.plain_class import (
     MULTIPLE_CHOICE,
@@ -54,6 +55,7 @@ class HfBackbone(Backbone):
         self._parts = parts_in(whole, self.trunk)
         refuse_incomplete_trunk(opened.options.model, [key for key in sorted(opened.missing) if self._is_trunks(key)])
         self.source = "" if opened.options.model.endswith(".gguf") or opened.pinned else opened.options.model
+        self.pooling = sentence_encoder.pooling_of(self.source, opened.options.revision) if self.source else None
         self._language_model: HfLanguageModel | None = None
         self._without_prefix: set[str] = set()
         self.causal = kind != "hf-encoder"
@@ -161,10 +163,9 @@ class HfBackbone(Backbone):
         for module in whole.modules():
             if not isinstance(module, Passthrough):
                 whole._init_weights(module)
-        if "pooler" in extras:
-            self._copy_pooler(extras["pooler"])
         kind = HfChoiceModule if plain_class == MULTIPLE_CHOICE else HfSequenceModule
         made = kind(whole, plain_class, self.trunk)
+        made.pooler_is_pretrained = "pooler" in extras and self._copy_pooler(extras["pooler"])
         if not self._fits(made):
             return None
         self._remember_prefix(whole, plain_class)
@@ -211,11 +212,12 @@ class HfBackbone(Backbone):
         finally:
             take_out(whole, self._parts)
 
-    def _copy_pooler(self, pooler: nn.Module) -> None:
-        """Give the fresh `pooler` the checkpoint's weights, where the checkpoint has them."""
+    def _copy_pooler(self, pooler: nn.Module) -> bool:
+        """Give the fresh `pooler` the checkpoint's weights; return whether the checkpoint has them."""
         state = self._pooler_state or self._checkpoint_pooler()
         if state:
             pooler.load_state_dict({name.removeprefix("pooler."): tensor for name, tensor in state.items()})
+        return bool(state)
 
     def _checkpoint_pooler(self) -> dict[str, Tensor]:
         if self._opened.options.model.endswith(".gguf") or not remote_code.opens(
@@ -259,6 +261,15 @@ class HfBackbone(Backbone):
         if isinstance(module, HfSequenceModule) and module.pads == "left":
             tokenizer.padding_side = "left"
         tokenizer.save_pretrained(folder)
+
+    @property
+    def saves_pooled(self) -> bool:  # type: ignore[override]
+        return not self.encoder_decoder  # sentence-transformers would take its encoder
+
+    def save_pooled(self, folder: Path, output: PooledOutput, *, max_length: int, trunk_folder: Path | None) -> None:
+        if trunk_folder is not None:
+            saved_model.link_trunk(folder, trunk_folder)
+        sentence_encoder.write_modules(folder, output, max_length)
 
     def load_task(self, folder: Path) -> dict[str, Tensor]:
         return saved_model.read_head(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label
-from hft_core.head import Column, Targets
+from hft_core.head import Column, PooledOutput, Targets
 from hft_plugins.heads.parts.label_names import LabelNames, config_of, first_rows, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
 
@@ -71,7 +72,7 @@ class Classification(SequenceHead):
         return self.labels.index(as_label(cell))
 
     def attach(self, backbone: Backbone) -> None:
-        self.attach_outputs(backbone, 1 if self.binary else len(self.labels))
+        self.attach_outputs(backbone, 1 if self.binary else len(self.labels), self.columns_read.pooling)
 
     def logits(self, features: Features) -> Tensor:
         """Return the logits `[batch, classes]`."""
@@ -93,6 +94,12 @@ class Classification(SequenceHead):
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
         return {"label": self.labels[best], "probabilities": dict(zip(self.labels, probabilities, strict=True))}
 
+    def baseline(self, references: Sequence[Any]) -> list[float] | None:
+        """Return the share of each class."""
+        counts = np.bincount(np.asarray(references, dtype=int), minlength=len(self.labels))
+        shares: list[float] = (counts / counts.sum()).tolist()
+        return shares
+
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
         """Macro averages are over the classes that occur in the rows or in the predictions, as by default in
         scikit-learn."""
@@ -109,6 +116,13 @@ class Classification(SequenceHead):
 
     def config(self) -> dict[str, Any]:
         return {**config_of(self.labels), "problem_type": "single_label_classification"}
+
+    def pooled_output(self) -> PooledOutput | None:
+        output = super().pooled_output()
+        if output is None or not self.binary:
+            return output
+        weight, bias = (torch.cat([torch.zeros_like(tensor), tensor]) for tensor in (output.weight, output.bias))
+        return PooledOutput(output.pooling, weight, bias)
 
     def export_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Prepend a zero row to the last layer, for a head with one logit."""

@@ -182,6 +182,9 @@ class Distillation(Classification):
         soft = targets["probabilities"]
         return list(zip(soft, targets["target"] if self.labelled else [None] * len(soft), strict=True))
 
+    def baseline(self, references: Sequence[Any]) -> None:
+        return None  # a teacher is no class label
+
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
         """`agreement`: how often student and teacher choose the same class; `kl`: the mean of KL(teacher ‖ student).
         With true labels also what a classification has."""

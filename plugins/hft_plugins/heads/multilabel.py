@@ -117,7 +117,7 @@ class Multilabel(ScoringHead):
         return sequences, Targets(tensor.numel(), {"target": tensor})
 
     def attach(self, backbone: Backbone) -> None:
-        self.attach_outputs(backbone, len(self.labels))
+        self.attach_outputs(backbone, len(self.labels), self.options.pooling)
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
         """`targets` holds `target`, `[batch, labels]`, 1 for a label that the row has."""
@@ -134,6 +134,14 @@ class Multilabel(ScoringHead):
         by_label = dict(zip(self.labels, probabilities, strict=True))
         given = [label for label, probability in by_label.items() if probability >= self.options.threshold]
         return {"value": given, "probabilities": by_label}
+
+    def baseline(self, references: Sequence[Any]) -> list[float]:
+        """Return 1 for the most frequent labels, as many as give the highest micro-averaged F1."""
+        counts = np.asarray(references, dtype=float).sum(axis=0)
+        order = np.argsort(-counts, kind="stable")
+        right, given = np.cumsum(counts[order]), len(references) * np.arange(1, len(counts) + 1)
+        chosen = order[: int(np.argmax(right / (given + counts.sum()))) + 1]
+        return [float(label in chosen) for label in range(len(counts))]
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
         """`accuracy` counts rows with all labels right; `hamming_loss` is the share of wrong decisions. Macro averages

@@ -19,7 +19,8 @@ from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label, as_list, nearest
 from hft_core.head import Column, Draw, Encoded, Targets
 from hft_plugins.heads.parts.example_groups import table
-from hft_plugins.heads.parts.sequence_head import ScoringHead, tokenize_texts
+from hft_plugins.heads.parts.sequence_head import POOLING_FIELD, ScoringHead, tokenize_texts
+from hft_plugins.heads.parts.sequence_scorer import PoolingOption
 
 PLAIN_CLASS = "AutoModelForMultipleChoice"
 
@@ -44,6 +45,7 @@ class Options(options.Options):
         description="what labels are: indices from 0, numbers from 1, letters from A, or texts of choices; when left "
         "out, indices if all training labels are integers, and texts otherwise",
     )
+    pooling: PoolingOption = POOLING_FIELD
 
 
 class MultipleChoice(ScoringHead):
@@ -157,7 +159,7 @@ class MultipleChoice(ScoringHead):
         return sequences, Targets(questions, tensors)
 
     def attach(self, backbone: Backbone) -> None:
-        self.attach_outputs(backbone, 1, PLAIN_CLASS)
+        self.attach_outputs(backbone, 1, self.options.pooling, PLAIN_CLASS)
 
     def scores(self, features: Features) -> Tensor:
         """Return the scores `[batch]`."""

@@ -20,7 +20,8 @@ from hft_core.head import Column, Draw, Encoded, Targets
 from hft_plugins.heads.parts.example_groups import identity, table
 from hft_plugins.heads.parts.number_targets import problem_of_target
 from hft_plugins.heads.parts.ranking_losses import LOSSES, RankingLoss
-from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
+from hft_plugins.heads.parts.sequence_head import POOLING_FIELD, SequenceHead, SequenceOptions
+from hft_plugins.heads.parts.sequence_scorer import PoolingOption
 
 
 class Options(options.Options):
@@ -41,6 +42,7 @@ class Options(options.Options):
         default=16, ge=2, description="pairwise, listwise: most candidates of a query that are compared at once"
     )
     k: int = Field(default=10, ge=1, description="cut-off of ndcg@k and recall@k")
+    pooling: PoolingOption = POOLING_FIELD
 
 
 class Ranking(SequenceHead):
@@ -146,7 +148,7 @@ class Ranking(SequenceHead):
         return sequences, Targets(count, {"target": relevance, "position": position})
 
     def attach(self, backbone: Backbone) -> None:
-        self.attach_outputs(backbone, 1)
+        self.attach_outputs(backbone, 1, self.options.pooling)
 
     @property
     def objective(self) -> RankingLoss:

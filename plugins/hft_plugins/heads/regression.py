@@ -45,7 +45,7 @@ class Regression(SequenceHead):
         return as_number(cell)
 
     def attach(self, backbone: Backbone) -> None:
-        self.attach_outputs(backbone, 1)
+        self.attach_outputs(backbone, 1, self.columns_read.pooling)
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
         return functional.mse_loss(self.outputs(features).squeeze(1), targets.tensors["target"], reduction="sum")
@@ -57,13 +57,17 @@ class Regression(SequenceHead):
         (value,) = predictions
         return {"value": value}
 
+    def baseline(self, references: Sequence[Any]) -> float:
+        """Return the mean."""
+        return float(np.mean(references))
+
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
         """Correlations are 0 where they are not defined (a constant on either side)."""
         from scipy.stats import pearsonr, spearmanr  # slow to import
         from sklearn.metrics import mean_absolute_error
 
         scores = {"loss": loss, "mae": float(mean_absolute_error(references, predictions))}
-        defined = len(predictions) > 1 and np.std(predictions) > 0 and np.std(references) > 0
+        defined = len(predictions) > 1 and np.ptp(predictions) > 0 and np.ptp(references) > 0
         for name, correlation in (("pearson", pearsonr), ("spearman", spearmanr)):
             scores[name] = float(correlation(references, predictions).statistic) if defined else 0.0
         return scores

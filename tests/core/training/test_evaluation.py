@@ -56,6 +56,13 @@ def test_without_supervised_tasks_the_rule_is_minus_the_mean_loss() -> None:
     assert selection(("language", "other"))(picked(SCORES, "language", "other")) == pytest.approx(-2.6)
 
 
+def test_the_loss_that_decides_between_equal_scores_is_that_of_the_tasks_that_count() -> None:
+    scores = picked(SCORES, "topic", "match", "language")
+    assert selection(("topic", "match", "language")).loss(scores) == pytest.approx(0.7)
+    assert selection(tuple(SCORES), metric_for_best_model="match.accuracy").loss(SCORES) == 0.9
+    assert selection(("language", "other")).loss(picked(SCORES, "language", "other")) == pytest.approx(2.6)
+
+
 def test_nothing_measured_is_nothing_to_choose_by() -> None:
     assert selection(("topic",))({}) is None
 

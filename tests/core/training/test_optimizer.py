@@ -13,7 +13,22 @@ from hft_core.combiner import Combiner
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage
 from hft_core.strategy import Strategy
-from hft_core.training.optimizer import HEAD_LEARNING_RATE, LearningRates, learning_rates, make_optimizer
+from hft_core.training.optimizer import (
+    HEAD_LEARNING_RATE,
+    SCALED_HEAD_RATE,
+    LearningRates,
+    learning_rates,
+    make_optimizer,
+)
+
+
+class Part(nn.Linear):
+    """A head as the optimizer sees it; its bias may have come with the checkpoint."""
+
+    part_of_trunk = bias_is_pretrained = False
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        return [self.bias] if self.bias_is_pretrained else []
 
 
 class Parts:
@@ -21,7 +36,7 @@ class Parts:
 
     def __init__(self, of_trunk: tuple[str, ...] = ()) -> None:
         self.trunk = nn.ModuleDict({"layer": nn.Linear(3, 3), "norm": nn.LayerNorm(3)})
-        self.heads = nn.ModuleDict({"topic": nn.Linear(3, 2), "language": nn.Linear(3, 5)})
+        self.heads = nn.ModuleDict({"topic": Part(3, 2), "language": Part(3, 5)})
         self.strategy, self.backbone = Strategy(), None
         for task, head in self.heads.items():
             head.part_of_trunk = task in of_trunk
@@ -42,11 +57,18 @@ class Learned(Combiner):
         self.scale = nn.Parameter(torch.ones(2, 2))  # a matrix, so that only its being the combiner's spares it decay
 
 
-def made(parts: Parts, steps: int = 20, head_steps: int = 0, **stage: Any) -> tuple[AdamW, LambdaLR, Learned]:
+def made(
+    parts: Parts, steps: int = 20, head_steps: int = 0, by_task: dict[str, float] | None = None, **stage: Any
+) -> tuple[AdamW, LambdaLR, Learned]:
     combiner = Learned()
     chosen = Stage(name="s", tasks=("topic", "language"), **stage)
     optimizer, schedule = make_optimizer(
-        cast("HybridModel", parts), combiner, chosen, LearningRates(1e-3, 1e-2), steps=steps, head_steps=head_steps
+        cast("HybridModel", parts),
+        combiner,
+        chosen,
+        LearningRates(1e-3, 1e-2, by_task or {}),
+        steps=steps,
+        head_steps=head_steps,
     )
     return optimizer, schedule, combiner
 
@@ -70,6 +92,27 @@ def test_rates_are_the_stages_or_the_strategys_and_heads_learn_at_least_as_fast(
     assert learning_rates(Stage(learning_rate=2e-4), 5e-5) == LearningRates(2e-4, HEAD_LEARNING_RATE)
     assert learning_rates(Stage(learning_rate=3e-3), 5e-5) == LearningRates(3e-3, 3e-3)
     assert learning_rates(Stage(learning_rate=3e-3, head_learning_rate=1e-5), 5e-5) == LearningRates(3e-3, 1e-5)
+
+
+def test_a_head_learns_at_a_rate_that_fits_its_inputs_unless_the_stage_states_one() -> None:
+    factors = {"topic": 20.0, "language": 0.01}
+    scaled = learning_rates(Stage(learning_rate=5e-5), 1e-4, factors)
+    assert scaled.of_head("topic") == 20 * SCALED_HEAD_RATE
+    assert scaled.of_head("language") == 5e-5, "no head learns slower than the trunk"
+    assert scaled.of_head("another") == HEAD_LEARNING_RATE
+    assert learning_rates(Stage(head_learning_rate=1e-5), 1e-4, factors).of_head("topic") == 1e-5
+
+
+def test_heads_have_their_own_rates_and_what_came_with_the_checkpoint_that_of_the_trunk() -> None:
+    parts = Parts()
+    topic = parts.heads["topic"]
+    assert isinstance(topic, Part)
+    topic.bias_is_pretrained = True
+    optimizer, _, _ = made(parts, by_task={"topic": 5e-2})
+    rates = [optimizer.param_groups[group_of(optimizer, p)]["initial_lr"] for p in (topic.weight, topic.bias)]
+    assert rates == [5e-2, 1e-3]
+    language = parts.heads["language"]
+    assert optimizer.param_groups[group_of(optimizer, language.bias)]["initial_lr"] == 1e-2
 
 
 def test_only_matrices_of_trunk_and_heads_are_decayed() -> None:

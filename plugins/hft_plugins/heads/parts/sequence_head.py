@@ -12,11 +12,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
-from hft_core.backbone import Backbone, FamilyModule, Features
-from hft_core.head import Column, Draw, Encoded, Head, Targets
-from hft_plugins.heads.parts.pooling import PooledLinear
+from hft_core.backbone import Backbone, FamilyModule, Features, SequenceModule
+from hft_core.head import Column, Draw, Encoded, Head, PooledOutput, Targets
+from hft_plugins.heads.parts.pooling import Pool, PooledLinear
+from hft_plugins.heads.parts.sequence_scorer import UNRECORDED, PoolingOption, sequence_scorer
 
 PLAIN_CLASS = "AutoModelForSequenceClassification"
+
+
+POOLING_FIELD: Any = Field(
+    default="auto",
+    description="how a text becomes one vector: the checkpoint's pre-trained pooler, the first token (cls), the mean "
+    "or maximum over tokens, the last token, a mean with learned weights (attention), or what suits the model (auto)",
+)
 
 
 class SequenceOptions(options.Options):
@@ -24,6 +32,7 @@ class SequenceOptions(options.Options):
 
     text: str | tuple[str, str] = Field(default="text", description="column of the text, or two columns for a pair")
     label: str = Field(default="label", description="column of the label")
+    pooling: PoolingOption = POOLING_FIELD
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -37,15 +46,53 @@ class ScoringHead(Head):
         super().__init__(task)
         self.scorer: nn.Module | None = None
 
-    def attach_outputs(self, backbone: Backbone, outputs: int, plain_class: str = PLAIN_CLASS) -> None:
-        """Build the module that scores `[batch, outputs]`."""
-        self.scorer = backbone.sequence_module(plain_class, num_labels=outputs) or PooledLinear(backbone, outputs)
+    def attach_outputs(
+        self, backbone: Backbone, outputs: int, pooling: PoolingOption, plain_class: str = PLAIN_CLASS
+    ) -> None:
+        """Build the module that scores `[batch, outputs]`; an earlier choice of pooling in `facts` stays."""
+        scorer = sequence_scorer(backbone, outputs, plain_class, self.facts.get("pooling", pooling))
+        self.scorer = scorer.module
+        self.facts = {**self.facts, "pooling": scorer.choice}
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        self.facts = {"pooling": UNRECORDED, **facts}
 
     def outputs(self, features: Features) -> Tensor:
         """`[batch, outputs]`, in float32: losses and softmax lose too much in bfloat16."""
         assert self.scorer is not None, "attach comes first"
         outputs: Tensor = self.scorer(features)
         return outputs.float()
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        if not isinstance(self.scorer, SequenceModule) or not self.scorer.pooler_is_pretrained:
+            return []
+        return self.scorer.pooler_parameters()
+
+    def input_scale(self, features: Features) -> float | None:
+        layer = self._only_fresh_layer()
+        if layer is None:
+            return None
+        inputs: list[Tensor] = []
+        with layer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0])):
+            self.outputs(features)
+        (values,) = inputs
+        if values.ndim == 3:  # one vector a token: not those of padding
+            values = values[features.attention_mask.bool()]
+        return float(values.float().square().mean().sqrt())
+
+    def _only_fresh_layer(self) -> nn.Linear | None:
+        """Return the linear layer that has all of the head's fresh weights; None if there are more."""
+        assert self.scorer is not None, "attach comes first"
+        known = {id(parameter) for parameter in self.pretrained_parameters()}
+        fresh = {id(parameter) for parameter in self.scorer.parameters()} - known
+        layers = [module for module in self.scorer.modules() if isinstance(module, nn.Linear)]
+        return next((layer for layer in layers if {id(p) for p in layer.parameters()} == fresh), None)
+
+    def pooled_output(self) -> PooledOutput | None:
+        scorer = self.scorer
+        if not isinstance(scorer, PooledLinear) or not isinstance(scorer.pool, Pool):
+            return None
+        return PooledOutput(scorer.pool.pooling, scorer.output.weight, scorer.output.bias)
 
     @property
     def family(self) -> FamilyModule | None:
