@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import (
     BertConfig,
-    BertForMaskedLM,
+    BertForPreTraining,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -56,7 +56,7 @@ def _bert() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
         initializer_range=0.1,
         pad_token_id=0,
     )
-    return BertForMaskedLM(config), tokenizer
+    return BertForPreTraining(config), tokenizer
 
 
 def _llama() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
