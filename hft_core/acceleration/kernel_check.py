@@ -21,6 +21,7 @@ from hft_core.device.machine import Machine
 from hft_core.device.out_of_memory import is_out_of_memory
 from hft_core.errors import HftError
 from hft_core.head import OWN_LENGTH
+from hft_core.model import gradient_checkpointing
 from hft_core.model.execution_plan import ExecutionPlan, FrozenPrefix
 from hft_core.model.hybrid import HybridModel
 from hft_core.runtime.random_state import random_state_kept
@@ -101,7 +102,13 @@ def _pass(
     training, modes = model.training, [(module, module.training) for module in model.modules()]
     model.train_under(plan)
     try:
-        with random_state_kept(machine.device), torch.enable_grad(), dropout_off(), fast_paths.patched(model, plan):
+        with (
+            random_state_kept(machine.device),
+            torch.enable_grad(),
+            dropout_off(),
+            gradient_checkpointing.switched_off(model),
+            fast_paths.patched(model, plan),
+        ):
             torch.manual_seed(seed)
             if mixed:
                 with machine.autocast():

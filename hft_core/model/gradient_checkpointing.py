@@ -6,6 +6,8 @@ Source: Chen et al. 2016 (arXiv:1604.06174), as implemented in transformers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hft_core.errors import RecipeError
@@ -32,6 +34,22 @@ def set_for(stage: Stage, model: HybridModel) -> None:
     if not model.strategy.recomputes:
         raise RecipeError(f"{message} its strategy gives the layers what is lost when they are computed again")
     _enable(trunk)
+
+
+@contextmanager
+def switched_off(model: HybridModel) -> Iterator[None]:
+    """Keep all activations inside: the gradients are the same, and modes of torch that are active in the forward pass
+    (such as one without dropout) are not when layers are computed again in the backward pass."""
+    modules: list[Any] = [
+        module for module in model.trunk.modules() if getattr(module, "gradient_checkpointing", False)
+    ]
+    for module in modules:
+        module.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.gradient_checkpointing = True
 
 
 # transformers calls it activation checkpointing from 5.23 on.

@@ -11,6 +11,7 @@ from hft_core.backbone import Features
 from hft_core.batching.batch import Batch
 from hft_core.device.machine import Machine
 from hft_core.head import Targets
+from hft_core.model import gradient_checkpointing
 from hft_core.model.hybrid import HybridModel
 from hft_core.trial.findings import Failed
 
@@ -20,7 +21,7 @@ def check_gradients(model: HybridModel, task: str, batch: Batch, machine: Machin
     model.train()
     trunk, own = model.trunk_parameters(), model.head_parameters([task])
     try:
-        with torch.enable_grad(), dropout_off():
+        with torch.enable_grad(), dropout_off(), gradient_checkpointing.switched_off(model):
             with machine.autocast():
                 ((segment, features),) = model.segments(batch, model.hidden(batch))
                 loss = _loss(model, task, features, segment.targets)
