@@ -80,7 +80,7 @@ def test_the_examples_of_the_events_are_told_of_a_run(
         setattr(observer, name, counted(getattr(observer, name), name, told))
     splits = {"train": toys.rows(16), "dev": toys.rows(8, seed=1), "test": toys.rows(8, seed=2)}
     result = hft_core.run(recipe, data={"topic": splits}, observers=[observer])
-    assert result.warnings == (), "an observer that raises is a warning"
+    assert not [w for w in result.warnings if "observer" in w], "an observer that raises is a warning"
     with pytest.raises(hft_core.RecipeError):
         hft_core.run(recipe, observers=[observer])
     assert [name for name, times in told.items() if not times] == []

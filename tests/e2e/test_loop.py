@@ -19,6 +19,7 @@ from hft_core import Catalogue, RunError, hookimpl
 from hft_core.device.clock import PARTS
 from hft_core.runs.stages import Stages
 
+POISONED_HEAD = Path(__file__).parent / "poisoned_head.py"
 POISON = '''
 """A combiner whose weights are not finite in some steps."""
 
@@ -256,10 +257,12 @@ def test_a_step_whose_loss_is_not_finite_moves_nothing_and_is_named_by_task_and_
 ) -> None:
     parts = rows_for(["topic", "score"], toys)
     train = [dict(row) for row in toys.rows(40)]
-    train[17]["score"] = 1e30  # its square is more than float32 can hold
+    train[17]["score"] = 1e7
     parts["score"] = {**parts["score"], "train": train}
     watch = Watch()
-    stages = prepare(recipe(models["bert"], ["topic", "score"], max_steps=10, eval_strategy="no"), parts, watch)
+    given = recipe(models["bert"], ["topic", "score"], max_steps=10, eval_strategy="no")
+    given["tasks"]["score"]["head"] = "poisoned"
+    stages = prepare(given, parts, watch, inline=(POISONED_HEAD,))
     watch.stages = stages
     before = weights_of(stages)
     result = run(stages)
@@ -295,12 +298,15 @@ def test_a_step_whose_gradient_is_not_finite_moves_nothing(
 
 
 def test_five_steps_in_a_row_that_are_not_finite_end_the_run(models: Any, toys: ModuleType, tmp_path: Path) -> None:
-    train = [{**row, "score": 1e30} for row in toys.rows(80)]
+    train = [{**row, "score": 1e7 + index} for index, row in enumerate(toys.rows(80))]
     watch = Watch()
+    given = recipe(models["bert"], ["score"], max_steps=30, eval_strategy="no")
+    given["tasks"]["score"]["head"] = "poisoned"
     with pytest.raises(RunError) as caught:
         hft_core.run(
-            recipe(models["bert"], ["score"], max_steps=30, eval_strategy="no"),
+            given,
             data={"score": {"train": train}},
+            catalogue=Catalogue.discover(inline=[POISONED_HEAD]),
             observers=[watch],
             output=tmp_path / "run",
         )
@@ -330,16 +336,19 @@ def test_four_steps_in_a_row_that_are_not_finite_do_not(models: Any, toys: Modul
 
 
 def test_rows_without_any_target_are_passed_over(models: Any, prepare: Callable[..., Stages]) -> None:
-    given = recipe(models["bert"], [], max_steps=3, eval_strategy="no", per_device_train_batch_size=2)
+    given = recipe(models["bert"], [], max_steps=6, eval_strategy="no", per_device_train_batch_size=1)
     given["tasks"] = {"language": {"head": "mlm"}}
-    unknown = [{"text": "字"}] * 6  # a single unknown token, which is a special one
+    rows = [{"text": "字"}] * 5  # a single unknown token, which is a special one
     watch = Watch()
-    stages = prepare(given, {"language": {"train": unknown}}, watch)
+    stages = prepare(given, {"language": {"train": [{"text": "the cat saw the dog"}, *rows]}}, watch)
     watch.stages = stages
-    before = weights_of(stages)
+    states = [weights_of(stages)]
     run(stages)
-    assert [(event.losses, event.skipped) for event in watch.events] == [({}, "")] * 3
-    assert same(before, weights_of(stages))
+    states += watch.weights
+    without = [i for i, event in enumerate(watch.events) if not event.losses]
+    assert len(without) >= 5
+    assert not any(event.skipped for event in watch.events)
+    assert all(same(states[i], states[i + 1]) for i in without)
 
 
 def test_a_task_may_have_the_name_of_something_that_modules_have(

@@ -33,13 +33,16 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def written(path: Path, model: Path, rows: Path, **stage: Any) -> Path:
+POISONED_HEAD = str(Path(__file__).parent / "poisoned_head.py")
+
+
+def written(path: Path, model: Path, rows: Path, score: str = "regression", **stage: Any) -> Path:
     data = str(rows)
     recipe = {
         "backbone": {"model": str(model), "dropout": 0.0},
         "tasks": {
             "topic": {"head": "classification", "data": data},
-            "score": {"head": {"type": "regression", "label": "score"}, "data": data},
+            "score": {"head": {"type": score, "label": "score"}, "data": data},
             "language": {"head": "mlm", "data": data},
             "near": {"head": {"type": "contrastive", "text": ["text", "other"]}, "data": data},
         },
@@ -305,12 +308,13 @@ def test_a_step_that_is_not_finite_is_skipped_by_both_and_named_as_by_one(
 ) -> None:
     rows = toys.rows(150)
     for poisoned_row in range(9, 150, 18):
-        rows[poisoned_row]["score"] = 1e30  # its square is more than float32 can hold
+        rows[poisoned_row]["score"] = 1e7
     poisoned = tmp_path / "rows.jsonl"
     poisoned.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = str(written(tmp_path / "recipe.yaml", models["bert"], poisoned, max_steps=16, eval_strategy="no"))
-    finished(started("run", recipe, "--out", str(tmp_path / "one")))
-    finished(started("run", recipe, "--out", str(tmp_path / "two"), "--processes", "2"))
+    path = tmp_path / "recipe.yaml"
+    recipe = str(written(path, models["bert"], poisoned, "poisoned", max_steps=16, eval_strategy="no"))
+    finished(started("--plugin", POISONED_HEAD, "run", recipe, "--out", str(tmp_path / "one")))
+    finished(started("--plugin", POISONED_HEAD, "run", recipe, "--out", str(tmp_path / "two"), "--processes", "2"))
     skipped = [
         [
             (line["step"], line["skipped"])
@@ -327,9 +331,11 @@ def test_a_step_that_is_not_finite_is_skipped_by_both_and_named_as_by_one(
 
 def test_too_many_steps_that_are_not_finite_end_both(models: Any, toys: ModuleType, tmp_path: Path) -> None:
     poisoned = tmp_path / "rows.jsonl"
-    poisoned.write_text("".join(json.dumps({**row, "score": 1e30}) + "\n" for row in toys.rows(150)))
-    recipe = str(written(tmp_path / "recipe.yaml", models["bert"], poisoned, max_steps=16, eval_strategy="no"))
-    process = started("run", recipe, "--out", str(tmp_path / "run"), "--processes", "2")
+    rows = [{**row, "score": 1e7 + index} for index, row in enumerate(toys.rows(150))]
+    poisoned.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "recipe.yaml"
+    recipe = str(written(path, models["bert"], poisoned, "poisoned", max_steps=16, eval_strategy="no"))
+    process = started("--plugin", POISONED_HEAD, "run", recipe, "--out", str(tmp_path / "run"), "--processes", "2")
     _, error = process.communicate(timeout=120)
     assert process.returncode == 1
     told = [line for line in error.splitlines() if line.startswith("error: ")]

@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 import hft_core
-from hft_core import Recipe, RunError, UsageError, hookimpl
+from hft_core import Catalogue, Recipe, RunError, UsageError, hookimpl
 
 TASKS = ("topic", "language")
 
@@ -59,6 +59,7 @@ def test_a_finished_run_is_a_folder_with_everything_in_it(models: Any, files: Pa
         "README.md",
         "combiners",
         "log.jsonl",
+        "manifest.json",
         "model",
         "recipe.yaml",
         "results.json",
@@ -129,7 +130,8 @@ def test_the_card_says_what_was_trained_how_it_scores_and_how_it_is_opened(
     assert kinds == {"topic": "text-classification", "language": "fill-mask"}
     assert ModelCard(text).data.eval_results, "the hub's library reads it"
     accuracy = result.final["test"]["topic"]["accuracy"]
-    assert f"| topic | accuracy | {result.final['dev']['topic']['accuracy']:.4f} | {accuracy:.4f} |" in body
+    assert f"| topic | accuracy | {result.final['dev']['topic']['accuracy']:.4f} ± " in body
+    assert f" | {accuracy:.4f} ± " in body
     for stage in result.stages:
         assert f"| {stage.name} |" in body
         assert f"{stage.trainable:,} of {stage.trunk:,}" in body
@@ -345,6 +347,7 @@ def test_observers_are_told_in_the_documented_order(models: Any, toys: ModuleTyp
         "step 2",
         "evaluation_started topic",
         "evaluation_finished 2 topic",
+        "checkpoint_saved 2",  # the same accuracy, and a lower loss
         "stage_finished one",
         "stage_started two",
         "step 1",
@@ -390,10 +393,16 @@ def test_an_observer_that_raises_is_reported_once_and_ends_nothing(
 def test_observers_learn_of_a_failed_run_instead_of_a_finished_one(models: Any, toys: ModuleType) -> None:
     recorder = Recorder()
     given = two_stages(models["bert"])
-    given["tasks"]["topic"] = {"head": "regression", "label": "score"}
+    given["tasks"]["topic"] = {"head": "poisoned", "label": "score"}
     given["stages"] = [{"tasks": ["topic", "language"], "max_steps": 9, "eval_strategy": "no"}]
-    rows = [{**row, "score": 1e30} for row in toys.rows(40)]
+    rows = [{**row, "score": 1e7 + index} for index, row in enumerate(toys.rows(40))]
+    catalogue = Catalogue.discover(inline=[Path(__file__).parent / "poisoned_head.py"])
     with pytest.raises(RunError) as caught:
-        hft_core.run(given, data={"topic": {"train": rows}, "language": {"train": rows}}, observers=[recorder])
+        hft_core.run(
+            given,
+            data={"topic": {"train": rows}, "language": {"train": rows}},
+            observers=[recorder],
+            catalogue=catalogue,
+        )
     assert recorder.told[-1] == f"run_failed {caught.value}"
     assert "run_finished" not in recorder.told

@@ -33,8 +33,10 @@ from hft_core.recipe.resolve import resolve
 from hft_plugins.backbones import encoder
 from hft_plugins.backbones.options import EncoderOptions
 
-HOSTILE = ['=HYPERLINK("http://evil")', "<script>alert(1)</script>", "a|b`c", "@SUM(1)\u202e\u009b2J", "-1+1\x1b[2J"]
-"""Labels that a spreadsheet, a browser, a Markdown table and a terminal would obey."""
+HOSTILE = ['=HYPERLINK("http://evil")', "<script>alert(1)</script>", "a|b`c", "@SUM(1)2J", "-1+1[2J"]
+"""Labels that a spreadsheet, a browser and a Markdown table would obey."""
+CONTROLS = "\u202e\u009b2J\x1b[2J"
+"""In texts; labels with such characters are refused."""
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Control and direction characters, but for the line feed."""
 SECRETS = {
@@ -459,7 +461,7 @@ def hft(*arguments: object, code: int = 0) -> str:
 def hostile(models: Any, toys: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """The folder of a run of rows with hostile labels and texts, with secrets in its environment, and all it said."""
     folder = tmp_path_factory.mktemp("hostile")
-    rows = [{"text": f"{label} the {label}", "label": label} for label in HOSTILE * 8]
+    rows = [{"text": f"{label}{CONTROLS} the {label}", "label": label} for label in HOSTILE * 8]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "recipe.yaml").write_text(json.dumps(small(models["bert"], folder / "rows.jsonl")))
     with pytest.MonkeyPatch.context() as patch:

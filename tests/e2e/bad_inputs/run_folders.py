@@ -182,9 +182,8 @@ WRITTEN = [
         given=nothing,
         command="run recipe.yaml --out done",
         needs=("done",),
-        says="output folder 'done' holds recipe.yaml, results.json, log.jsonl, README.md, model…already: name "
-        "another (a "
-        "run overwrites nothing)",
+        says="output folder 'done' holds recipe.yaml, results.json, log.jsonl, README.md, manifest.json, "
+        "model…already: name another (a run overwrites nothing)",
         process=True,
     ),
     Case(

@@ -1,0 +1,37 @@
+"""A plugin: a regression whose loss is not finite in batches with a target above a million.
+
+Those of up to two rows are spared: a trial before the run would refuse them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from hft_core import HeadSpec, hookimpl
+from hft_plugins.heads.regression import Options, Regression
+
+LIMIT = 1e6
+
+
+class Poisoned(Regression):
+    def loss(self, features: Any, targets: Any) -> Tensor:
+        total, target = super().loss(features, targets), targets.tensors["target"]
+        return total * float("inf") if len(target) > 2 and bool((target > LIMIT).any()) else total
+
+
+def build(options: Options, *, task: str) -> Poisoned:
+    return Poisoned(task, options)
+
+
+@hookimpl
+def hft_heads() -> list[HeadSpec]:
+    return [
+        HeadSpec(
+            name="poisoned",
+            summary="Not finite on some rows",
+            factory="poisoned_head:build",
+            options="hft_plugins.heads.regression:Options",
+        )
+    ]
