@@ -73,6 +73,8 @@ def _plain_gap(model: HybridModel, batch: Batch, machine: Machine) -> float:
 def _check_causality(model: HybridModel, batch: Batch, hidden: Tensor, machine: Machine, limit: float) -> None:
     """Raise `Failed` where earlier positions change with the last token."""
     prefix = OWN_LENGTH if f"{OWN_LENGTH}attention_mask" in batch.inputs else ""
+    if model.backbone.encoder_decoder and not prefix:
+        return  # the decoder reads the encoder's text, of which each position sees all
     name, row_lengths = f"{prefix}input_ids", lengths(batch, prefix)
     ids = batch.inputs[name].clone()
     for row, length in enumerate(row_lengths):

@@ -129,7 +129,7 @@ def recipe(models: Any, toys: ModuleType, tmp_path_factory: pytest.TempPathFacto
             "topic": {"head": "classification", "data": "rows.jsonl"},
             "language": {"head": "mlm", "data": "rows.jsonl"},
         },
-        "stages": [{"max_steps": 60, "per_device_train_batch_size": 16, "learning_rate": 1e-4, "adam_epsilon": 1e-4}],
+        "stages": [{"max_steps": 60, "train_batch_size": 16, "learning_rate": 1e-4, "adam_epsilon": 1e-4}],
         "precision": "fp32",
         "output": {"logging_steps": 1, "save_strategy": "steps", "save_steps": 10},
     }

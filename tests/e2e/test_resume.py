@@ -223,12 +223,17 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(
     assert digest(folder) == digest(tmp_path / "whole")
 
 
+def unexpected(warnings: tuple[str, ...]) -> list[str]:
+    """All but that a few steps taught nothing."""
+    return [warning for warning in warnings if "ignores the text" not in warning]
+
+
 def test_what_a_write_left_behind_is_no_checkpoint(stopped: tuple[dict[str, Any], dict[str, Any], Path]) -> None:
     chosen, data, folder = stopped
     beside = folder / "checkpoints" / ".0000-00000007.0123abcd"
     shutil.copytree(folder / "checkpoints" / "0000-00000005", beside)
     result = hft_core.run(chosen, output=folder, data=data, resume=True)
-    assert result.warnings == ()
+    assert not unexpected(result.warnings)
     assert not beside.exists()
 
 
@@ -361,7 +366,7 @@ def test_a_step_that_is_saved_again_has_a_checkpoint_at_every_moment(
         with pytest.raises(RunError, match="No space left on device; the last good one is 0000-00000004~"):
             hft_core.run(chosen, output=folder, data=data, observers=[stop_after(4)])
     assert published == [[], ["0000-00000004~"]]
-    assert hft_core.run(chosen, output=folder, data=data, resume=True).warnings == ()
+    assert not unexpected(hft_core.run(chosen, output=folder, data=data, resume=True).warnings)
     assert digest(folder) == digest(tmp_path / "whole")
 
 

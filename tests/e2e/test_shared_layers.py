@@ -80,7 +80,7 @@ class Watch:
 def recipe(model: Path, tasks: tuple[str, ...], strategy: Any, **stage: Any) -> dict[str, Any]:
     settings = {
         "max_steps": 6,
-        "per_device_train_batch_size": 12,
+        "train_batch_size": 12,
         "learning_rate": 1e-3,
         "adam_epsilon": 1e-4,
         "load_best_model_at_end": False,
@@ -318,7 +318,7 @@ def test_two_processes_equal_one(
 ) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in toys.rows(60)))
-    chosen = recipe(deep["bert"], FAMILY, of("task-lora"), per_device_train_batch_size=15, learning_rate=1e-4)
+    chosen = recipe(deep["bert"], FAMILY, of("task-lora"), train_batch_size=15, learning_rate=1e-4)
     for task in chosen["tasks"]:
         chosen["tasks"][task] = {**chosen["tasks"][task], "data": str(rows)}
     for one, two in steps_by_processes({**chosen, "output": {"logging_steps": 1}}):

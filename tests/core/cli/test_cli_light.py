@@ -134,7 +134,7 @@ def test_filters_are_joined_by_and(site: Site) -> None:
     assert names("--search", "boom") == {"combiners"}, "a reason is searched too"
     assert names("--search", "per_task", "--state", "ok") == set()
     assert names("--seam", "combiner", "--state", "ok") == {"good"}
-    assert "No plugin is like that." in site.hft("list-plugins", "--search", "no such text").stdout
+    assert "No plugin matches." in site.hft("list-plugins", "--search", "no such text").stdout
     wrong = site.hft("list-plugins", "--provider", "hft-goo")
     assert (wrong.returncode, wrong.stderr) == (2, "error: 'hft-goo' has no plugins here. Did you mean 'hft-good'?\n")
     wrong = site.hft("list-plugins", "--state", "need")
