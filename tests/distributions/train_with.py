@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import hft_core
 from hft_core import Catalogue, PluginError
@@ -70,7 +71,20 @@ def with_recipe(subject: Subject, folder: Path) -> tuple[Recipe, Data]:
     for stage in made["stages"]:
         stage.pop("epochs", None)
         stage["max_steps"] = STEPS
-    return {**made, **tiny()}, {}
+    return {**made, **tiny(), "backbone": {"model": str(trunk_that_reads(folder))}}, {}
+
+
+def trunk_that_reads(folder: Path) -> Path:
+    """A tiny trunk whose tokenizer has the characters of the recipe's files, such as Chinese ones."""
+    tokenizer = AutoTokenizer.from_pretrained(trunks.folder("BERT"))
+    model = AutoModelForMaskedLM.from_pretrained(trunks.folder("BERT"))
+    files = [path.read_text(encoding="utf-8") for path in folder.rglob("*") if path.is_file()]
+    tokenizer.add_tokens(sorted({character for text in files for character in text if character.isalpha()}))
+    model.resize_token_embeddings(len(tokenizer))
+    place = folder / "trunk"
+    model.save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    return place
 
 
 def recipe(heads: dict[str, Any], *, backbone: Recipe | None = None, **stage: Recipe) -> Recipe:
