@@ -107,16 +107,14 @@ def make_optimizer(
     groups, factors = [], []
     of_trunk = [task for task in stage.tasks if model.head(task).part_of_trunk]
     of_heads = [task for task in stage.tasks if not model.head(task).part_of_trunk]
-    pretrained = {id(p) for task in of_heads for p in model.head(task).pretrained_parameters()}
+    trunk = [*model.trunk_parameters(), *model.head_parameters(of_trunk)]
+    known = {id(p) for task in of_heads for p in model.head(task).pretrained_parameters()}
     heads = model.head_parameters(of_heads)
-    trunk = [
-        *model.trunk_parameters(),
-        *model.head_parameters(of_trunk),
-        *(parameter for parameter in heads if id(parameter) in pretrained),
-    ]
-    fresh = [parameter for parameter in heads if id(parameter) not in pretrained]
+    pretrained = [parameter for parameter in heads if id(parameter) in known]
+    fresh = [parameter for parameter in heads if id(parameter) not in known]
     for parameters, learning_rate, factor in (
         *((part, rates.trunk * scale, trunk_factor) for part, scale in _by_rate(trunk, model)),
+        (pretrained, rates.trunk, trunk_factor),  # a group of its own: FSDP shards the trunk alone
         *((part, rate, head_factor) for part, rate in _by_task_rate(fresh, model, of_heads, rates)),
     ):
         for group, decay in _by_decay(parameters, stage.weight_decay):
