@@ -39,6 +39,10 @@ class Watch:
         self.rows: list[int] = []
 
     @hookimpl
+    def hft_stage_started(self, event: Any) -> None:
+        self.rows.clear()  # of the passes that a stage is decided by
+
+    @hookimpl
     def hft_step_finished(self, event: Any) -> None:
         self.steps.append(event)
 
@@ -55,6 +59,7 @@ def recipe(model: Path, tasks: tuple[str, ...], backbone: dict[str, Any] | None 
         "max_steps": 6,
         "train_batch_size": 12,
         "learning_rate": 1e-3,
+        "head_learning_rate": 1e-3,
         "adam_epsilon": 1e-4,
         "load_best_model_at_end": False,
         "head_warmup_steps": 1,
