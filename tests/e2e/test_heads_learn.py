@@ -68,7 +68,7 @@ def test_language_models_learn(task: str, model: str, models: Any, toys: ModuleT
 
 @pytest.mark.parametrize("strategy", ["frozen", {"type": "partial", "layers": 1}, {"type": "lora", "r": 4}])
 def test_a_head_learns_under_every_strategy(strategy: Any, models: Any, toys: ModuleType) -> None:
-    before, after = learned(models["bert"], "classification", toys, 200, strategy=strategy, head_learning_rate=2e-2)
+    before, after = learned(models["bert"], "classification", toys, 400, strategy=strategy, head_learning_rate=2e-2)
     assert after["loss"] < 0.85 * before["loss"]
 
 
