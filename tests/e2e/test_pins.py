@@ -105,6 +105,11 @@ CHANGES = {
 }
 
 
+def told(warnings: tuple[str, ...]) -> list[str]:
+    """All but that a few steps taught nothing."""
+    return [warning for warning in warnings if "ignores the text" not in warning]
+
+
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_run_is_not_resumed_with_other_inputs_unless_they_are_accepted(
     change: Callable[[Stopped], None], stopped: Stopped
@@ -116,7 +121,7 @@ def test_a_run_is_not_resumed_with_other_inputs_unless_they_are_accepted(
     assert f"hft resume {stopped.run} --accept-changed" in str(refused.value)
     result = stopped.start(resume=True, accept_changed=True)
     assert any(CHANGES[change] in name for name in result.pins.accepted)
-    assert [CHANGES[change] in warning for warning in result.warnings] == [True]
+    assert [CHANGES[change] in warning for warning in told(result.warnings)] == [True]
     assert json.loads((stopped.run / "results.json").read_text())["pins"]["accepted"] == list(result.pins.accepted)
 
 
@@ -125,14 +130,14 @@ def test_a_run_that_is_resumed_elsewhere_says_what_that_means(
 ) -> None:
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "OTHER")
     monkeypatch.setattr("torch.get_num_threads", lambda: 7)
-    (warning,) = stopped.start(resume=True).warnings
+    (warning,) = told(stopped.start(resume=True).warnings)
     assert "is resumed, after step 3 of its stage, by instructions OTHER, 7 threads: its results equal those" in warning
     assert "up to rounding, not bit for bit" in warning
 
 
 def test_a_finished_run_says_that_its_base_model_is_another(stopped: Stopped) -> None:
     catalogue = Catalogue.discover(inline=[stopped.plugin])
-    assert stopped.start(resume=True).warnings == ()
+    assert not told(stopped.start(resume=True).warnings)
     assert open_run(stopped.run, catalogue).warnings == ()
     stopped.other_weights()
     (warning,) = open_run(stopped.run, catalogue).warnings
