@@ -192,10 +192,13 @@ class Family:
         code = re.search(r"```python\n(.*?)```", (run / "README.md").read_text(encoding="utf-8"), re.DOTALL)
         if code is None:
             return HFT_ONLY
-        plain = _from_readme(code.group(1), run)
+        left = _from_readme(code.group(1), run)
         pads = getattr(getattr(saved.model.head(TASK), "scorer", None), "pads", "right")
-        with torch.no_grad():
-            logits = plain(**self._inputs(saved.model, side=pads)).logits
+        if saved.model.head(TASK).family is None:  # the lines compute the head as well
+            logits = left["logits"]
+        else:
+            with torch.no_grad():
+                logits = left["model"].eval()(**self._inputs(saved.model, side=pads)).logits
         rows = inputs["attention_mask"].bool() if logits.ndim == 3 else slice(None)
         if not _equal(found[rows], logits[rows]):
             return f"{FAILS}opened by the README's lines, its outputs differ"
@@ -232,11 +235,13 @@ def outputs(model: HybridModel, inputs: Mapping[str, torch.Tensor]) -> torch.Ten
         return found
 
 
-def _from_readme(code: str, run: Path) -> Any:
+def _from_readme(code: str, run: Path) -> dict[str, Any]:
+    """What the lines leave behind, with `TEXTS` in place of the texts that they show."""
     namespace: dict[str, Any] = {}
+    shown = 'texts = ["A first text.", "A second and somewhat longer text."]'
     with contextlib.chdir(run):
-        exec(code, namespace)  # noqa: S102  # the lines that hft wrote
-    return namespace["model"].eval()
+        exec(code.replace(shown, f"texts = {list(TEXTS)!r}"), namespace)  # noqa: S102  # the lines that hft wrote
+    return namespace
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:

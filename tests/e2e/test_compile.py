@@ -38,7 +38,13 @@ def nothing_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def recipe(models: Any, kind: str = "bert", *, stage: dict[str, Any], **backbone: Any) -> dict[str, Any]:
-    common = {"max_steps": 8, "per_device_train_batch_size": 6, "learning_rate": 1e-3, "adam_epsilon": 1e-5}
+    common = {
+        "max_steps": 8,
+        "per_device_train_batch_size": 6,
+        "learning_rate": 1e-3,
+        "head_learning_rate": 1e-3,
+        "adam_epsilon": 1e-5,
+    }
     return {
         "backbone": {"type": KINDS[kind], "model": str(models[kind]), "dropout": 0.0, **backbone},
         "tasks": TASKS,

@@ -38,7 +38,7 @@ def test_labels_are_counted_in_the_order_of_their_ids(models: Any) -> None:
         "text": "a non-empty text",
         "label": "a label (text, a whole number or true/false) (target)",
     }
-    assert data.facts == {}
+    assert data.facts == {"pooling": "family"}
 
 
 def test_the_share_of_texts_that_are_cut_is_told(models: Any) -> None:
