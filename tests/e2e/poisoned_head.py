@@ -1,6 +1,6 @@
-"""A plugin: a regression whose loss is not finite in batches with a target above a million.
+"""A plugin: a regression whose loss is not finite in batches with a target above a billion.
 
-Those of up to two rows are spared: a trial before the run would refuse them.
+Above a million, batches of up to two rows are spared: where all rows are such, the trial before a run refuses them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from torch import Tensor
 from hft_core import HeadSpec, hookimpl
 from hft_plugins.heads.regression import Options, Regression
 
-LIMIT = 1e6
+LIMIT, ALWAYS = 1e6, 1e9
 
 
 class Poisoned(Regression):
     def loss(self, features: Any, targets: Any) -> Tensor:
         total, target = super().loss(features, targets), targets.tensors["target"]
-        return total * float("inf") if len(target) > 2 and bool((target > LIMIT).any()) else total
+        limit = LIMIT if len(target) > 2 else ALWAYS
+        return total * float("inf") if bool((target > limit).any()) else total
 
 
 def build(options: Options, *, task: str) -> Poisoned:

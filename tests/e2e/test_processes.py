@@ -309,7 +309,7 @@ def test_a_step_that_is_not_finite_is_skipped_by_both_and_named_as_by_one(
 ) -> None:
     rows = toys.rows(150)
     for poisoned_row in range(9, 150, 18):
-        rows[poisoned_row]["score"] = 1e7
+        rows[poisoned_row]["score"] = 1e10
     poisoned = tmp_path / "rows.jsonl"
     poisoned.write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = tmp_path / "recipe.yaml"
