@@ -151,6 +151,7 @@ def _pooled(usage: Usage) -> list[str]:
     return [
         *given[:opened],
         f'head = load_file(run / "model/{usage.task}/2_Dense/model.safetensors")',
+        *(["model.config.use_cache = False"] if output.pooling == "last" else []),  # of a decoder
         "with torch.inference_mode():",
         "    hidden = model(**inputs).last_hidden_state",
         '    mask = inputs["attention_mask"].unsqueeze(dim=-1)',

@@ -43,7 +43,7 @@ def recipe(models: Any, kind: str = "bert", *, stage: dict[str, Any], **backbone
         "per_device_train_batch_size": 6,
         "learning_rate": 1e-3,
         "head_learning_rate": 1e-3,
-        "adam_epsilon": 1e-5,
+        "adam_epsilon": 1e-4,
     }
     return {
         "backbone": {"type": KINDS[kind], "model": str(models[kind]), "dropout": 0.0, **backbone},
