@@ -314,8 +314,10 @@ class Stages:
     ) -> StageSetup:
         stage, material, model = resolved.stage, self.material, self.material.model
         fresh = any(not model.head(task).pretrained for task in stage.tasks)
-        head_steps = head_steps_of(stage, plan.steps, fresh=fresh, trunk_trains=bool(model.trunk_parameters()))
-        rates = learning_rates(stage, strategy.learning_rate, self._head_factors(stage))
+        trunk_trains = bool(model.trunk_parameters())
+        head_steps = head_steps_of(stage, plan.steps, fresh=fresh, trunk_trains=trunk_trains)
+        factors = self._head_factors(stage)
+        rates = learning_rates(stage, strategy.learning_rate, factors, trunk_trains=trunk_trains)
         adamw, schedule = make_optimizer(model, combiner, stage, rates, steps=plan.steps, head_steps=head_steps)
         return StageSetup(
             stage=stage,

@@ -22,8 +22,8 @@ from hft_core.recipe.stage import Stage
 
 HEAD_LEARNING_RATE = 1e-3
 """Heads are small and mostly fresh: the trunk's rate would leave them behind."""
-SCALED_HEAD_RATE = 3e-3
-"""Of an output layer whose inputs have a root mean square of 1 (see docs/explanation/defaults.md)."""
+ALONE_HEAD_LEARNING_RATE = 3e-3
+"""Of an output layer on a frozen trunk, where its inputs have a root mean square of 1."""
 POLYNOMIAL_END = 1e-7
 """The final factor of a `polynomial` schedule."""
 
@@ -44,16 +44,20 @@ class LearningRates:
         return self.by_task.get(task, self.head)
 
 
-def learning_rates(stage: Stage, strategy_default: float, factors: Mapping[str, float] | None = None) -> LearningRates:
+def learning_rates(
+    stage: Stage, strategy_default: float, factors: Mapping[str, float] | None = None, *, trunk_trains: bool = True
+) -> LearningRates:
     """Return the stage's learning rates.
 
-    By default the strategy's for the trunk, and for a head at least `HEAD_LEARNING_RATE`, or `SCALED_HEAD_RATE` times
-    its factor (`hft_core.training.head_rates`).
+    By default the strategy's for the trunk, and at least `HEAD_LEARNING_RATE` for a head. Where a head has a factor
+    (`hft_core.training.head_rates`), it is `HEAD_LEARNING_RATE`, or on a frozen trunk `ALONE_HEAD_LEARNING_RATE`, times
+    that (docs/explanation/defaults.md).
     """
     trunk = stage.learning_rate or strategy_default
     if stage.head_learning_rate is not None:
         return LearningRates(trunk, stage.head_learning_rate)
-    by_task = {task: max(SCALED_HEAD_RATE * factor, trunk) for task, factor in (factors or {}).items()}
+    base = HEAD_LEARNING_RATE if trunk_trains else ALONE_HEAD_LEARNING_RATE
+    by_task = {task: max(base * factor, trunk) for task, factor in (factors or {}).items()}
     return LearningRates(trunk, max(HEAD_LEARNING_RATE, trunk), by_task)
 
 

@@ -14,8 +14,8 @@ from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage
 from hft_core.strategy import Strategy
 from hft_core.training.optimizer import (
+    ALONE_HEAD_LEARNING_RATE,
     HEAD_LEARNING_RATE,
-    SCALED_HEAD_RATE,
     LearningRates,
     learning_rates,
     make_optimizer,
@@ -97,7 +97,9 @@ def test_rates_are_the_stages_or_the_strategys_and_heads_learn_at_least_as_fast(
 def test_a_head_learns_at_a_rate_that_fits_its_inputs_unless_the_stage_states_one() -> None:
     factors = {"topic": 20.0, "language": 0.01}
     scaled = learning_rates(Stage(learning_rate=5e-5), 1e-4, factors)
-    assert scaled.of_head("topic") == 20 * SCALED_HEAD_RATE
+    assert scaled.of_head("topic") == 20 * HEAD_LEARNING_RATE
+    alone = learning_rates(Stage(learning_rate=5e-5), 1e-4, factors, trunk_trains=False)
+    assert alone.of_head("topic") == 20 * ALONE_HEAD_LEARNING_RATE
     assert scaled.of_head("language") == 5e-5, "no head learns slower than the trunk"
     assert scaled.of_head("another") == HEAD_LEARNING_RATE
     assert learning_rates(Stage(head_learning_rate=1e-5), 1e-4, factors).of_head("topic") == 1e-5
