@@ -145,12 +145,13 @@ def _by_rate(parameters: Sequence[nn.Parameter], model: HybridModel) -> list[tup
 def _by_task_rate(
     fresh: Sequence[nn.Parameter], model: HybridModel, tasks: Sequence[str], rates: LearningRates
 ) -> list[tuple[list[nn.Parameter], float]]:
-    """Group the fresh parameters of heads by learning rate; one that several tasks have takes that of the first."""
-    of_task = {id(p): rates.of_head(task) for task in reversed(tasks) for p in model.head_parameters([task])}
-    groups: dict[float, list[nn.Parameter]] = {}
+    """Group the fresh parameters of heads by task, each with its learning rate, so that the number of groups does not
+    depend on the rates; a parameter that several tasks have is the first one's."""
+    task_of = {id(p): task for task in reversed(tasks) for p in model.head_parameters([task])}
+    groups: dict[str, list[nn.Parameter]] = {}
     for parameter in fresh:
-        groups.setdefault(of_task[id(parameter)], []).append(parameter)
-    return [(group, rate) for rate, group in groups.items()]
+        groups.setdefault(task_of[id(parameter)], []).append(parameter)
+    return [(group, rates.of_head(task)) for task, group in groups.items()]
 
 
 def _by_decay(parameters: Sequence[nn.Parameter], decay: float) -> list[tuple[list[nn.Parameter], float]]:

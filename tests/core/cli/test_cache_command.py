@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,10 @@ def test_clear_removes_the_least_recently_used_first(filled: Path, capsys: pytes
     [
         (["cache", "check", "--limit", "1GB"], "--limit is for 'hft cache clear'"),
         (["cache", "clear", "--limit", "much"], "--limit: 'much' is not a size"),
-        (["cache", "shrink"], "hft cache: invalid value for 'action': 'shrink' is not one of"),
+        (["cache", "shrink"], "hft cache: invalid value for '(action|ACTION.*)': 'shrink' is not one of"),
         (["run", "--cache-size", "much", "x.yaml"], "--cache-size: 'much' is not a size"),
     ],
 )
 def test_a_wrong_request_is_told(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
-    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert re.match(f"error: {message}", capsys.readouterr().err)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForSequenceClassification,
     BertConfig,
     BertLMHeadModel,
@@ -184,6 +185,8 @@ def test_measuring_draws_no_random_numbers(models: Any) -> None:
 def test_an_adapter_is_loaded_as_it_was_saved_whatever_the_modules_are_called(
     family: Callable[..., Path], tmp_path: Path
 ) -> None:
+    if "laguna" not in CONFIG_MAPPING:
+        pytest.skip("this version of transformers has no Laguna")
     folder = family("laguna")
     states = []
     for saved in (True, False):

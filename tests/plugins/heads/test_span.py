@@ -265,7 +265,7 @@ def test_it_learns_from_nested_answers_and_the_plain_class_opens_it(models: Any,
     recipe = {
         "backbone": {"model": str(models["bert"]), "dropout": 0.0},
         "tasks": {"qa": {"head": "span", "max_length": 24, "doc_stride": 6}},
-        "stages": [{"max_steps": 300, "learning_rate": 2e-3, "per_device_train_batch_size": 16, "eval_strategy": "no"}],
+        "stages": [{"max_steps": 450, "learning_rate": 2e-3, "per_device_train_batch_size": 16, "eval_strategy": "no"}],
         "precision": "fp32",
     }
     result = hft_core.run(recipe, data={"qa": {"train": rows[:120], "test": rows[120:]}}, output=tmp_path / "run")
