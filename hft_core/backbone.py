@@ -18,8 +18,6 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hft_core.head import PooledOutput
-
 
 @dataclass(frozen=True)
 class Features:
@@ -84,6 +82,17 @@ class Pooler(nn.Module):
 
 TextPooling = Literal["cls", "mean", "max", "last"]
 """How a text's hidden states become one vector: the first token, the mean or maximum over tokens, the last token."""
+
+
+@dataclass(frozen=True)
+class PooledOutput:
+    """All that a head computes: a linear layer on a pooled text, `pool(hidden) @ weight.T + bias`."""
+
+    pooling: TextPooling
+    weight: Tensor
+    """`[outputs, hidden]`"""
+    bias: Tensor
+    """`[outputs]`"""
 
 
 class Backbone(ABC):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hft_core.backbone import Backbone, FamilyModule, Features, TextPooling
+    from hft_core.backbone import Backbone, FamilyModule, Features, PooledOutput
 
 OWN_LENGTH = "decoder_"
 """Prefix of trunk inputs that do not have the length of their sequence."""
@@ -96,17 +96,6 @@ class HeadContext:
 
     catalogue: Any
     """The run's plugins (`hft_core.Catalogue`), for a head that opens another run with `hft_core.open_run`."""
-
-
-@dataclass(frozen=True)
-class PooledOutput:
-    """All that a head computes: a linear layer on a pooled text, `pool(hidden) @ weight.T + bias`."""
-
-    pooling: TextPooling
-    weight: Tensor
-    """`[outputs, hidden]`"""
-    bias: Tensor
-    """`[outputs]`"""
 
 
 class Head(nn.Module, ABC):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hft_core.errors import DataError
 
 if TYPE_CHECKING:
-    from hft_core.data.examples import Examples
     from hft_core.data.rows import Rows
     from hft_core.head import Encoded
 
@@ -25,15 +24,17 @@ def without_tokens(encoded: Encoded, special: Collection[int]) -> set[int]:
     return set(encoded.rows) - with_text
 
 
-def warnings(task: str, splits: Mapping[str, Rows], examples: Mapping[str, Examples]) -> list[str]:
+def warnings(task: str, splits: Mapping[str, Rows], notes: Mapping[str, Mapping[str, Sequence[int]]]) -> list[str]:
     """Return one line for each note, with the number of its rows by split and the place of the first one.
+
+    `notes`: by split, the rows of each note (`Examples.notes`).
 
     Raises `DataError` when no training row has a token that the tokenizer knows.
     """
     places: dict[str, str] = {}
     counts: dict[str, list[str]] = {}
     for split, rows in splits.items():
-        for note, noted in examples[split].notes().items():
+        for note, noted in notes[split].items():
             first = rows.where(noted[0])
             if split == "train" and note == NO_TOKEN and len(noted) == len(rows):
                 raise DataError(

@@ -12,8 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 from transformers.utils.hub import cached_file
 
-from hft_core.backbone import TextPooling
-from hft_core.head import PooledOutput
+from hft_core.backbone import PooledOutput, TextPooling
 
 MODULES_FILE, POOLING_FILE = "modules.json", "config.json"
 MODES: dict[str, TextPooling] = {"cls": "cls", "max": "max", "mean": "mean", "lasttoken": "last"}

@@ -15,9 +15,8 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
-from hft_core.backbone import Backbone, FamilyModule, LanguageModel, SequenceModule
+from hft_core.backbone import Backbone, FamilyModule, LanguageModel, PooledOutput, SequenceModule
 from hft_core.errors import ModelError
-from hft_core.head import PooledOutput
 from hft_plugins.backbones import attention, behavior, generation, remote_code, saved_model, sentence_encoder
 from hft_plugins.backbones.options import record_backbone
 from hft_plugins.backbones.plain_class import (

@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from hft_core.backbone import Backbone, Features
+from hft_core.backbone import Backbone, Features, PooledOutput
 from hft_core.data import as_label
-from hft_core.head import Column, PooledOutput, Targets
+from hft_core.head import Column, Targets
 from hft_plugins.heads.parts.label_names import LabelNames, config_of, first_rows, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
 

@@ -137,7 +137,7 @@ class Letters:
 def notes_of(texts: Sequence[str], head: Head) -> list[str]:
     rows = loading.from_python([{"text": text} for text in texts], task="t")
     tokenizer: Any = Letters()
-    return row_notes.warnings("t", {"train": rows}, {"train": examples.encode(rows, head, tokenizer, 4)})
+    return row_notes.warnings("t", {"train": rows}, {"train": examples.encode(rows, head, tokenizer, 4).notes()})
 
 
 def test_rows_that_a_head_notes_are_counted_and_the_first_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

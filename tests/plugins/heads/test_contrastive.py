@@ -257,7 +257,7 @@ def test_pairs_are_found_after_training_and_plain_transformers_gives_the_same_em
     parts = {"train": pairs(60), "test": pairs(10, seed=1)}
     before = run(parts, models["bert"], PAIR, stage={"max_steps": 1}).final["test"]["near"]
     after = run(parts, models["bert"], PAIR, output=tmp_path / "run").final["test"]["near"]
-    assert after["mrr"] > 0.9
+    assert after["mrr"] >= max(0.9, before["mrr"])
     assert after["loss"] < before["loss"]
     opened = saved_run.open_run(tmp_path / "run", Catalogue.discover())
     rows = loading.from_python(parts["test"], task="near")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
-from hft_core.backbone import Backbone, FamilyModule, Features, SequenceModule
-from hft_core.head import Column, Draw, Encoded, Head, PooledOutput, Targets
+from hft_core.backbone import Backbone, FamilyModule, Features, PooledOutput, SequenceModule
+from hft_core.head import Column, Draw, Encoded, Head, Targets
 from hft_plugins.heads.parts.pooling import Pool, PooledLinear
 from hft_plugins.heads.parts.sequence_scorer import UNRECORDED, PoolingOption, sequence_scorer
 
