@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hft_core.errors import DataError
 
 MAX_VALUES = 1000
-"""A column with more different values is no column of classes."""
+"""A column with more different values is not one of classes."""
 MAX_LENGTH = 100
 """Characters of a class's name, at most."""
 
