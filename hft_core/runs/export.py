@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hft_core.backbone import PooledOutput
 from hft_core.head import Head
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.schema import TRUNK_FOLDER
@@ -46,13 +47,23 @@ def save_model(
         if head.family is None:
             (folder / task).mkdir(parents=True, exist_ok=True)
             save_file(_contiguous(own_state(model, task)), folder / task / OWN_HEAD_FILE)
-            output = head.pooled_output()
-            if output is not None and backbone.saves_pooled and (strategy.plain or not strategy.adapter):
+            output = plain_pooled_output(model, task)
+            if output is not None:
                 limit = (max_lengths or {}).get(task, backbone.max_length)
                 base_folder = None if strategy.adapter else trunk_folder
                 backbone.save_pooled(folder / task, output, max_length=limit, trunk_folder=base_folder)
         write_json(folder / task / TASK_FILE, {"facts": head.facts})
     return base if strategy.adapter else ""
+
+
+def plain_pooled_output(model: HybridModel, task: str) -> PooledOutput | None:
+    """Return the linear layer on a pooled text that plain libraries compute as `Head.predict` does; None where they
+    compute something else. On a bare trunk with virtual tokens, PEFT leaves out `token_type_ids` and returns the
+    virtual tokens' hidden states with those of the text."""
+    strategy = model.strategy
+    if not model.backbone.saves_pooled or (strategy.adapter and (not strategy.plain or strategy.virtual_tokens)):
+        return None
+    return model.head(task).pooled_output()
 
 
 def _absolute(source: str) -> str:

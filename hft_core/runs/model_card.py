@@ -16,6 +16,7 @@ from hft_core.recipe.schema import Recipe
 from hft_core.results import RunResult, StageResult
 from hft_core.runs import usage_lines
 from hft_core.runs.assembly import BuiltRun, max_length
+from hft_core.runs.export import plain_pooled_output
 from hft_core.runs.floors import standard_error
 from hft_core.runs.usage_lines import Usage
 from hft_core.sanitize import plain
@@ -168,7 +169,7 @@ def _use(built: BuiltRun, adapter_base: str) -> str:
             )
         )
         for task, head in built.heads.items()
-        if plain and (head.family is not None or (head.pooled_output() and built.model.backbone.saves_pooled))
+        if plain and (head.family is not None or plain_pooled_output(built.model, task) is not None)
     }
     if by_task:
         libraries = "transformers and PEFT" if adapter_base else "transformers"

@@ -166,8 +166,8 @@ def test_the_lines_give_what_hft_predict_gives(
     saved = saved_run.open_run(moved, Catalogue.discover())
     code = code_in(moved / "README.md")
     trained, strategy_of_run = saved.model.head("t"), saved.model.strategy
-    known = trained.family is not None or (trained.pooled_output() and saved.model.backbone.saves_pooled)
-    plain = bool(known) and (not strategy_of_run.adapter or strategy_of_run.plain)
+    pooled = trained.pooled_output() and saved.model.backbone.saves_pooled and not strategy_of_run.virtual_tokens
+    plain = bool(trained.family is not None or pooled) and (not strategy_of_run.adapter or strategy_of_run.plain)
     assert set(code) == ({"t"} if plain else set())
     if plain:
         compare(head, executed(code["t"], moved), saved)
@@ -243,3 +243,17 @@ def test_trained_tokens_of_a_tied_embedding_are_no_adapter_that_peft_opens_alike
     }
     hft_core.run(recipe, output=tmp_path / "run", data={"t": rows(toys, 24, 0)})
     assert code_in(tmp_path / "run" / "README.md") == {}
+
+
+def test_a_pooled_head_with_virtual_tokens_has_no_lines(models: Any, toys: ModuleType, tmp_path: Path) -> None:
+    """PEFT leaves out the segments of a pair on a bare trunk, and would pool the virtual tokens as well."""
+    recipe = {
+        "backbone": {"model": str(models["bert"])},
+        "tasks": {"t": HEADS["pairs by the largest"]},
+        "stages": [{"strategy": STRATEGIES["prefix"], "max_steps": 1}],
+        "precision": "fp32",
+    }
+    hft_core.run(recipe, output=tmp_path / "run", data={"t": rows(toys, 24, 0)})
+    assert code_in(tmp_path / "run" / "README.md") == {}
+    assert not (tmp_path / "run" / "model" / "t" / "modules.json").exists()
+    assert (tmp_path / "run" / "model" / "t" / "head.safetensors").exists()
