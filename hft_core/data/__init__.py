@@ -9,7 +9,8 @@ from hft_core.specs import lazy_attributes
 if TYPE_CHECKING:
     from hft_core.data.cells import as_label, as_list, as_number, shown
     from hft_core.data.readers import read_file
-    from hft_core.data.rows import Rows, nearest
+    from hft_core.data.row_checks import nearest
+    from hft_core.data.rows import Rows
 
 __all__ = ["Rows", "as_label", "as_list", "as_number", "nearest", "read_file", "shown"]
 
@@ -18,7 +19,7 @@ _LAZY = {
     "as_label": "hft_core.data.cells:as_label",
     "as_list": "hft_core.data.cells:as_list",
     "as_number": "hft_core.data.cells:as_number",
-    "nearest": "hft_core.data.rows:nearest",
+    "nearest": "hft_core.data.row_checks:nearest",
     "read_file": "hft_core.data.readers:read_file",
     "shown": "hft_core.data.cells:shown",
 }

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import glob
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-import pandas as pd
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from hft_core.data import splits
-from hft_core.data.readers import SUFFIXES, read_file
-from hft_core.data.rows import (
-    CHECK_BATCH,
-    Rows,
-    Source,
-    as_label,
-    as_list,
-    as_number,
-    check,
-    check_each,
-    from_columns,
-    join,
-    nearest,
-    need_column,
-)
+from hft_core.data.cells import as_label, as_list, as_number
+from hft_core.data.files import read
+from hft_core.data.from_python import from_python
+from hft_core.data.row_checks import check, check_each, need_column
+from hft_core.data.rows import CHECK_BATCH, Rows
 from hft_core.errors import DataError
-from hft_core.file_guard import outside_link
 from hft_core.recipe import schema
 
 if TYPE_CHECKING:
@@ -171,71 +153,6 @@ def divide(
     return parts
 
 
-def read(paths: Sequence[str], format: str | None, row: Literal["line", "file"], *, task: str) -> Rows:
-    """Read the files that `paths` (which may have wildcards) name, in order; a file named twice is read once.
-
-    `format` overrides the file name's suffix (`hft_core.data.readers.SUFFIXES`); `row` is the unit of a row in a txt
-    file. Raises `DataError` for a file that is missing, empty, damaged, not UTF-8, or has other columns than the first.
-    """
-    parts: list[Rows] = []
-    for path in dict.fromkeys(path for pattern in paths for path in _expand(pattern, task)):
-        part = read_file(path, format or _format_of(path, task), row)
-        if parts and set(part.columns) != set(parts[0].columns):
-            odd = sorted(set(part.columns) ^ set(parts[0].columns))
-            raise DataError(
-                f"task '{task}': {parts[0].sources[0].name} and {path} differ in the columns "
-                f"{', '.join(map(repr, odd))}, expected the same columns in all files of a task"
-            )
-        parts.append(part)
-    return join(parts)
-
-
-def from_python(value: Any, *, task: str) -> Rows:
-    """Convert a `datasets.Dataset`, a pandas DataFrame or a list of dicts to rows; return `Rows` unchanged.
-
-    Raises `DataError` for other types, and for data that is empty or not plain.
-    """
-    if isinstance(value, Rows):
-        return value
-    if not isinstance(value, Dataset | pd.DataFrame) and not (
-        isinstance(value, list) and all(isinstance(record, Mapping) for record in value)
-    ):
-        raise DataError(
-            f"the rows of task '{task}' are a {type(value).__name__}, expected a datasets.Dataset (of one split), a "
-            f"pandas.DataFrame or a list of dicts"
-        )
-    origins = ([Source(task, "memory")], np.zeros(len(value), np.int32), np.arange(1, len(value) + 1))
-    try:
-        if isinstance(value, Dataset):
-            rows = Rows(value.with_format(None), *origins)
-        else:
-            rows = from_columns(_columns_of(value), *origins)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"the rows of task '{task}' contain something that is not plain data: {error}") from None
-    if len(rows) == 0:
-        raise DataError(f"the rows of task '{task}' are empty, expected at least one row and one column")
-    return rows
-
-
-def _columns_of(value: pd.DataFrame | list[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    if isinstance(value, list):
-        names = dict.fromkeys(name for record in value for name in record)
-        return {str(name): [_plain(record.get(name)) for record in value] for name in names}
-    if len(set(map(str, value.columns))) < len(value.columns):
-        raise ValueError("two columns have the same name")
-    return {
-        str(name): [None if empty else _plain(cell) for cell, empty in zip(cells, cells.isna(), strict=True)]
-        for name, cells in value.astype(object).items()
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Convert numpy values to Python ones, and tuples to lists."""
-    if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def labels_in(row: Mapping[str, Any], columns: Sequence[Column]) -> set[str]:
     """Return the labels in the row's target columns with many labels each."""
     many = [column for column in columns if column.target and column.kind == "label" and column.many]
@@ -271,40 +188,3 @@ def _at_most(
         return rows.select(splits.draw_of_all(_classes(rows, columns, classes_of), count, seed=seed))
     labels = [""] * len(rows) if labels_from is None else [as_label(value) for value in rows[labels_from]]
     return rows.select(splits.draw(labels, count, seed=seed))
-
-
-def _expand(pattern: str, task: str) -> list[str]:
-    """Return the files that match a path, which may have wildcards."""
-    pattern = os.path.expanduser(pattern)
-    if os.path.exists(pattern):  # noqa: PTH110 (pathlib's raises for a long name); first, since a name may contain brackets
-        return [pattern]
-    if glob.has_magic(pattern):
-        files = sorted(glob.glob(pattern, recursive=True))
-        if not files:
-            raise DataError(f"task '{task}': no file matches {pattern!r}")
-        for file in files:  # a folder of somebody else's may lead anywhere; a file that is named is meant
-            if problem := outside_link(file, _fixed_folder(pattern)):
-                raise DataError(f"task '{task}': {problem}")
-        return files
-    folder = os.path.dirname(pattern) or "."
-    siblings = os.listdir(folder) if os.path.isdir(folder) else []
-    raise DataError(f"task '{task}': there is no file {pattern!r}.{nearest(Path(pattern).name, siblings)}")
-
-
-def _fixed_folder(pattern: str) -> str:
-    """Return the folder above the first wildcard."""
-    parts = Path(pattern).parts
-    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    return str(Path(*parts[:first]))
-
-
-def _format_of(path: str, task: str) -> str:
-    if Path(path).is_dir():
-        return "folder"
-    suffix = Path(path.lower().removesuffix(".gz")).suffix
-    if suffix not in SUFFIXES:
-        raise DataError(
-            f"task '{task}': {path} has the suffix '{suffix}', which names no format; expected one of "
-            f"{', '.join(SUFFIXES)}, or the key 'format' beside it"
-        )
-    return SUFFIXES[suffix]

@@ -1,10 +1,10 @@
-"""Hold the rows of one task with their origins, and check them against a head's columns."""
+"""Hold the rows of one task with their origins."""
 
 from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,29 +14,11 @@ from datasets import ClassLabel, Dataset, LargeList, List, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
 
 from hft_core.data import arrow
-from hft_core.data.cells import as_label, as_list, as_number, expected, problem
-from hft_core.errors import DataError, did_you_mean
+from hft_core.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from hft_core.head import Column
-
-__all__ = [
-    "Rows",
-    "Source",
-    "as_label",
-    "as_list",
-    "as_number",
-    "check",
-    "check_each",
-    "dataset_of",
-    "from_columns",
-    "join",
-    "nearest",
-    "need_column",
-    "refuse_odd_names",
-]
 
 CHECK_BATCH = 10_000
 """Rows read at a time when rows are checked or joined; bounds memory."""
@@ -249,68 +231,6 @@ def join(parts: Sequence[Rows]) -> Rows:
         for name in names:
             columns[name].extend(part[name] if name in part.columns else [None] * len(part))
     return from_columns(columns, sources, ids, numbers)
-
-
-def check(
-    rows: Rows, columns: Sequence[Column], *, task: str, split: str | None = None, need_targets: bool = True
-) -> None:
-    """Raise `DataError` for the first row that does not fit `columns`, with the count of further bad rows.
-
-    Without `need_targets`, target columns are not checked: rows to predict on may lack them.
-    """
-    wanted = [column for column in columns if need_targets or not column.target]
-    for column in wanted:
-        need_column(rows, column.name, f"{expected(column)} in each row", task=task, split=split)
-
-    def first_problem(row: Mapping[str, Any]) -> str:
-        problems = ((column.name, problem(row[column.name], column)) for column in wanted)
-        return next((f"column {name!r}: {text}" for name, text in problems if text), "")
-
-    check_each(rows, first_problem, [column.name for column in wanted], task=task, split=split)
-
-
-def check_each(
-    rows: Rows, check_row: Callable[[Mapping[str, Any]], str], columns: Iterable[str], *, task: str, split: str | None
-) -> None:
-    """Raise `DataError` for the first row for which `check_row` (a head's `check`, for instance) returns a problem.
-
-    `check_row` gets a row's values of `columns`.
-    """
-    first, bad = "", 0
-    names = list(dict.fromkeys(columns))
-    for indices, batch in rows.batches(CHECK_BATCH, names):
-        for i, values in zip(indices, zip(*batch.values(), strict=True), strict=True):
-            row_problem = check_row(dict(zip(names, values, strict=True)))
-            if row_problem:
-                bad += 1
-                first = first or f"{rows.where(i)}: {row_problem}"
-    if bad:
-        more = f" (and {bad - 1} more row{'s' if bad > 2 else ''})" if bad > 1 else ""
-        raise DataError(f"{_title(task, split)}: {first}{more}")
-
-
-def need_column(rows: Rows, name: str, why: str, *, task: str, split: str | None = None) -> None:
-    """Raise `DataError`, with the existing columns and the nearest one, unless `name` can be read."""
-    existing = rows.columns
-    if rows.has(name):
-        return
-    hint = nearest(name, existing)
-    if len(existing) == 1 and any(mark in existing[0] for mark in ";|\t"):
-        hint = " The header is a single cell: cells are separated by commas in csv, by tabs in tsv."
-    source = rows.sources[0]
-    where = "the data" if source.unit == "memory" else source.name
-    columns = ", ".join(map(repr, existing))
-    raise DataError(f"{_title(task, split)}: {where} has no column {name!r} ({why}); its columns are {columns}.{hint}")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?`, or an empty string if no known name is near."""
-    hint = did_you_mean(name, known)
-    return hint if hint.startswith(" Did") else ""
-
-
-def _title(task: str, split: str | None) -> str:
-    return f"task '{task}'" + (f" ({split})" if split else "")
 
 
 def _typed_array(values: list[Any]) -> pa.Array | None:

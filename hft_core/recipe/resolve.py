@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,13 +12,13 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from hft_core import specs
-from hft_core.errors import HftError, ModelError, PluginError, RecipeError, UsageError, did_you_mean
+from hft_core.errors import HftError, ModelError, PluginError, RecipeError, UsageError
 from hft_core.file_guard import folder_problem
 from hft_core.options import FOLDER_OF
 from hft_core.plugins import provenance
-from hft_core.plugins.allowlist import OWN
-from hft_core.plugins.catalogue import Catalogue, Entry, State, accepted
+from hft_core.plugins.catalogue import Catalogue, Entry, accepted
 from hft_core.plugins.entries import one_line
+from hft_core.recipe.backbone_opener import opener_of
 from hft_core.recipe.error_messages import KeyPath, in_one_line, model_at, problems
 from hft_core.recipe.fields import PluginChoice
 from hft_core.recipe.schema import BackboneChoice, Recipe, Task
@@ -224,49 +223,8 @@ class _Resolver:
             return self.chosen("backbone", choice, ("backbone",))
         if not isinstance(model, str) or not model:
             raise RecipeError(f"{self.where(('backbone',))}: 'model' is missing (a local folder or file, or a hub id)")
-        return self.chosen("backbone", choice.model_copy(update={"type": self.opener(model)}), ("backbone",))
-
-    def opener(self, model: str) -> str:
-        """Return the name of the one usable backbone that opens `model`.
-
-        Those of hft-core come first, so that other installed plugins do not change the meaning of a recipe without a
-        type. Raises `PluginError` if there is none, or more than one.
-        """
-        entries = self.catalogue.seam("backbone")
-        failed: dict[str, list[str]] = {}
-        own = [entry for entry in entries if entry.provider.distribution == OWN]
-        others = [entry for entry in entries if entry.provider.distribution != OWN]
-        openers = self.openers(own, model, failed) or self.openers(others, model, failed)
-        place = self.where(("backbone", "options", "model"))
-        model = " ".join(model.split())
-        if not openers:
-            errors = "".join(f"; {', '.join(names)} could not be asked: {why}" for why, names in failed.items())
-            known = ", ".join(e.name if e.state is State.OK else f"{e.name} ({e.status})" for e in entries) or "none"
-            raise PluginError(
-                f"{place}: no backbone opens '{model}' (known: {known}){errors or path_hint(model)}"
-                f"{self.catalogue.not_loaded()}"
-            )
-        if len(openers) > 1:
-            raise PluginError(f"{place}: '{model}' can be opened by {', '.join(openers)}; say which one with 'type'")
-        return openers[0]
-
-    def openers(self, backbones: list[Entry], model: str, failed: dict[str, list[str]]) -> list[str]:
-        """Return the qualified names of the usable `backbones` that open `model`; add errors, with the names of the
-        backbones, to `failed`."""
-        names = []
-        for entry in backbones:
-            if entry.state not in (State.OK, State.CONFLICT):
-                continue
-            ambiguous = entry.state is State.CONFLICT
-            name = f"{entry.provider.distribution}:{entry.name}" if ambiguous else entry.name
-            try:
-                opener = self.catalogue.load_opens(self.catalogue.get("backbone", name))
-                if opener is not None and opener(model):
-                    names.append(name)
-            except (Exception, SystemExit) as error:  # another backbone may open it; reported if none does
-                why = " ".join(str(error).split()) if isinstance(error, HftError) else one_line(error)
-                failed.setdefault(why, []).append(f"{entry.name} of {entry.provider.label}")
-        return names
+        name = opener_of(self.catalogue, model, self.where(("backbone", "options", "model")))
+        return self.chosen("backbone", choice.model_copy(update={"type": name}), ("backbone",))
 
     def check_order(self, stages: tuple[ResolvedStage, ...]) -> None:
         """Raise `RecipeError` if a stage follows one whose strategy cannot be merged into the trunk."""
@@ -287,19 +245,6 @@ class _Resolver:
                     f"{self.where(('tasks', name, 'replay'))}: only a self-supervised task can be replayed, and head "
                     f"'{spec.name}' needs labels; give the task its share by 'sampling'"
                 )
-
-
-def path_hint(model: str) -> str:
-    """Return, for a message, what is at the path of a model that no backbone opens."""
-    if os.path.exists(model):  # noqa: PTH110 (pathlib's raises for a long name)
-        return "; expected a folder as transformers saves it (config.json, weights, tokenizer), a GGUF file or a hub id"
-    folder, name = os.path.split(model)
-    siblings = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    hub = " (not asked, since HF_HUB_OFFLINE is set)" if offline else ""
-    nearest = did_you_mean(name, siblings)
-    nearest = nearest if nearest.startswith(" Did") else ""
-    return f"; it is neither a file or folder nor a model of the hub{hub}.{nearest}"
 
 
 def _continues(stage: ResolvedStage, following: ResolvedStage) -> bool:

@@ -10,7 +10,8 @@ from hft_core.backbone import Backbone
 from hft_core.combiner import Combiner
 from hft_core.data import loading, row_notes
 from hft_core.data.examples import Examples, encode
-from hft_core.data.rows import Rows, check, check_each
+from hft_core.data.row_checks import check, check_each
+from hft_core.data.rows import Rows
 from hft_core.data.token_cache import TokenCache
 from hft_core.errors import DataError, PluginError, RecipeError, UsageError
 from hft_core.head import Column, Head, HeadContext, RowError

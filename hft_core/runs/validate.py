@@ -15,8 +15,8 @@ from hft_core.recipe.stage import Stage
 from hft_core.runs import assembly
 from hft_core.runs.assembly import BuiltRun, HostData
 from hft_core.runs.data_summary import TaskData, data_of
+from hft_core.runs.stage_parts import begin, plan_of, selection_of
 from hft_core.runs.stage_report import plugin_name
-from hft_core.runs.stages import begin, plan_of, selection_of
 from hft_core.runs.trials import try_run
 from hft_core.runtime.run_lock import exclusive
 from hft_core.training.optimizer import learning_rates

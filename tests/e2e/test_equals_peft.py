@@ -22,7 +22,8 @@ from hft_core.data import loading
 from hft_core.model.hybrid import HybridModel
 from hft_core.predict import prediction, saved_run
 from hft_core.runs import export
-from hft_core.runs.stages import Stages, plan_of
+from hft_core.runs.stage_parts import plan_of
+from hft_core.runs.stages import Stages
 
 TOLERANCE = 1e-6
 STEPS = 3

@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from hft_core import hookimpl
 from hft_core.model.hybrid import HybridModel
-from hft_core.runs.stages import Stages, plan_of
+from hft_core.runs.stage_parts import plan_of
+from hft_core.runs.stages import Stages
 
 TOLERANCE = 1e-6
 STEPS = 3

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features
-from hft_core.data.rows import as_number
+from hft_core.data import as_number
 from hft_core.head import Column, Draw, Encoded, Head, Targets
 
 
