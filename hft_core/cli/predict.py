@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,14 +12,10 @@ import typer
 from hft_core.cli.run import TrustOption
 from hft_core.cli.terminal import print_json_line, print_table, say_error
 from hft_core.errors import UsageError
-from hft_core.sanitize import finite, json_text
 
 if TYPE_CHECKING:
-    from hft_core.data.rows import Rows
     from hft_core.predict.prediction import Trained
-
-ROWS_AT_ONCE = 10_000
-"""Rows of the input in memory while the answers are written."""
+    from hft_core.predict.saved_run import SavedRun
 
 
 def predict(
@@ -32,11 +28,23 @@ def predict(
         list[str] | None,
         typer.Option("--task", metavar="T", help="The task that answers; several with one option each."),
     ] = None,
-    all_tasks: Annotated[bool, typer.Option("--all-tasks", help="All tasks that have answers.")] = False,
+    all_tasks: Annotated[bool, typer.Option("--all", "--all-tasks", help="All tasks that have answers.")] = False,
     input: Annotated[Path | None, typer.Option("--input", metavar="FILE", help="Rows of any data format.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="Write JSON lines there: the input's columns and the answers."),
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Write the input's columns and the answers there (.csv, .tsv, .parquet, or JSON lines); the same "
+            "command goes on where one was interrupted.",
+        ),
+    ] = None,
+    rejects: Annotated[
+        Path | None,
+        typer.Option("--rejects", metavar="FILE", help="Write rows that cannot be used there, instead of ending."),
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="I/N", help="The I-th of N equal parts of the input.")
     ] = None,
     int8: Annotated[
         bool,
@@ -48,12 +56,14 @@ def predict(
     """Predict on texts with a finished run; JSON lines are in the order of the input."""
     if bool(text) == (input is not None):
         raise UsageError("give the texts, or --input FILE with rows")
-    if output is not None:
-        _check_output(output)
-    from hft_core.predict import prediction as prediction
+    if (rejects is not None or shard is not None) and (input is None or output is None):
+        raise UsageError("--rejects and --shard are for files: expected --input and --output beside them")
+    for name, path in (("--output", output), ("--rejects", rejects)):
+        if path is not None:
+            _check_output(path, name)
+    part = _shard(shard)
     from hft_core.predict.saved_run import open_run
     from hft_core.recipe.names import normalized
-    from hft_core.runtime.files import write_text
 
     saved = open_run(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code, int8=int8)
     for warning in saved.warnings:
@@ -61,28 +71,68 @@ def predict(
     if int8:
         say_error(f"int8: probabilities are approximate; 'hft evaluate {run} --int8' measures what that costs")
     tasks = _tasks(saved, list(map(normalized, task or [])), all_tasks)
-    rows = prediction.rows_from_file(input, tasks[0]) if input else prediction.rows_for_tasks(saved, tasks, text or [])
-    by_task = prediction.predict_tasks(saved, rows, tasks)
     several = all_tasks or len(tasks) > 1
-    answers = [dict(zip(tasks, row, strict=True)) for row in zip(*by_task.values(), strict=True)]
-    lines = answers if several else by_task[tasks[0]]
-    if output is not None:
-        write_text(output, "".join(json_text(finite(line), default=str) + "\n" for line in with_input(rows, lines)))
-    elif as_json:
-        for line in lines:
+    if input is not None and output is not None:
+        _predict_file(saved, tasks, input, output, rejects, part, several)
+    else:
+        _print(saved, tasks, text or [], input, several=several, as_json=as_json)
+
+
+def _predict_file(
+    saved: SavedRun,
+    tasks: Sequence[str],
+    input: Path,
+    output: Path,
+    rejects: Path | None,
+    shard: tuple[int, int],
+    several: bool,
+) -> None:
+    from hft_core.cli.row_progress import row_progress
+    from hft_core.predict.bulk import predict_file
+
+    with row_progress() as show:
+        done = predict_file(
+            saved, input, output, tasks, rejects=rejects, shard=shard, by_task=several, on_progress=show
+        )
+    if done.rejected:
+        say_error(f"{done.rejected} of {done.read} rows cannot be used: {rejects} has them with the reasons")
+
+
+def _print(
+    saved: SavedRun, tasks: Sequence[str], texts: Sequence[str], input: Path | None, *, several: bool, as_json: bool
+) -> None:
+    """Print the answers: JSON lines, or a table."""
+    from hft_core.predict import prediction
+    from hft_core.predict.answer_lines import lines_of
+
+    if input is None:
+        rows = prediction.rows_for_tasks(saved, tasks, texts)
+    else:
+        rows = prediction.rows_from_file(input, tasks[0])
+    by_task = prediction.predict_tasks(saved, rows, tasks)
+    if as_json:
+        for line in lines_of(by_task, several=several):
             print_json_line(line)
     else:
-        _print_answers(answers, several=several)
+        _print_answers(lines_of(by_task, several=True), several=several)
 
 
-def _check_output(path: Path) -> None:
+def _shard(text: str | None) -> tuple[int, int]:
+    """Return `i/n` as two numbers. Raises `UsageError`."""
+    number, _, count = (text or "1/1").partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError(f"--shard {text}: expected I/N, such as 1/4 to 4/4")
+    return int(number), int(count)
+
+
+def _check_output(path: Path, option: str) -> None:
     """Raise `UsageError` if the file cannot be written, before anything is computed."""
     if path.exists() and not path.is_file():
-        raise UsageError(f"--output {path}: expected a file to write, not a {'folder' if path.is_dir() else 'device'}")
+        raise UsageError(f"{option} {path}: expected a file to write, not a {'folder' if path.is_dir() else 'device'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--output {path}: its folder cannot be made: {error.strerror}") from error
+        raise UsageError(f"{option} {path}: its folder cannot be made: {error.strerror}") from error
 
 
 def _tasks(saved: Trained, named: list[str], every: bool) -> list[str]:
@@ -95,26 +145,6 @@ def _tasks(saved: Trained, named: list[str], every: bool) -> list[str]:
     if not named and not every and len(tasks) > 1:
         raise UsageError(f"--task is missing: which of {', '.join(tasks)}? --all-tasks asks all that have answers")
     return tasks
-
-
-def with_input(rows: Rows, lines: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield each row's columns with its answer. A column that has the name of a key of the answer is called
-    `input_NAME`."""
-    cells = (
-        dict(zip(columns, row, strict=True))
-        for _, columns in rows.batches(ROWS_AT_ONCE)
-        for row in zip(*columns.values(), strict=True)
-    )
-    for row, line in zip(cells, lines, strict=True):
-        taken = {*line, *row}
-        free = {name: _free_name(name, taken) if name in line else name for name in row}
-        yield {**{free[name]: value for name, value in row.items()}, **line}
-
-
-def _free_name(name: str, taken: Collection[str]) -> str:
-    while name in taken:
-        name = f"input_{name}"
-    return name
 
 
 def _print_answers(answers: Sequence[Mapping[str, Any]], *, several: bool) -> None:

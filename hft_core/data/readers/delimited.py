@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
+from typing import Any
 
 from hft_core.data.readers.joined_rows import JoinedRows
 from hft_core.data.readers.lines import numbered_lines, open_bytes
-from hft_core.data.readers.records import NumberedRecords, pack
+from hft_core.data.readers.records import AnyRecords, only_good, pack
 from hft_core.data.rows import Rows, Source
 from hft_core.errors import DataError
 
@@ -16,21 +18,45 @@ CELL_LIMIT = 2**31 - 1
 
 def read_csv(path: str) -> Rows:
     """Read a comma-separated file. Raises `DataError`."""
-    return pack(_records(path, ",", "csv"), Source(path, "row"))
+    return pack(only_good(csv_records(path)), Source(path, "row"))
 
 
 def read_tsv(path: str) -> Rows:
     """Read a tab-separated file. Raises `DataError`."""
-    return pack(_records(path, "\t", "tsv"), Source(path, "row"))
+    return pack(only_good(tsv_records(path)), Source(path, "row"))
 
 
-def _records(path: str, delimiter: str, format: str) -> NumberedRecords:
-    """Yield the records below the header, skipping blank lines."""
+def csv_records(path: str) -> AnyRecords:
+    """Yield the records of a comma-separated file. Raises `DataError` where none can be read any more."""
+    return _records(path, ",", "csv")
+
+
+def tsv_records(path: str) -> AnyRecords:
+    """Yield the records of a tab-separated file. Raises `DataError` where none can be read any more."""
+    return _records(path, "\t", "tsv")
+
+
+def count(lines: Iterable[str], delimiter: str) -> int:
+    """Count the records below the header, as far as the text is well-formed."""
+    found = 0
+    try:
+        for record in _cells(lines, delimiter):
+            found += bool(record)
+    except csv.Error:  # whoever reads the records reports it
+        pass
+    return max(found - 1, 0)
+
+
+def _cells(lines: Iterable[str], delimiter: str) -> Any:
     # The limit is global to the process and checked for each row; raising it affects no other user.
     csv.field_size_limit(max(CELL_LIMIT, csv.field_size_limit()))
+    return csv.reader(lines, delimiter=delimiter, strict=True)
+
+
+def _records(path: str, delimiter: str, format: str) -> AnyRecords:
+    """Yield the records below the header, skipping blank lines."""
     with open_bytes(path) as file:
-        lines = (line for _, line in numbered_lines(path, file))
-        cells = csv.reader(lines, delimiter=delimiter, strict=True)
+        cells = _cells((line for _, line in numbered_lines(path, file)), delimiter)
         header: list[str] = []
         joined = JoinedRows(delimiter)
         row, start = 0, 1
@@ -44,16 +70,9 @@ def _records(path: str, delimiter: str, format: str) -> NumberedRecords:
                     header = _header(path, record)
                     continue
                 row += 1
-                if len(record) != len(header):
-                    raise DataError(
-                        f"{place}: found {len(record)} cells, expected {len(header)} as in the header "
-                        f"(a cell with the separator or a line break in it must be in double quotes)"
-                    )
-                if len(header) > 1 and header == _cleaned(record):
-                    raise DataError(
-                        f"{place}: repeats the header, expected a row below it (files that are put together keep the "
-                        "header of the first one only)"
-                    )
+                if problem := _problem(header, record):
+                    yield row, DataError(f"{place}: {problem}")
+                    continue
                 joined.see(place, record)
                 yield row, dict(zip(header, record, strict=True))
         except csv.Error as error:
@@ -66,6 +85,21 @@ def _records(path: str, delimiter: str, format: str) -> NumberedRecords:
         joined.refuse()
         if not header:
             raise DataError(f"{path}: the file is empty, expected a header with the names of the columns")
+
+
+def _problem(header: list[str], record: list[str]) -> str:
+    """Return why the cells are no row below the header; empty if they are."""
+    if len(record) != len(header):
+        return (
+            f"found {len(record)} cells, expected {len(header)} as in the header "
+            f"(a cell with the separator or a line break in it must be in double quotes)"
+        )
+    if len(header) > 1 and header == _cleaned(record):
+        return (
+            "repeats the header, expected a row below it (files that are put together keep the header of the first "
+            "one only)"
+        )
+    return ""
 
 
 def _cleaned(record: list[str]) -> list[str]:

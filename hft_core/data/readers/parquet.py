@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +26,22 @@ def read(path: str) -> Rows:
     if len(dataset) == 0 or not dataset.column_names:
         raise DataError(f"{path}: no data in it, expected at least one row")
     return Rows(dataset, [source], np.zeros(len(dataset), np.int32), np.arange(1, len(dataset) + 1))
+
+
+def parts(path: str, start: int, stop: int, size: int) -> Iterator[Rows]:
+    """Yield the rows `start` to `stop` (exclusive), at most `size` at a time. Raises `DataError`."""
+    source, position = Source(path, "row"), 0
+    with open_regular(path) as file:
+        for batch in pq.ParquetFile(file).iter_batches(size):
+            first, last = max(start - position, 0), min(stop - position, len(batch))
+            if first < last:
+                table = _without_dictionaries(pa.Table.from_batches([batch.slice(first, last - first)]))
+                refuse_odd_names(table.column_names, source)
+                numbers = np.arange(position + first + 1, position + last + 1)
+                yield Rows(dataset_of(table), [source], np.zeros(len(numbers), np.int32), numbers)
+            position += len(batch)
+            if position >= stop:
+                return
 
 
 def _without_dictionaries(table: pa.Table) -> pa.Table:

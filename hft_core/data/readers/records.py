@@ -18,6 +18,16 @@ CHUNK = 20_000
 Record = dict[str, Any]
 NumberedRecords = Iterator[tuple[int, Record]]
 """Records with their number in the file (from 1)."""
+AnyRecords = Iterator[tuple[int, Record | DataError]]
+"""The same, with what is wrong in the place of a record that cannot be read."""
+
+
+def only_good(records: AnyRecords) -> NumberedRecords:
+    """Yield the records. Raises the `DataError` of the first one that cannot be read."""
+    for number, record in records:
+        if isinstance(record, DataError):
+            raise record
+        yield number, record
 
 
 def pack(records: NumberedRecords, source: Source) -> Rows:

@@ -9,7 +9,7 @@ from hft_core.data.rows import Rows, Source
 
 def read_lines(path: str) -> Rows:
     """Read each non-blank line as a row. Raises `DataError`."""
-    return pack(_lines(path), Source(path, "line"))
+    return pack(lines(path), Source(path, "line"))
 
 
 def read_file(path: str) -> Rows:
@@ -17,7 +17,8 @@ def read_file(path: str) -> Rows:
     return pack(iter([(1, {"text": read_text(path)})]), Source(path, "file"))
 
 
-def _lines(path: str) -> NumberedRecords:
+def lines(path: str) -> NumberedRecords:
+    """Yield the non-blank lines. Raises `DataError`."""
     with open_bytes(path) as file:
         for number, line in numbered_lines(path, file):
             if line.strip():

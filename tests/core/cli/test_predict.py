@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from hft_core.cli.predict import _print_answers, with_input
+from hft_core.cli.predict import _print_answers
 from hft_core.data import loading
+from hft_core.predict.answer_lines import with_input
 
 
 def joined(rows: list[dict[str, Any]], answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
