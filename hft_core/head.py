@@ -102,8 +102,8 @@ class Head(nn.Module, ABC):
     """Define one task: its columns, encoding, modules, loss, predictions and metrics.
 
     Life cycle: a factory builds it from its options; `learn` fits label names to the training rows; `attach` makes the
-    modules for a backbone; training calls `encode`, `collate` and `loss`, evaluation also `predict` and `metrics`. A
-    saved run stores `facts` and does not call `learn` again.
+    modules for a backbone; training calls `encode`, `collate` and `loss`, evaluation also `losses`, `predict`
+    and `metrics`. A saved run stores `facts` and does not call `learn` again.
     """
 
     main_metric: str
@@ -220,10 +220,26 @@ class Head(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} sets `joint` and has no joint loss")
 
+    def losses(self, features: Features, targets: Targets) -> Tensor | None:
+        """Compute the loss of each example, summed over its targets: `[batch]`, whose sum `loss` is. None where the
+        loss is no sum over examples, or is not known by example."""
+        return None
+
+    def outputs(self, features: Features) -> dict[str, Tensor]:
+        """Compute the tensors that predictions are made of, from the features alone: by name (`logits`, `value`,
+        `score`, `embedding`), each `[batch, …]`, in float32. Empty where there are none (generated text, a loss
+        alone)."""
+        return {}
+
+    def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
+        """Convert what `outputs` computed to predictions, as `predict` returns them. Required with `outputs`."""
+        raise NotImplementedError(f"{type(self).__name__} has `outputs` and does not decode them")
+
     def predict(self, features: Features, targets: Targets) -> list[Any]:
-        """Return one JSON-serializable prediction per example; an empty list for heads that only have a loss. `targets`
-        may be empty: rows for prediction need not have any."""
-        return []
+        """Return one JSON-serializable prediction per example, from `outputs` and `decode` unless overridden; an empty
+        list for heads that only have a loss. `targets` may be empty: rows for prediction need not have any."""
+        outputs = self.outputs(features)
+        return self.decode(outputs, targets) if outputs else []
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         """Return what `hft predict` prints for a row (`label` or `value`, and further keys), from the predictions of

@@ -231,7 +231,7 @@ def outputs(model: HybridModel, inputs: Mapping[str, torch.Tensor]) -> torch.Ten
         if hasattr(head, "language_model"):
             logits: torch.Tensor = head.language_model(hidden.flatten(0, 1)).view(*hidden.shape[:2], -1)
             return logits
-        found: torch.Tensor = head.outputs(Features(hidden, inputs["input_ids"], inputs["attention_mask"]))
+        found: torch.Tensor = head.raw_outputs(Features(hidden, inputs["input_ids"], inputs["attention_mask"]))
         return found
 
 

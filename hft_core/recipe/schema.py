@@ -59,6 +59,8 @@ class Split(Model):
     """Share of the rows for test."""
     by: str | None = None
     """A column; rows with equal values in it stay in the same split, to avoid leakage."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Seed of the split; by default, the recipe's. Given, runs with other seeds have the same dev and test rows."""
 
     @model_validator(mode="after")
     def _train_share_is_positive(self) -> Split:
@@ -155,6 +157,8 @@ class Output(Model):
     """Steps between checkpoints, for `save_strategy: steps`."""
     save_total_limit: Annotated[int, Field(gt=0)] = 2
     """Number of checkpoints to keep; a finished run keeps none."""
+    predictions: bool = True
+    """Keep the answer to every dev and test row, and its loss, in `predictions/`."""
 
     @model_validator(mode="after")
     def _steps_are_given(self) -> Output:

@@ -17,6 +17,7 @@ from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.resolve import Resolved
 from hft_core.results import RunResult, Scores, StageResult
 from hft_core.runs import export, floors
+from hft_core.runs.answer_files import AnswerFiles
 from hft_core.runs.assembly import max_length
 from hft_core.runs.model_card import card
 from hft_core.runs.stages import Stages
@@ -90,8 +91,10 @@ class Session:
         if self.left:
             raise UsageError(f"stage '{self.left[0]}' is still to be run: a run is finished after its last stage")
         with self._computing():
-            result = _result(self._stages, self.done, self._folder, self._problems)
             writes = self._folder is not None and self._stages.machine.group.is_main
+            if self._folder is not None and writes:
+                self._folder.remove_partial_model()
+            result = _result(self._stages, self.done, self._folder, self._problems)
             base = _save_model(self._stages, self._folder) if self._folder is not None and writes else ""
             result = replace(result, seconds=time.perf_counter() - self._started)
             if self._folder is not None and writes:
@@ -146,8 +149,10 @@ def _result(
 ) -> RunResult:
     """Score all tasks on the test split, and collect the stages' results; the seconds are not known yet."""
     built, machine = stages.material, stages.machine
-    stages.measure(built.heads)
-    test = stages.score("test", tuple(built.heads), done[-1].best_step)
+    kept = AnswerFiles(built, folder, writes=machine.group.is_main)
+    stages.measure(built.heads, keep=kept.of("dev"))
+    test = stages.score("test", tuple(built.heads), done[-1].best_step, keep=kept.of("test"))
+    stages.answer("dev", kept.missing("dev"), kept.of("dev"))
     final, found = {"dev": stages.scores, "test": test}, floors.floors(built.heads, built.examples)
     warnings = [f"stage '{stage.name}': {warning}" for stage in done for warning in stage.warnings]
     guessing = floors.no_better_than_guessing(built.heads, final, found, sum(stage.steps for stage in done))
@@ -167,7 +172,7 @@ def _result(
         precision_reason=machine.precision.reason,
         versions={name: metadata.version(name) for name in VERSIONS_OF if _installed(name)},
         plugins=tuple(built.resolved.providers()),
-        warnings=(*warnings, *guessing, *problems),
+        warnings=(*warnings, *guessing, *kept.problems, *problems),
         floors=found,
         pins=stages.pins,
     )
@@ -180,7 +185,6 @@ def _first_known(done: Sequence[StageResult]) -> Scores:
 
 def _save_model(stages: Stages, folder: RunFolder) -> str:
     """Save the model; `results.json` comes after it and marks it as complete. Returns the base of its adapters."""
-    folder.remove_partial_model()
     built = stages.material
     limits = {task: max_length(built.resolved, task, built.model) for task in built.heads}
     base = export.save_model(folder.model, built.model, trunk_changed=stages.trunk_changed, max_lengths=limits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from hft_core.strategy import Strategy
 from hft_core.training import weights
 from hft_core.training.checkpoint import Checkpoint
 from hft_core.training.checkpointing import CheckpointScheduler, StageCheckpoints
-from hft_core.training.evaluation import score_and_report
+from hft_core.training.evaluation import Keep, score, score_and_report
 from hft_core.training.head_rates import rate_factors
 from hft_core.training.loop import StageLoop
 from hft_core.training.optimizer import learning_rates, make_optimizer
@@ -168,11 +168,19 @@ class Stages:
             weights.save(path, weights.whole_state(self.material.model))
         return {"base": path}
 
-    def measure(self, tasks: Iterable[str], step: int = 0) -> None:
+    def measure(self, tasks: Iterable[str], step: int = 0, *, keep: Keep | None = None) -> None:
         """Fill in the dev scores of those of `tasks` that have none with the weights as they are."""
-        self.scores |= self.score("dev", [task for task in dict.fromkeys(tasks) if task not in self.scores], step)
+        unknown = [task for task in dict.fromkeys(tasks) if task not in self.scores]
+        self.scores |= self.score("dev", unknown, step, keep=keep)
 
-    def score(self, split: str, tasks: Iterable[str], step: int = 0) -> Scores:
+    def answer(self, split: str, tasks: Sequence[str], keep: Keep | None) -> None:
+        """Evaluate tasks, whose scores are known, once more for their answers alone."""
+        if tasks:
+            material, examples = self.material, self.material.examples[split]
+            seed = material.resolved.recipe.seed
+            score(material.model, tasks, examples, self.machine, seed=seed, plan=self.execution, keep=keep)
+
+    def score(self, split: str, tasks: Iterable[str], step: int = 0, *, keep: Keep | None = None) -> Scores:
         """The scores of those of `tasks` that have rows in `split`, announced to the observers."""
         examples, seed = self.material.examples[split], self.material.resolved.recipe.seed
         scored = tuple(task for task in tasks if task in examples)
@@ -189,6 +197,7 @@ class Stages:
             step=step,
             seed=seed,
             plan=self.execution,
+            keep=keep,
         )
 
     def _decide(self, stage: Stage, combiner: Combiner, plan: Plan, an_epoch: int) -> ExecutionPlan:

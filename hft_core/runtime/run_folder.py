@@ -20,6 +20,7 @@ from hft_core.sanitize import without_controls, without_passwords
 RECIPE_FILE, RESULTS_FILE, LOG_FILE, CARD_FILE = "recipe.yaml", "results.json", "log.jsonl", "README.md"
 MANIFEST_FILE = "manifest.json"
 MODEL_FOLDER, CHECKPOINT_FOLDER, COMBINER_FOLDER, PROFILE_FOLDER = "model", "checkpoints", "combiners", "profile"
+PREDICTIONS_FOLDER = "predictions"
 OUTPUTS = (
     RECIPE_FILE,
     RESULTS_FILE,
@@ -30,6 +31,7 @@ OUTPUTS = (
     CHECKPOINT_FOLDER,
     COMBINER_FOLDER,
     PROFILE_FOLDER,
+    PREDICTIONS_FOLDER,
 )
 """Everything that a run writes into its folder."""
 LOCK_FILE = ".lock"
@@ -46,6 +48,7 @@ class RunFolder:
         self.log, self.card, self.manifest = path / LOG_FILE, path / CARD_FILE, path / MANIFEST_FILE
         self.model, self.checkpoints = path / MODEL_FOLDER, path / CHECKPOINT_FOLDER
         self.combiners, self.profile = path / COMBINER_FOLDER, path / PROFILE_FOLDER
+        self.predictions = path / PREDICTIONS_FOLDER
 
     def best_weights(self, index: int, stage: str) -> Path:
         """The file of the best weights so far of the stage with this index and name."""
@@ -130,7 +133,7 @@ class RunFolder:
         The manifest comes before the results, which mark the run as finished. Raises `RunError` and `OSError`.
         """
         write_text(self.card, without_passwords(without_controls(card)))
-        for folder in (self.model, self.combiners):
+        for folder in self.own_folders():
             sync_tree(folder)
         self.sync_log()
         document = json_document(results)
@@ -149,15 +152,16 @@ class RunFolder:
 
     def own_folders(self) -> tuple[Path, ...]:
         """Return the folders of a finished run in which all files are the run's own."""
-        return (self.model, self.combiners)
+        return (self.model, self.combiners, self.predictions)
 
     def remove_checkpoints(self) -> None:
         """Remove the checkpoints and all other weights that only training needs."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def remove_partial_model(self) -> None:
-        """Remove what is left of a model whose writing was interrupted."""
-        shutil.rmtree(self.model, ignore_errors=True)
+        """Remove what is left of a model and of answers whose writing was interrupted."""
+        for folder in (self.model, self.predictions):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def remove_temporary_files(self) -> None:
         """Remove temporary files that a killed process left."""

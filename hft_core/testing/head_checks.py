@@ -16,12 +16,13 @@ from hft_core.batching.batch import Batch
 from hft_core.data import loading
 from hft_core.data.examples import encode
 from hft_core.head import OWN_LENGTH, Draw
-from hft_core.testing.check import Check, Failed, NotClaimed, Subject, check, expect
+from hft_core.testing.check import Check, NotClaimed, Subject, check, expect
+from hft_core.testing.head_output_checks import CHECKS as OUTPUT_CHECKS
+from hft_core.testing.head_output_checks import TOLERANCE, difference, expect_numbers
 from hft_core.testing.toy_task import ROWS, TASK, ToyTask, float32_machine, toy_tasks
 from hft_core.training.evaluation import score_task
 
-CHECKS: list[Check] = []
-TOLERANCE = 1e-4
+CHECKS: list[Check] = [*OUTPUT_CHECKS]
 STEPS = 30
 LEARNED = 0.1
 """The least relative decrease of the loss in `STEPS`."""
@@ -171,28 +172,8 @@ def padding_changes_nothing(subject: Subject) -> None:
             one, other = float(toy.loss(batch)), float(toy.loss(wide))
         close = math.isclose(one, other, rel_tol=1e-3, abs_tol=1e-3)
         expect(close, f"{family}: the loss {one:.5f} with more padding as well", f"{other:.5f}")
-        difference = _difference(toy.predictions(batch), toy.predictions(wide))
-        expect(
-            difference <= TOLERANCE, f"{family}: equal predictions with more padding", f"a difference of {difference}"
-        )
-
-
-@check("head", CHECKS)
-def there_is_one_prediction_an_example(subject: Subject) -> None:
-    """`predict` returns one prediction for each example, which JSON can hold, and `references` the value to compare it
-    with; both are empty for a head that only has a loss."""
-    for family, toy in toy_tasks(subject):
-        (batch, *_) = toy.batches()
-        said = toy.predictions(batch)
-        if not said:
-            raise NotClaimed("the head predicts nothing")
-        expect(len(said) == batch.rows, f"{family}: {batch.rows} predictions", len(said))
-        try:
-            json.dumps(said)
-        except TypeError as error:
-            raise Failed(f"expected {family}: predictions that JSON can hold; found {error}") from error
-        references = toy.examples.references(range(len(toy.examples)), toy.head)
-        expect(len(references) == len(toy.examples), f"{family}: {len(toy.examples)} references", len(references))
+        apart = difference(toy.predictions(batch), toy.predictions(wide))
+        expect(apart <= TOLERANCE, f"{family}: equal predictions with more padding", f"a difference of {apart}")
 
 
 @check("head", CHECKS)
@@ -233,9 +214,9 @@ def facts_and_weights_are_the_whole_head(subject: Subject) -> None:
         again.eval()
         toy.head = toy.model.heads[TASK] = again
         with torch.no_grad():
-            difference = _difference(said, toy.predictions(batch))
+            apart = difference(said, toy.predictions(batch))
             loss_again = float(toy.loss(batch))
-        expect(difference <= TOLERANCE, f"{family}: equal predictions of the new head", f"a difference of {difference}")
+        expect(apart <= TOLERANCE, f"{family}: equal predictions of the new head", f"a difference of {apart}")
         close = math.isclose(loss, loss_again, rel_tol=1e-4, abs_tol=1e-4)
         expect(close, f"{family}: the loss {loss:.5f} of the new head as well", f"{loss_again:.5f}")
 
@@ -266,32 +247,6 @@ def bfloat16_autocast_trains(subject: Subject) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         odd = [n for n, p in toy.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
         expect(not odd, f"{family}: finite gradients", f"{len(odd)} that are not: {', '.join(odd[:3])}")
-
-
-def expect_numbers(values: Any, what: str) -> None:
-    """Raise `Failed` when a number somewhere in nested `values` is not finite."""
-    odd = [value for value in _leaves(values) if isinstance(value, float) and not math.isfinite(value)]
-    expect(not odd, f"{what} of finite numbers", odd[:3])
-
-
-def _leaves(values: Any) -> list[Any]:
-    if isinstance(values, dict):
-        return [leaf for value in values.values() for leaf in _leaves(value)]
-    if isinstance(values, list | tuple):
-        return [leaf for value in values for leaf in _leaves(value)]
-    return [values]
-
-
-def _difference(one: list[Any], other: list[Any]) -> float:
-    """The largest difference of the numbers in nested lists; infinite where anything else differs."""
-    left, right = _leaves(one), _leaves(other)
-    if len(left) != len(right):
-        return math.inf
-    numbers = [(a, b) for a, b in zip(left, right, strict=True) if isinstance(a, float) and isinstance(b, float)]
-    others = [(a, b) for a, b in zip(left, right, strict=True) if not (isinstance(a, float) and isinstance(b, float))]
-    if any(a != b for a, b in others):
-        return math.inf
-    return max((abs(a - b) for a, b in numbers), default=0.0)
 
 
 def _padded(batch: Batch, pad: int) -> Batch:

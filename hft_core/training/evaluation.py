@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,11 +12,14 @@ from typing import Any
 import torch
 
 from hft_core import events
+from hft_core.backbone import Features
+from hft_core.batching.batch import Segment
 from hft_core.batching.buckets import EVALUATION_ROWS, EVALUATION_TOKENS, tokens_at_once
 from hft_core.batching.collate import Collator
 from hft_core.data.examples import Examples
 from hft_core.device.clock import EVALUATION
 from hft_core.device.machine import Machine
+from hft_core.head import Head
 from hft_core.model import fsdp
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.model.hybrid import HybridModel
@@ -33,6 +36,12 @@ class TaskEvaluation:
     """One per example, in their order; empty for heads that only have a loss."""
     loss: float
     """Mean over the targets; NaN without any."""
+    losses: dict[int, float] = field(default_factory=dict)
+    """By index of the example, summed over its targets; empty for heads that do not tell (`Head.losses`)."""
+
+
+Keep = Callable[[str, TaskEvaluation], None]
+"""Takes what a task's predictions and losses were, before they are forgotten."""
 
 
 def evaluate_task(
@@ -103,8 +112,20 @@ class _Accumulator:
 
     predictions: dict[int, Any] = field(default_factory=dict)
     """By index of the example."""
+    losses: dict[int, float] = field(default_factory=dict)
+    """By index of the example."""
     loss_sum: float = 0.0
     target_count: int = 0
+
+    def add_loss(self, head: Head, features: Features, segment: Segment) -> None:
+        """Add the loss of a batch's examples, by example where the head tells."""
+        losses = head.losses(features, segment.targets)
+        if losses is None:
+            self.loss_sum += float(head.loss(features, segment.targets))
+        else:
+            self.loss_sum += float(losses.sum())
+            self.losses |= dict(zip(segment.examples.tolist(), losses.tolist(), strict=True))
+        self.target_count += segment.targets.count
 
 
 def _max_tokens(model: HybridModel, tasks: Collection[str], machine: Machine) -> int:
@@ -149,8 +170,7 @@ def _predict(
             for segment, features in model.segments(moved, model.hidden(moved, plan)):
                 head, accumulator = model.head(segment.task), accumulators[segment.task]
                 if with_loss and segment.targets.count:
-                    accumulator.loss_sum += float(head.loss(features, segment.targets))
-                    accumulator.target_count += segment.targets.count
+                    accumulator.add_loss(head, features, segment)
                 if segment.task in predicting:
                     # One route for all rows: beam search multiplies the rows of the batch.
                     model.strategy.route(model.backbone, [(segment.task, slice(None))])
@@ -163,7 +183,8 @@ def _merge(parts: Sequence[_Accumulator]) -> TaskEvaluation:
     by_example = {example: prediction for part in parts for example, prediction in part.predictions.items()}
     predictions = [by_example[example] for example in sorted(by_example) if by_example[example] is not None]
     loss_sum, target_count = sum(part.loss_sum for part in parts), sum(part.target_count for part in parts)
-    return TaskEvaluation(predictions, loss_sum / target_count if target_count else math.nan)
+    losses = {example: loss for part in parts for example, loss in part.losses.items()}
+    return TaskEvaluation(predictions, loss_sum / target_count if target_count else math.nan, losses)
 
 
 def score_task(model: HybridModel, task: str, examples: Examples, machine: Machine, *, seed: int) -> dict[str, float]:
@@ -179,8 +200,9 @@ def score(
     *,
     seed: int,
     plan: ExecutionPlan = PLAIN,
+    keep: Keep | None = None,
 ) -> Scores:
-    """Return the metrics of those of `tasks` that have examples."""
+    """Return the metrics of those of `tasks` that have examples; `keep` is given each task's evaluation."""
     scored = {task: examples[task] for task in tasks if task in examples}
     predicting = [task for task in scored if model.head(task).predicts_when_scored]
     scores = {}
@@ -188,6 +210,8 @@ def score(
         head, of_task = model.head(task), scored[task]
         references = of_task.references(range(len(of_task)), head) if evaluation.predictions else []
         scores[task] = head.metrics(evaluation.predictions, references, evaluation.loss)
+        if keep is not None:
+            keep(task, evaluation)
     return scores
 
 
@@ -203,12 +227,13 @@ def score_and_report(
     step: int,
     seed: int,
     plan: ExecutionPlan = PLAIN,
+    keep: Keep | None = None,
 ) -> Scores:
     """Score `tasks` as `score` does, between the events `evaluation_started` and `evaluation_finished`."""
     started = time.perf_counter()
     observers.emit("evaluation_started", events.EvaluationStarted(stage=stage, split=split, tasks=tuple(tasks)))
     with machine.clock.part(EVALUATION):
-        scores = score(model, tasks, examples, machine, seed=seed, plan=plan)
+        scores = score(model, tasks, examples, machine, seed=seed, plan=plan, keep=keep)
     seconds = time.perf_counter() - started
     observers.emit(
         "evaluation_finished",

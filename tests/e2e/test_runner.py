@@ -61,6 +61,7 @@ def test_a_finished_run_is_a_folder_with_everything_in_it(models: Any, files: Pa
         "log.jsonl",
         "manifest.json",
         "model",
+        "predictions",
         "recipe.yaml",
         "results.json",
     ]

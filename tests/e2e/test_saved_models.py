@@ -89,7 +89,7 @@ def our_logits(model: HybridModel, task: str, inputs: Any) -> Tensor:
         if task == "language":
             return torch.stack([head.language_model(row) for row in hidden])
         features = Features(hidden, inputs["input_ids"], inputs["attention_mask"])
-        return head.outputs(features) if task == "score" else head.logits(features)
+        return head.raw_outputs(features) if task == "score" else head.logits(features)
 
 
 def difference(model: HybridModel, plain: Any, task: str, folder: Path, toys: ModuleType) -> float:
@@ -176,7 +176,7 @@ def test_two_classes_by_one_logit_are_saved_as_the_logits_0_and_z(
     with torch.no_grad():
         logits = plain(**inputs).logits
         hidden = model.backbone.forward(dict(inputs))
-        z = head.outputs(Features(hidden, inputs["input_ids"], inputs["attention_mask"]))
+        z = head.raw_outputs(Features(hidden, inputs["input_ids"], inputs["attention_mask"]))
     assert torch.equal(logits[:, :1], torch.zeros_like(z))
     assert z.shape == (5, 1)
     torch.testing.assert_close(logits[:, 1:], z, atol=TOLERANCE, rtol=0)

@@ -76,18 +76,25 @@ class Classification(SequenceHead):
 
     def logits(self, features: Features) -> Tensor:
         """Return the logits `[batch, classes]`."""
-        outputs = self.outputs(features)
+        outputs = self.raw_outputs(features)
         return torch.cat([torch.zeros_like(outputs), outputs], dim=1) if self.binary else outputs
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
         target = targets.tensors["target"]
         if self.binary:
-            z = self.outputs(features).squeeze(1)
+            z = self.raw_outputs(features).squeeze(1)
             return functional.binary_cross_entropy_with_logits(z, target.float(), reduction="sum")
-        return functional.cross_entropy(self.outputs(features), target, reduction="sum")
+        return functional.cross_entropy(self.raw_outputs(features), target, reduction="sum")
 
-    def predict(self, features: Features, targets: Targets) -> list[Any]:
-        return self.logits(features).softmax(dim=1).tolist()
+    def losses(self, features: Features, targets: Targets) -> Tensor | None:
+        return functional.cross_entropy(self.logits(features), targets.tensors["target"], reduction="none")
+
+    def outputs(self, features: Features) -> dict[str, Tensor]:
+        return {"logits": self.logits(features)}
+
+    def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
+        """Return the probability of each class."""
+        return outputs["logits"].softmax(dim=1).tolist()
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         (probabilities,) = predictions

@@ -130,8 +130,11 @@ class Contrastive(Head):
         anchors = torch.arange(len(backwards), device=logits.device)
         return (loss + functional.cross_entropy(backwards, anchors, reduction="sum")) / 2
 
-    def predict(self, features: Features, targets: Targets) -> list[Any]:
-        return self.embed(features).tolist()
+    def outputs(self, features: Features) -> dict[str, Tensor]:
+        return {"embedding": self.embed(features)}
+
+    def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
+        return outputs["embedding"].tolist()
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the anchor's embedding."""

@@ -164,13 +164,20 @@ class Distillation(Classification):
         return sequences, Targets(len(targets.get("probabilities", ())), tensors)
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
+        return self._loss(features, targets, "sum")
+
+    def losses(self, features: Features, targets: Targets) -> Tensor | None:
+        return self._loss(features, targets, "none")
+
+    def _loss(self, features: Features, targets: Targets, reduction: str) -> Tensor:
         logits, temperature = self.logits(features), self.options.temperature
         teacher = (targets.tensors["probabilities"].log() / temperature).softmax(dim=1)
         student = (logits / temperature).log_softmax(dim=1)
-        soft = temperature**2 * functional.kl_div(student, teacher, reduction="sum")
+        divergence = functional.kl_div(student, teacher, reduction=reduction)
+        soft = temperature**2 * (divergence.sum(dim=1) if reduction == "none" else divergence)
         if not self.labelled:
             return soft
-        hard = functional.cross_entropy(logits, targets.tensors["target"], reduction="sum")
+        hard = functional.cross_entropy(logits, targets.tensors["target"], reduction=reduction)
         return self.alpha * soft + (1 - self.alpha) * hard
 
     def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:

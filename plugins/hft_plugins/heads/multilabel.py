@@ -121,13 +121,21 @@ class Multilabel(ScoringHead):
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
         """`targets` holds `target`, `[batch, labels]`, 1 for a label that the row has."""
-        return functional.binary_cross_entropy_with_logits(
-            self.outputs(features), targets.tensors["target"], reduction="sum"
-        )
+        return self._loss(features, targets, "sum")
 
-    def predict(self, features: Features, targets: Targets) -> list[Any]:
+    def losses(self, features: Features, targets: Targets) -> Tensor | None:
+        return self._loss(features, targets, "none").sum(dim=1)
+
+    def _loss(self, features: Features, targets: Targets, reduction: str) -> Tensor:
+        logits, target = self.raw_outputs(features), targets.tensors["target"]
+        return functional.binary_cross_entropy_with_logits(logits, target, reduction=reduction)
+
+    def outputs(self, features: Features) -> dict[str, Tensor]:
+        return {"logits": self.raw_outputs(features)}
+
+    def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
         """Return the probability of each label."""
-        return self.outputs(features).sigmoid().tolist()
+        return outputs["logits"].sigmoid().tolist()
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         (probabilities,) = predictions

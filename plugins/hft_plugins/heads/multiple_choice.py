@@ -163,15 +163,18 @@ class MultipleChoice(ScoringHead):
 
     def scores(self, features: Features) -> Tensor:
         """Return the scores `[batch]`."""
-        return self.outputs(features).squeeze(1)
+        return self.raw_outputs(features).squeeze(1)
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
         position = targets.tensors["position"]
         logits = table(self.scores(features), position, -math.inf)
         return functional.cross_entropy(logits, targets.tensors["right"][position == 0], reduction="sum")
 
-    def predict(self, features: Features, targets: Targets) -> list[Any]:
-        return self.scores(features).tolist()
+    def outputs(self, features: Features) -> dict[str, Tensor]:
+        return {"score": self.scores(features)}
+
+    def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
+        return outputs["score"].tolist()
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the place (as labels give it; an index where they are texts) and text of the chosen one, and the

@@ -158,14 +158,17 @@ class Ranking(SequenceHead):
 
     def scores(self, features: Features) -> Tensor:
         """Return the scores `[batch]`."""
-        return self.outputs(features).squeeze(1)
+        return self.raw_outputs(features).squeeze(1)
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
         position, relevance = targets.tensors["position"], targets.tensors["target"]
         return self.objective.loss(table(self.scores(features), position, 0.0), table(relevance, position, math.nan))
 
-    def predict(self, features: Features, targets: Targets) -> list[Any]:
-        return self.scores(features).tolist()
+    def outputs(self, features: Features) -> dict[str, Tensor]:
+        return {"score": self.scores(features)}
+
+    def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
+        return outputs["score"].tolist()
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         (score,) = predictions

@@ -48,10 +48,16 @@ class Regression(SequenceHead):
         self.attach_outputs(backbone, 1, self.columns_read.pooling)
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
-        return functional.mse_loss(self.outputs(features).squeeze(1), targets.tensors["target"], reduction="sum")
+        return functional.mse_loss(self.outputs(features)["value"], targets.tensors["target"], reduction="sum")
 
-    def predict(self, features: Features, targets: Targets) -> list[Any]:
-        return self.outputs(features).squeeze(1).tolist()
+    def losses(self, features: Features, targets: Targets) -> Tensor | None:
+        return functional.mse_loss(self.outputs(features)["value"], targets.tensors["target"], reduction="none")
+
+    def outputs(self, features: Features) -> dict[str, Tensor]:
+        return {"value": self.raw_outputs(features).squeeze(1)}
+
+    def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
+        return outputs["value"].tolist()
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         (value,) = predictions

@@ -149,19 +149,29 @@ class Span(PositionHead):
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
         """`targets` holds the positions `start` and `end`, each `[batch]`; `UNLEARNED` where there are none."""
-        outputs = self.outputs(features).masked_fill(features.attention_mask.unsqueeze(-1) == 0, -torch.inf)
-        start = functional.cross_entropy(outputs[..., START], targets.tensors["start"], reduction="sum")
-        end = functional.cross_entropy(outputs[..., END], targets.tensors["end"], reduction="sum")
+        return self._loss(features, targets, "sum")
+
+    def losses(self, features: Features, targets: Targets) -> Tensor | None:
+        return self._loss(features, targets, "none")
+
+    def _loss(self, features: Features, targets: Targets, reduction: str) -> Tensor:
+        outputs = self.raw_outputs(features).masked_fill(features.attention_mask.unsqueeze(-1) == 0, -torch.inf)
+        start = functional.cross_entropy(outputs[..., START], targets.tensors["start"], reduction=reduction)
+        end = functional.cross_entropy(outputs[..., END], targets.tensors["end"], reduction=reduction)
         return (start + end) / 2
 
-    def predict(self, features: Features, targets: Targets) -> list[Any]:
+    def outputs(self, features: Features) -> dict[str, Tensor]:
+        """`logits`: `[batch, seq, 2]`, of each token as start and as end of the answer."""
+        return {"logits": self.raw_outputs(features)}
+
+    def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
         """Of each chunk, the likeliest answer as [first character, last + 1, score] (None where the chunk has nothing
         of the context), and the score of there being none. Scores are sums of two logits."""
-        outputs = self.outputs(features)
+        logits = outputs["logits"]
         begin, stop, null = (targets.tensors[name] for name in ("from", "to", "null"))
-        rows = torch.arange(len(outputs), device=outputs.device)
-        nothing = outputs[rows, null].sum(dim=1)
-        inside = outputs[:, : begin.shape[1]].masked_fill((begin < 0).unsqueeze(-1), -torch.inf)
+        rows = torch.arange(len(logits), device=logits.device)
+        nothing = logits[rows, null].sum(dim=1)
+        inside = logits[:, : begin.shape[1]].masked_fill((begin < 0).unsqueeze(-1), -torch.inf)
         scores, places = inside.topk(min(self.options.n_best_size, inside.shape[1]), dim=1)
         start, end = places[..., START].unsqueeze(2), places[..., END].unsqueeze(1)
         fits = (end >= start) & (end - start < self.options.max_answer_length)

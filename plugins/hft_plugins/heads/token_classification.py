@@ -215,18 +215,26 @@ class TokenClassification(PositionHead):
     def attach(self, backbone: Backbone) -> None:
         self.attach_positions(backbone, len(self.labels), "AutoModelForTokenClassification")
 
-    def logits(self, features: Features, targets: Targets) -> Tensor:
-        """`[words, labels]`, of all words of the batch that have a token."""
-        return self.outputs(features)[targets.tensors["sequence"], targets.tensors["position"]]
-
     def loss(self, features: Features, targets: Targets) -> Tensor:
         """`targets` holds `sequence`, `position` and `label` of each word, `[words]`."""
-        return functional.cross_entropy(self.logits(features, targets), targets.tensors["label"], reduction="sum")
+        return self._word_losses(features, targets, "sum")
 
-    def predict(self, features: Features, targets: Targets) -> list[Any]:
+    def losses(self, features: Features, targets: Targets) -> Tensor | None:
+        words = self._word_losses(features, targets, "none")
+        return words.new_zeros(len(features.input_ids)).index_add(0, targets.tensors["sequence"], words)
+
+    def _word_losses(self, features: Features, targets: Targets, reduction: str) -> Tensor:
+        logits = _of_words(self.raw_outputs(features), targets)
+        return functional.cross_entropy(logits, targets.tensors["label"], reduction=reduction)
+
+    def outputs(self, features: Features) -> dict[str, Tensor]:
+        """`logits`: `[batch, seq, labels]`; those of a word are at its first token."""
+        return {"logits": self.raw_outputs(features)}
+
+    def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
         """Of each example, `[word, label id]` for each word that has a token."""
-        said: list[list[list[int]]] = [[] for _ in range(len(features.input_ids))]
-        best = self.logits(features, targets).argmax(dim=1).tolist()
+        said: list[list[list[int]]] = [[] for _ in range(len(outputs["logits"]))]
+        best = _of_words(outputs["logits"], targets).argmax(dim=1).tolist()
         places = (targets.tensors[name].tolist() for name in ("sequence", "word"))
         for sequence, word, label in zip(*places, best, strict=True):
             said[sequence].append([word, label])
@@ -272,6 +280,11 @@ class TokenClassification(PositionHead):
 
     def config(self) -> dict[str, Any]:
         return config_of(self.labels)
+
+
+def _of_words(logits: Tensor, targets: Targets) -> Tensor:
+    """Select from `[batch, seq, labels]` the logits `[words, labels]` of all words that have a token."""
+    return logits[targets.tensors["sequence"], targets.tensors["position"]]
 
 
 def _of_chunks(truth: list[list[str]], said: list[list[str]], scheme: str) -> tuple[float, float, float]:

@@ -401,13 +401,24 @@ class NothingKnown(Judge):
 
 
 class LooksAtPadding(Judge):
-    def outputs(self, features: Features) -> Tensor:
-        return super().outputs(features) * features.hidden.shape[1]
+    def raw_outputs(self, features: Features) -> Tensor:
+        return super().raw_outputs(features) * features.hidden.shape[1]
 
 
 class OneShort(Judge):
     def predict(self, features: Features, targets: Targets) -> list[Any]:
         return super().predict(features, targets)[1:]
+
+
+class DecodesOtherwise(Judge):
+    def predict(self, features: Features, targets: Targets) -> list[Any]:
+        return [[1.0, 0.0] for _ in super().predict(features, targets)]
+
+
+class HalfOfTheLoss(Judge):
+    def losses(self, features: Features, targets: Targets) -> Tensor | None:
+        losses = super().losses(features, targets)
+        return None if losses is None else losses / 2
 
 
 class OtherMetric(Judge):
@@ -421,8 +432,8 @@ class KeepsFactsToItself(Judge):
         super().learn(rows)
         self.known = 3.0
 
-    def outputs(self, features: Features) -> Tensor:
-        return super().outputs(features) * self.known
+    def raw_outputs(self, features: Features) -> Tensor:
+        return super().raw_outputs(features) * self.known
 
 
 class ExportsTwice(Judge):
@@ -452,6 +463,8 @@ HEADS = {
     "rows-without-targets-give-no-nan": (head(NothingKnown), "predictions of finite numbers"),
     "padding-changes-nothing": (head(LooksAtPadding), "more padding"),
     "there-is-one-prediction-an-example": (head(OneShort), "predictions"),
+    "predictions-are-decoded-from-outputs": (head(DecodesOtherwise), "the predictions from its outputs"),
+    "losses-of-examples-add-up-to-the-loss": (head(HalfOfTheLoss), "losses that add up"),
     "metrics-are-finite-and-hold-the-main-one": (head(OtherMetric), "beauty"),
     "facts-and-weights-are-the-whole-head": (head(KeepsFactsToItself), "equal predictions of the new head"),
     "export-and-import-are-inverse": (head(ExportsTwice), "the exported state again"),

@@ -103,7 +103,7 @@ def test_binary_cross_entropy_on_one_logit_is_the_cross_entropy_of_0_and_z(model
     head.eval()
     features, _ = features_of(backbone, [row["text"] for row in rows], [row["other"] for row in rows])
     target = torch.tensor([head.target_of(row["fits"]) for row in rows])
-    z = head.outputs(features)
+    z = head.raw_outputs(features)
     assert z.shape == (6, 1)
     loss = head.loss(features, Targets(6, {"target": target}))
     reference = functional.binary_cross_entropy_with_logits(z.squeeze(1), target.float(), reduction="sum")

@@ -85,7 +85,7 @@ def test_equals_automodel_for_multi_label_classification(name: str, models: Any,
     assert head.family is not None
     assert not plain.load_state_dict(head.family.plain_state(), strict=False).unexpected_keys
     told = plain(**inputs, labels=target)
-    torch.testing.assert_close(head.outputs(features), told.logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(head.raw_outputs(features), told.logits, atol=1e-5, rtol=0)
     loss = head.loss(features, Targets(15, {"target": target}))
     torch.testing.assert_close(loss / 15, told.loss, atol=1e-5, rtol=0)
     probabilities = torch.tensor(head.predict(features, Targets(0, {})))

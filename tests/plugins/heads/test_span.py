@@ -166,7 +166,7 @@ def test_equals_automodel_for_question_answering(name: str, models: Any) -> None
     assert not plain.load_state_dict(head.family.plain_state(), strict=False).unexpected_keys
     told = plain(**inputs, start_positions=targets.tensors["start"], end_positions=targets.tensors["end"])
     reference = torch.stack([told.start_logits, told.end_logits], dim=2)
-    torch.testing.assert_close(head.outputs(features), reference, atol=1e-5, rtol=0)
+    torch.testing.assert_close(head.raw_outputs(features), reference, atol=1e-5, rtol=0)
     torch.testing.assert_close(head.loss(features, targets) / targets.count, told.loss, atol=1e-5, rtol=0)
 
 
@@ -186,7 +186,7 @@ def test_the_answer_is_the_best_pair_of_all_within_the_context(limit: int, model
     sequences, targets = head.collate(encoded.sequences, encoded.targets, range(2), Draw(0, 0))
     inputs = backbone.tokenizer.pad({"input_ids": sequences}, padding_side="right", return_tensors="pt")
     features = Features(backbone.forward(dict(inputs)), inputs["input_ids"], inputs["attention_mask"])
-    logits = head.outputs(features).detach()
+    logits = head.raw_outputs(features).detach()
     for i, said in enumerate(head.predict(features, targets)):
         begin, stop = encoded.targets["from"][i], encoded.targets["to"][i]
         inside = [p for p, character in enumerate(begin) if character >= 0]

@@ -56,9 +56,16 @@ class LmHead(Head):
         parts = zip(torch.split(hidden, LOGIT_ROWS), torch.split(label, LOGIT_ROWS), strict=True)
         return torch.stack([checkpoint(self._loss, h, y, use_reentrant=False) for h, y in parts]).sum()
 
-    def _loss(self, hidden: Tensor, label: Tensor) -> Tensor:
+    def losses(self, features: Features, targets: Targets) -> Tensor | None:
+        sequence, position, label = (targets.tensors[name] for name in ("sequence", "position", "label"))
+        hidden = features.hidden[sequence, position]
+        parts = zip(torch.split(hidden, LOGIT_ROWS), torch.split(label, LOGIT_ROWS), strict=True)
+        tokens = torch.cat([self._loss(h, y, "none") for h, y in parts])
+        return tokens.new_zeros(len(features.input_ids)).index_add(0, sequence, tokens)
+
+    def _loss(self, hidden: Tensor, label: Tensor, reduction: str = "sum") -> Tensor:
         assert self.language_model is not None, "attach comes first"
-        return functional.cross_entropy(self.language_model(hidden).float(), label, reduction="sum")
+        return functional.cross_entropy(self.language_model(hidden).float(), label, reduction=reduction)
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}

@@ -57,7 +57,7 @@ class ScoringHead(Head):
     def restore(self, facts: Mapping[str, Any]) -> None:
         self.facts = {"pooling": UNRECORDED, **facts}
 
-    def outputs(self, features: Features) -> Tensor:
+    def raw_outputs(self, features: Features) -> Tensor:
         """`[batch, outputs]`, in float32: losses and softmax lose too much in bfloat16."""
         assert self.scorer is not None, "attach comes first"
         outputs: Tensor = self.scorer(features)
@@ -74,7 +74,7 @@ class ScoringHead(Head):
             return None
         inputs: list[Tensor] = []
         with layer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0])):
-            self.outputs(features)
+            self.raw_outputs(features)
         (values,) = inputs
         if values.ndim == 3:  # one vector a token: not those of padding
             values = values[features.attention_mask.bool()]

@@ -22,7 +22,7 @@ class PositionLinear(nn.Module):
 
 
 class PositionHead(ScoringHead):
-    """One vector of outputs a token: `outputs` gives `[batch, seq, outputs]`."""
+    """One vector of outputs a token: `raw_outputs` gives `[batch, seq, outputs]`."""
 
     def attach_positions(self, backbone: Backbone, outputs: int, plain_class: str) -> None:
         """Build the module that scores the tokens."""

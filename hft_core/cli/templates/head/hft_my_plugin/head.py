@@ -67,21 +67,24 @@ class MyPluginHead(Head):
         """Make the modules."""
         self.output = nn.Linear(backbone.hidden_size, 1)
 
-    def outputs(self, features: Features) -> Tensor:
-        """`[batch]`: how far from the mean, in units of the scale; padding does not count."""
+    def outputs(self, features: Features) -> dict[str, Tensor]:
+        """`scaled`, `[batch]`: how far from the mean, in units of the scale; padding does not count."""
         mask = features.attention_mask.unsqueeze(-1)
         mean = (features.hidden.float() * mask).sum(dim=1) / mask.sum(dim=1)
-        outputs: Tensor = self.output(mean).squeeze(-1).float()
-        return outputs
+        return {"scaled": self.output(mean).squeeze(-1).float()}
+
+    def losses(self, features: Features, targets: Targets) -> Tensor:
+        """The loss of each row, `[batch]`."""
+        wanted = (targets.tensors["number"] - self.facts["mean"]) / self.facts["scale"]
+        return functional.mse_loss(self.outputs(features)["scaled"], wanted, reduction="none")
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
         """The sum over the batch's targets; the core divides it by their number in the whole step."""
-        wanted = (targets.tensors["number"] - self.facts["mean"]) / self.facts["scale"]
-        return functional.mse_loss(self.outputs(features), wanted, reduction="sum")
+        return self.losses(features, targets).sum()
 
-    def predict(self, features: Features, targets: Targets) -> list[Any]:
+    def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
         """One prediction a row."""
-        return [self.facts["mean"] + self.facts["scale"] * output for output in self.outputs(features).tolist()]
+        return [self.facts["mean"] + self.facts["scale"] * output for output in outputs["scaled"].tolist()]
 
     def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
         """What the predictions are compared with."""
