@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hft_core.errors import DataError, HftError, ModelError, PluginError, RecipeError, RunError, UsageError
 from hft_core.hooks import hookimpl
-from hft_core.specs import BackboneSpec, CombinerSpec, HeadSpec, RecipeSpec, StrategySpec, load
+from hft_core.specs import BackboneSpec, CombinerSpec, HeadSpec, RecipeSpec, StrategySpec, TrackerSpec, load
 
 if TYPE_CHECKING:
     from hft_core.plugins.catalogue import Catalogue
@@ -40,6 +40,7 @@ __all__ = [
     "SavedRun",
     "Session",
     "StrategySpec",
+    "TrackerSpec",
     "UsageError",
     "__version__",
     "check_run",

@@ -16,7 +16,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from hft_core import events
-    from hft_core.specs import BackboneSpec, CombinerSpec, HeadSpec, RecipeSpec, StrategySpec
+    from hft_core.specs import BackboneSpec, CombinerSpec, HeadSpec, RecipeSpec, StrategySpec, TrackerSpec
 
 GROUP = "hft"
 """The entry-point group, and pluggy's project name."""
@@ -90,6 +90,18 @@ class SeamHooks:
             def hft_recipes():
                 return [RecipeSpec(name="reviews", summary="Sentiment with a domain language model",
                                    factory="hft_reviews.recipe:build", options="hft_reviews.recipe:Options")]
+        """
+
+    @hookspec
+    def hft_trackers(self) -> list[TrackerSpec]:  # type: ignore[empty-body]
+        """Declare trackers. Factory: `(options, *, run: hft_core.tracker.TrackedRun) -> hft_core.tracker.Tracker`.
+
+        Example::
+
+            @hookimpl
+            def hft_trackers():
+                return [TrackerSpec(name="graphite", summary="Sends numbers to a Graphite server",
+                                    factory="hft_graphite.tracker:build", options="hft_graphite.tracker:Options")]
         """
 
 

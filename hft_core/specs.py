@@ -135,8 +135,15 @@ class RecipeSpec(Spec):
     seam: ClassVar[str] = "recipe"
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrackerSpec(Spec):
+    """A program that keeps and plots the numbers of runs."""
+
+    seam: ClassVar[str] = "tracker"
+
+
 SEAMS: dict[str, type[Spec]] = {
-    spec.seam: spec for spec in (BackboneSpec, HeadSpec, StrategySpec, CombinerSpec, RecipeSpec)
+    spec.seam: spec for spec in (BackboneSpec, HeadSpec, StrategySpec, CombinerSpec, RecipeSpec, TrackerSpec)
 }
 
 

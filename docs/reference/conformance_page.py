@@ -13,8 +13,8 @@ PAGE = Path(__file__).with_name("conformance.md")
 INTRODUCTION = """\
 # Conformance
 
-`hft_core.testing` is the contract of the seams as code: what every backbone, head, strategy, combiner and recipe has
-to do, whoever wrote it. The built-in plugins pass it, and so can yours, with one line in a test file of its
+`hft_core.testing` is the contract of the seams as code: what every backbone, head, strategy, combiner, recipe and
+tracker has to do, whoever wrote it. The built-in plugins pass it, and so can yours, with one line in a test file of its
 distribution:
 
 ```python

@@ -32,7 +32,7 @@ KINDS = {"text": "text", "label": "label", "number": "number", "messages": "conv
 
 def describe(
     ctx: typer.Context,
-    seam: Annotated[str, typer.Argument(help="backbone, head, strategy, combiner or recipe.")],
+    seam: Annotated[str, typer.Argument(help="backbone, head, strategy, combiner, recipe or tracker.")],
     name: Annotated[str, typer.Argument(help="The plugin's name, or distribution:name.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:

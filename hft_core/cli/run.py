@@ -36,6 +36,10 @@ CombinerOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change any value of the recipe.")
 ]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="NAME", help="Record the run with a tracker (tensorboard, wandb, …)."),
+]
 OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="RUN", help="New folder for everything; runs/… if left out.")
 ]
@@ -71,6 +75,7 @@ def run(
     strategy: StrategyOption = None,
     combiner: CombinerOption = None,
     set_: SetOption = None,
+    track: TrackOption = None,
     out: OutOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out, if it was interrupted.")] = False,
     processes: ProcessesOption = 1,
@@ -90,7 +95,7 @@ def run(
         raise UsageError("--resume needs --out RUN, the folder of the run that was stopped")
     if fsdp:
         launch.request_fsdp(processes)
-    source = source_of(recipe, backbone, task, strategy, combiner, set_)
+    source = tracked(source_of(recipe, backbone, task, strategy, combiner, set_), track)
     folder = out or new_run_folder(recipe.stem if recipe else "run")
     if processes > 1 and not launch.launched():
         check_batch_sizes(source, ctx.obj.catalogue, processes)  # report a wrong recipe once, not in each process
@@ -155,6 +160,17 @@ def source_of(
         data = recipe_from_flags(backbone, tasks, strategy=strategy, combiner=combiner)
         source = Source.of(data, "command line", Path.cwd())
     return override(source, assignments or ())
+
+
+def tracked(source: Source, trackers: list[str] | None) -> Source:
+    """Return the recipe with these trackers instead of its own, if any are given; each as NAME[,KEY=VALUE…]."""
+    from hft_core.recipe.flags import plugin_from_flag
+    from hft_core.recipe.overrides import set_value
+
+    if not trackers:
+        return source
+    chosen = [plugin_from_flag(text, "--track") for text in trackers]
+    return set_value(source, ("output", "track"), chosen, f"--track {' '.join(trackers)}")
 
 
 def resolved_of(source: Source, catalogue: Catalogue) -> Resolved:

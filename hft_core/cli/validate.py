@@ -16,9 +16,11 @@ from hft_core.cli.run import (
     SetOption,
     StrategyOption,
     TaskOption,
+    TrackOption,
     TrustOption,
     resolved_of,
     source_of,
+    tracked,
 )
 from hft_core.cli.terminal import print_json, print_table, say, say_error
 
@@ -48,6 +50,7 @@ def validate(
     strategy: StrategyOption = None,
     combiner: CombinerOption = None,
     set_: SetOption = None,
+    track: TrackOption = None,
     processes: ProcessesOption = 1,
     trust_remote_code: TrustOption = False,
     whole_recipe: Annotated[
@@ -56,7 +59,8 @@ def validate(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Check a recipe, its plugins and its data without training."""
-    resolved = resolved_of(source_of(recipe, backbone, task, strategy, combiner, set_), ctx.obj.catalogue)
+    source = tracked(source_of(recipe, backbone, task, strategy, combiner, set_), track)
+    resolved = resolved_of(source, ctx.obj.catalogue)
     from hft_core.recipe import recipe_file
     from hft_core.runs.validate import inspect
 

@@ -17,6 +17,7 @@ SEAM_OF_HOOK = {
     "hft_strategies": "strategy",
     "hft_combiners": "combiner",
     "hft_recipes": "recipe",
+    "hft_trackers": "tracker",
 }
 """The seam of each seam hook."""
 

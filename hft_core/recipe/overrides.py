@@ -34,11 +34,15 @@ def override(source: Source, assignments: Iterable[str]) -> Source:
         if not equals or not all(keys):
             raise RecipeError(f"--set {' '.join(assignment.split())}: {FORM}")
         label = " ".join(f"--set {path_text.strip()}={value_text}".split())
-        value = parse_value(value_text, label)
-        data = write_out(Recipe, copy.deepcopy(source.data))
-        path = _assign(data, keys, value, label)
-        source = Source(data, source.name, source.folder, _override_places(source, path, label))
+        source = set_value(source, keys, parse_value(value_text, label), label)
     return source
+
+
+def set_value(source: Source, keys: Sequence[str], value: Any, label: str) -> Source:
+    """Set the key at the path `keys`; errors about it name `label`, the flag. Raises `RecipeError`."""
+    data = write_out(Recipe, copy.deepcopy(source.data))
+    path = _assign(data, keys, value, label)
+    return Source(data, source.name, source.folder, _override_places(source, path, label))
 
 
 def write_out(model: type[BaseModel], value: Any) -> Any:

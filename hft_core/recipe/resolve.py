@@ -187,7 +187,7 @@ class _Resolver:
         extra: Literal["forbid"] | None = None if model.model_config.get("extra") == "allow" else "forbid"
 
         def folder_of(option: str) -> Path:
-            from_shell = self.where((*path, "options", option)).startswith("--set")
+            from_shell = self.where((*path, "options", option)).startswith("--")
             return Path.cwd() if from_shell else self.folder
 
         try:

@@ -159,12 +159,23 @@ class Output(Model):
     """Number of checkpoints to keep; a finished run keeps none."""
     predictions: bool = True
     """Keep the answer to every dev and test row, and its loss, in `predictions/`."""
+    track: Annotated[tuple[PluginChoice, ...], Field(strict=False)] = ()
+    """Trackers that record the run: `[tensorboard]`, or with options `[{type: wandb, project: news}]`."""
+
+    @classmethod
+    def expanded(cls, value: Any) -> Any:
+        track = value.get("track") if isinstance(value, dict) else None
+        return {**value, "track": [track]} if isinstance(track, str) or _is_choice(track) else value
 
     @model_validator(mode="after")
     def _steps_are_given(self) -> Output:
         if self.save_strategy == "steps" and self.save_steps is None:
             raise ValueError("save_strategy 'steps' needs 'save_steps'")
         return self
+
+
+def _is_choice(value: Any) -> bool:
+    return isinstance(value, dict) and "type" in value
 
 
 class Recipe(Model):

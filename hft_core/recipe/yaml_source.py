@@ -51,7 +51,7 @@ class Source:
     folder: Path
     """The folder that relative paths start from."""
     places: Mapping[KeyPath, str] = field(default_factory=dict)
-    """The place of each written key path: `line 12`, `--set a.b=c`, or an empty string."""
+    """The place of each written key path: `line 12`, a flag (`--set a.b=c`), or an empty string."""
 
     @classmethod
     def of(cls, data: dict[str, Any], name: str = "recipe", folder: Path | None = None) -> Source:
@@ -71,7 +71,7 @@ class Source:
         """Return the place of a key (`recipe.yaml, line 12, stages.0.learning_rate`), or of its nearest parent."""
         written, _ = self.written(key_path)
         place = self.places.get(written, "")
-        if place.startswith("--set"):
+        if place.startswith("--"):  # a flag
             return place
         dotted = " ".join(".".join(map(str, written)).split())  # a quoted key may contain line breaks
         return ", ".join(part for part in (self.name, place, dotted) if part)

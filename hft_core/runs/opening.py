@@ -21,7 +21,8 @@ from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.observers import Observers
 from hft_core.recipe import recipe_file
 from hft_core.recipe.batch_size import with_batch_sizes
-from hft_core.recipe.resolve import Resolved
+from hft_core.recipe.resolve import Chosen, Resolved
+from hft_core.recipe.trackers import trackers_of
 from hft_core.runs import assembly, pinning
 from hft_core.runs.assembly import HostData
 from hft_core.runs.consistency import check_same_inputs, check_same_start
@@ -29,6 +30,7 @@ from hft_core.runs.event_log import RunLog
 from hft_core.runs.learned_facts import check_unchanged, facts_of
 from hft_core.runs.session import Session
 from hft_core.runs.stages import Stages
+from hft_core.runs.tracking import Tracking
 from hft_core.runs.trials import try_run
 from hft_core.runtime import output_probe, run_lock
 from hft_core.runtime.run_folder import RunFolder
@@ -66,6 +68,9 @@ def open_session(resolved: Resolved, catalogue: Catalogue, options: RunOptions) 
     """
     started, problems = time.perf_counter(), list[str]()
     resolved = with_batch_sizes(resolved, _processes(options))
+    trackers = trackers_of(resolved)
+    if trackers and options.folder is None:
+        raise UsageError("output.track: a run without an output folder has no place for trackers: give one")
     is_main = requested_rank() == 0  # of several processes, one writes files and calls observers
     folder = options.folder if is_main else None
     if folder is not None:
@@ -73,7 +78,7 @@ def open_session(resolved: Resolved, catalogue: Catalogue, options: RunOptions) 
         folder.open(resume=options.resume)
     if options.folder is not None and options.resume:
         resolved = _check_same_recipe(resolved, options.folder)
-    listeners = _listeners(catalogue, options, resolved) if is_main else []
+    listeners = _listeners(catalogue, options, resolved, trackers) if is_main else []
     observers = Observers(listeners, problems.append, aside=run_lock.host_random_state)
     lock = RunLock(resolved.recipe.seed)
     with ExitStack() as stack:
@@ -121,11 +126,15 @@ def _with_precision(resolved: Resolved, name: str) -> Resolved:
     return replace(resolved, recipe=resolved.recipe.model_copy(update={"precision": name}))
 
 
-def _listeners(catalogue: Catalogue, options: RunOptions, resolved: Resolved) -> list[tuple[str, object]]:
-    """Return installed observers, the host's, and the log of a run that is kept, with their labels."""
+def _listeners(
+    catalogue: Catalogue, options: RunOptions, resolved: Resolved, trackers: Sequence[Chosen]
+) -> list[tuple[str, object]]:
+    """Return installed observers, the host's, and log and trackers of a run that is kept, with their labels."""
     listeners = [*catalogue.observers, *((type(observer).__name__, observer) for observer in options.observers)]
     if options.folder is not None:
-        listeners.append(("log", RunLog(options.folder.log, resolved.recipe.output.logging_steps)))
+        place, every = options.folder.tracking, resolved.recipe.output.logging_steps
+        listeners.append(("log", RunLog(options.folder.log, every)))
+        listeners += [(tracker.entry.name, Tracking(tracker, place, every)) for tracker in trackers]
     return listeners
 
 

@@ -12,6 +12,7 @@ from hft_core.recipe.batch_size import rows_per_pass, rows_per_step, with_batch_
 from hft_core.recipe.resolve import Resolved
 from hft_core.recipe.schema import Recipe
 from hft_core.recipe.stage import Stage
+from hft_core.recipe.trackers import trackers_of
 from hft_core.runs import assembly
 from hft_core.runs.assembly import BuiltRun, HostData
 from hft_core.runs.data_summary import TaskData, data_of
@@ -78,6 +79,7 @@ def inspect(
     `processes`: how many would train. Raises what `hft_core.run` raises before training.
     """
     resolved = with_batch_sizes(resolved, processes)
+    trackers_of(resolved)
     built = assembly.assemble(resolved, host_data=host_data or {}, trust_remote_code=trust_remote_code)
     _check_metrics(built)
     machine = find_machine(resolved.recipe.precision)

@@ -21,6 +21,7 @@ RECIPE_FILE, RESULTS_FILE, LOG_FILE, CARD_FILE = "recipe.yaml", "results.json", 
 MANIFEST_FILE = "manifest.json"
 MODEL_FOLDER, CHECKPOINT_FOLDER, COMBINER_FOLDER, PROFILE_FOLDER = "model", "checkpoints", "combiners", "profile"
 PREDICTIONS_FOLDER = "predictions"
+TRACKING_FOLDER = "tracking"
 OUTPUTS = (
     RECIPE_FILE,
     RESULTS_FILE,
@@ -32,6 +33,7 @@ OUTPUTS = (
     COMBINER_FOLDER,
     PROFILE_FOLDER,
     PREDICTIONS_FOLDER,
+    TRACKING_FOLDER,
 )
 """Everything that a run writes into its folder."""
 LOCK_FILE = ".lock"
@@ -49,6 +51,7 @@ class RunFolder:
         self.model, self.checkpoints = path / MODEL_FOLDER, path / CHECKPOINT_FOLDER
         self.combiners, self.profile = path / COMBINER_FOLDER, path / PROFILE_FOLDER
         self.predictions = path / PREDICTIONS_FOLDER
+        self.tracking = path / TRACKING_FOLDER
 
     def best_weights(self, index: int, stage: str) -> Path:
         """The file of the best weights so far of the stage with this index and name."""
@@ -100,6 +103,9 @@ class RunFolder:
         """Raise `UsageError` for a symbolic link in the folder, through which writes would land elsewhere, and for a
         pipe or device, which would not be read to an end."""
         for parent, folders, files in os.walk(self.path):
+            if self.tracking in Path(parent).parents:  # what a tracker keeps there is its own, such as links to logs
+                folders.clear()
+                continue
             for name in (*folders, *files):
                 if (Path(parent) / name).is_symlink():
                     raise UsageError(

@@ -16,10 +16,11 @@ from pathlib import Path
 from hft_core.errors import PluginError
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.entries import Entry, Provider, State, one_line
+from hft_core.specs import SEAMS
 from hft_core.testing.check import Check, Failed, NotClaimed, Outcome, Result, Subject
 from hft_core.testing.spec_checks import CAN_BE_USED, CHECKS_OF_A_PROVIDER, CHECKS_OF_EVERY_SEAM
 
-CHECKS = {seam: f"hft_core.testing.{seam}_checks" for seam in ("backbone", "head", "strategy", "combiner", "recipe")}
+CHECKS = {seam: f"hft_core.testing.{seam}_checks" for seam in SEAMS}
 """The module with the list `CHECKS` of each seam."""
 
 

@@ -69,9 +69,9 @@ def test_the_wheel_works_where_nothing_else_of_the_project_is(environment: Envir
     assert all(path.startswith(str(environment.site)) for path in where.split())
     assert environment.run("hft", "--version") == "hft 0.1.0\n"
     rows = listed(environment)
-    assert {row["seam"] for row in rows} == {"backbone", "head", "strategy", "combiner", "recipe"}
+    assert {row["seam"] for row in rows} == {"backbone", "head", "strategy", "combiner", "recipe", "tracker"}
     assert {(row["provider"], row["version"]) for row in rows} == {("hft-core", "0.1.0")}
-    assert {row["state"] for row in rows if row["seam"] != "recipe"} == {"ok"}
+    assert {row["state"] for row in rows if row["seam"] not in ("recipe", "tracker")} == {"ok"}
 
 
 def test_blocking_the_built_in_plugins_leaves_a_working_command_without_plugins(

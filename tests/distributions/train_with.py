@@ -103,10 +103,15 @@ def train(subject: Subject) -> int:
         made, data = RECIPES[subject.entry.seam](subject, Path(place) / "data")
         result = hft_core.run(made, output=Path(place) / "run", data=data, catalogue=subject.catalogue)
         used = {plugin["distribution"] for plugin in result.plugins}
-        # A recipe is what a run is made from, and takes no part in it.
-        assert subject.entry.seam == "recipe" or subject.entry.provider.distribution in used, used
+        # A recipe is what a run is made from, and takes no part in it; a tracker changes nothing in it.
+        assert subject.entry.seam in ("recipe", "tracker") or subject.entry.provider.distribution in used, used
         saved_run.open_run(Path(place) / "run", subject.catalogue)
         return sum(stage.steps for stage in result.stages)
+
+
+def with_tracker(subject: Subject, folder: Path) -> tuple[Recipe, Data]:
+    made = {**recipe({"topic": "classification"}), "output": {"track": [chosen(subject)]}}
+    return made, {"topic": rows(subject, "classification")}
 
 
 RECIPES: dict[str, Callable[[Subject, Path], tuple[Recipe, Data]]] = {
@@ -115,6 +120,7 @@ RECIPES: dict[str, Callable[[Subject, Path], tuple[Recipe, Data]]] = {
     "strategy": with_strategy,
     "combiner": with_combiner,
     "recipe": with_recipe,
+    "tracker": with_tracker,
 }
 
 

@@ -13,13 +13,14 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from hft_core import BackboneSpec, Catalogue, CombinerSpec, HeadSpec, RecipeSpec, StrategySpec, hookimpl
+from hft_core import BackboneSpec, Catalogue, CombinerSpec, HeadSpec, RecipeSpec, StrategySpec, TrackerSpec, hookimpl
 from hft_core.backbone import Backbone, Features
 from hft_core.combiner import Combiner
 from hft_core.head import Draw, Encoded, Targets
 from hft_core.specs import Spec
 from hft_core.strategy import Strategy
 from hft_core.testing import Case, Result, Subject, cases, checks_of, suite
+from hft_core.tracker import TrackedRun, Tracker
 from hft_plugins import backbones
 from hft_plugins.backbones import encoder
 from hft_plugins.backbones.trunk import HfBackbone
@@ -58,6 +59,10 @@ class Holder:
     @hookimpl
     def hft_recipes(self) -> list[Any]:
         return self.of("recipe")
+
+    @hookimpl
+    def hft_trackers(self) -> list[Any]:
+        return self.of("tracker")
 
 
 def spec_of(kind: Any, target: Any, options: str = OPTIONS, **facts: Any) -> Any:
@@ -586,6 +591,41 @@ RECIPES = {
 }
 
 
+class Forgetful(Tracker):
+    """A sound tracker but for what a fault adds."""
+
+    def __init__(self, options: Any, *, run: TrackedRun) -> None:
+        self.identity = run.identity or "it"
+
+    def record(self, values: Mapping[str, float], step: int) -> None:
+        pass
+
+    def finish(self, *, failed: bool) -> None:
+        pass
+
+
+class Nameless(Forgetful):
+    def __init__(self, options: Any, *, run: TrackedRun) -> None:
+        self.identity = ""
+
+
+class StartsAnew(Forgetful):
+    def __init__(self, options: Any, *, run: TrackedRun) -> None:
+        self.identity = f"run-{next(NOISE)}"
+
+
+class Draws(Forgetful):
+    def record(self, values: Mapping[str, float], step: int) -> None:
+        torch.rand(1)
+
+
+TRACKERS = {
+    "a-run-is-recorded": (spec_of(TrackerSpec, Nameless), "an empty one"),
+    "a-resumed-run-is-the-same-run": (spec_of(TrackerSpec, StartsAnew), "run-"),
+    "random-numbers-are-left-alone": (spec_of(TrackerSpec, Draws), "drawn from torch"),
+}
+
+
 class TakesMore(BaseModel):
     strength: float
 
@@ -607,6 +647,7 @@ FAULTS: dict[str, dict[str, tuple[Spec, str]]] = {
     "head": HEADS,
     "backbone": BACKBONES,
     "recipe": RECIPES,
+    "tracker": TRACKERS,
 }
 
 
