@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from hft_core.acceleration import activation_cache, compile, frozen_prefix, shared_layers
+from hft_core.acceleration import activation_cache, compile, frozen_prefix, shared_layers, weight_check
 from hft_core.acceleration.kernel_check import Kernels, usable_kernels
 from hft_core.batching.batch import Batch
 from hft_core.combiner import Combiner
@@ -67,6 +67,9 @@ CONFLICTS: Mapping[str, Mapping[Fact, str]] = {
     "fast_kernels": {
         Fact.COMPILED: "compiled layers have their own kernels",
     },
+    "bfloat16_weights": {
+        Fact.SHARDED: "each process has a shard of the weights",
+    },
 }
 """By the field of `ExecutionPlan`, the facts that exclude it and the reason that is given; the first that holds."""
 
@@ -111,6 +114,7 @@ def decide(
         kernels = usable_kernels(model, frozen, probe, machine, seed=seed)
         why_kernels = "; ".join(kernels.warnings)
     one_pass, why_one_pass = _one_pass(model, facts, combiner, probe, machine, one_pass_matches)
+    why_bfloat16 = facts.obstacle("bfloat16_weights") or weight_check.obstacle(model, frozen, probe, machine, seed=seed)
     return ExecutionPlan(
         strategy=model.strategy,
         frozen=frozen,
@@ -119,12 +123,14 @@ def decide(
         one_pass=one_pass,
         compiled=compiled,
         fast_kernels=kernels.usable,
+        bfloat16_weights=not why_bfloat16,
         reasons={
             "store": why_store,
             "compiled": why_compiled,
             "one_pass": why_one_pass,
             "shared_depth": facts.obstacle("shared_depth"),
             "fast_kernels": why_kernels,
+            "bfloat16_weights": why_bfloat16,
         },
         warnings=(*warnings, *kernels.warnings),
     )

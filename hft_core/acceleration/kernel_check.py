@@ -48,14 +48,14 @@ def usable_kernels(
     batch = max(probe, key=lambda batch: batch.inputs["input_ids"].numel())
     batch = padded(batch, model).to(machine.device)
     formats = tuple(dict.fromkeys((False, machine.precision.name != "fp32")))
-    plain = {mixed: _pass(model, plan, batch, machine, seed, mixed=mixed) for mixed in formats}
+    plain = {mixed: trial_pass(model, plan, batch, machine, seed, mixed=mixed) for mixed in formats}
 
     def differs(kernels: tuple[str, ...]) -> str:
         fast = replace(plan, fast_kernels=kernels)
         for mixed, expected in plain.items():
             limit = TOLERANCES[DTYPES[machine.precision.name] if mixed else torch.float32]
             try:
-                found = _pass(model, fast, batch, machine, seed, mixed=mixed)
+                found = trial_pass(model, fast, batch, machine, seed, mixed=mixed)
             except Exception as error:  # a family's code may fail in any way
                 if isinstance(error, HftError) or is_out_of_memory(error):
                     raise
@@ -94,7 +94,7 @@ def padded(batch: Batch, model: HybridModel) -> Batch:
     return replace(batch, inputs=inputs)
 
 
-def _pass(
+def trial_pass(
     model: HybridModel, plan: ExecutionPlan, batch: Batch, machine: Machine, seed: int, *, mixed: bool
 ) -> list[Tensor]:
     """Return the hidden states of the real tokens, `[tokens, hidden]`, and the gradients of the trunk's parameters from

@@ -15,7 +15,7 @@ from hft_core.combiner import Combiner
 from hft_core.device.clock import SAVING
 from hft_core.device.machine import Machine
 from hft_core.gradients import one_pass
-from hft_core.model import fsdp, tied_weights
+from hft_core.model import frozen_weights, fsdp, tied_weights
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.pins import Pins
 from hft_core.plugins.observers import Observers
@@ -128,7 +128,7 @@ class Stages:
         told = stage_report.announcement(index, stages, resolved, setup, counts, before, step)
         self.observers.emit("stage_started", told)
         checkpoints = self._checkpoints(index, before, base)
-        with ActivationCache(model, self.execution, self.machine) as cache:
+        with frozen_weights.held(model, self.execution), ActivationCache(model, self.execution, self.machine) as cache:
             progress = StageLoop(setup, checkpoints).run(cache, resume_from)
         if combiner.state_dict() and self.machine.group.is_main:
             weights.save(self.folder.combiner_state(index, stage.name), combiner.state_dict())

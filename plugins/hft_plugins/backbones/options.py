@@ -19,6 +19,11 @@ class EncoderOptions(BackboneOptions):
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
         default=None, description="attention kernel; transformers' own choice when left out"
     )
+    dtype: Literal["auto", "bf16"] = Field(
+        default="auto",
+        description="bf16 rounds the weights to bfloat16 when the model is opened, so that what stays frozen takes two "
+        "bytes a number while it trains under bfloat16; auto takes them as the files have them",
+    )
     dropout: float | None = Field(
         default=None, ge=0, lt=1, description="value of every dropout in the model's configuration while training"
     )

@@ -35,8 +35,8 @@ class Opened:
     missing: frozenset[str]
     """The weights of `whole` that its files lack, so that they are fresh."""
     pinned: bool = False
-    """The configuration differs from the files in what the model computes, so that adapters need a trunk saved with
-    it."""
+    """The configuration or weights differ from the files in what the model computes, so that adapters need a trunk
+    saved with them."""
 
 
 def open_pretrained(options: EncoderOptions, auto_classes: Sequence[Any], *, trust_remote_code: bool) -> Opened:
@@ -74,6 +74,7 @@ def open_pretrained(options: EncoderOptions, auto_classes: Sequence[Any], *, tru
             whole, info = auto.from_pretrained(name, config=config, dtype=torch.float32, **loading, **where, **extra)
             _check_loaded(options, whole, tokenizer, info)
             quantization.drop_settings(whole, saved_config)
+            pinned |= options.dtype == "bf16" and _round(whole)
     except ModelError:
         raise
     except Exception as error:  # each library that reads a part of the folder has errors of its own
@@ -132,6 +133,16 @@ def _pin_attention(config: PretrainedConfig) -> bool:
         return False
     config.attention_type = "original_full"
     return True
+
+
+def _round(whole: PreTrainedModel) -> bool:
+    """Round the weights to bfloat16; return whether that changed any."""
+    changed = False
+    for parameter in whole.parameters():
+        rounded = parameter.detach().bfloat16().float()
+        changed = changed or not torch.equal(rounded, parameter)
+        parameter.data = rounded
+    return changed
 
 
 def _set_dropout(config: PretrainedConfig, value: float) -> None:

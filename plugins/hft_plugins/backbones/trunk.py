@@ -53,8 +53,9 @@ class HfBackbone(Backbone):
         self._pooler_state = remove_pooler(self.trunk) if whole is not self.trunk else {}
         self._parts = parts_in(whole, self.trunk)
         refuse_incomplete_trunk(opened.options.model, [key for key in sorted(opened.missing) if self._is_trunks(key)])
-        self.source = "" if opened.options.model.endswith(".gguf") or opened.pinned else opened.options.model
-        self.pooling = sentence_encoder.pooling_of(self.source, opened.options.revision) if self.source else None
+        model, revision = opened.options.model, opened.options.revision
+        self.source = "" if model.endswith(".gguf") or opened.pinned else model
+        self.pooling = None if model.endswith(".gguf") else sentence_encoder.pooling_of(model, revision)
         self._language_model: HfLanguageModel | None = None
         self._without_prefix: set[str] = set()
         self.causal = kind != "hf-encoder"

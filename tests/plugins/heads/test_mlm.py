@@ -17,7 +17,7 @@ from hft_core.runs import assembly
 from hft_plugins.backbones import decoder, encoder
 from hft_plugins.backbones.options import DecoderOptions, EncoderOptions
 from hft_plugins.heads.mlm import MaskedLanguageModelling, Options, build
-from hft_plugins.heads.parts import language_model_head
+from hft_plugins.heads.parts import vocabulary_loss
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_logits_made_a_part_at_a_time_change_neither_loss_nor_gradient(
     inputs = backbone.tokenizer.pad({"input_ids": drawn.sequences}, return_tensors="pt")
     found = []
     for limit in (10_000, 5):
-        monkeypatch.setattr(language_model_head, "LOGIT_ROWS", limit)
+        monkeypatch.setattr(vocabulary_loss, "RECOMPUTED_ROWS", limit)
         features = Features(backbone.forward(dict(inputs)), inputs["input_ids"], inputs["attention_mask"])
         loss = head.loss(features, drawn.targets)
         loss.backward()

@@ -9,16 +9,12 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, FamilyModule, Features, LanguageModel
 from hft_core.head import Column, Encoded, Head, Targets
-
-LOGIT_ROWS = 2048
-"""Logits are made for so many positions at a time: with 50,000 words, 0.4 GB instead of all of them at once."""
+from hft_plugins.heads.parts import vocabulary_loss
 
 
 class LanguageOptions(options.Options):
@@ -36,11 +32,13 @@ class LmHead(Head):
     def __init__(self, task: str) -> None:
         super().__init__(task)
         self.language_model: LanguageModel | None = None
+        self._vocabulary = 1
 
     def attach(self, backbone: Backbone) -> None:
         if backbone.language_model is None:
             raise ValueError("the backbone has no LM head, which this head needs")
         self.language_model = backbone.language_model
+        self._vocabulary = len(backbone.tokenizer)
         self.pretrained = self.part_of_trunk = self.language_model.pretrained
 
     @property
@@ -50,22 +48,16 @@ class LmHead(Head):
     def loss(self, features: Features, targets: Targets) -> Tensor:
         """`targets` holds `sequence`, `position` and `label`, each `[n]`."""
         sequence, position, label = (targets.tensors[name] for name in ("sequence", "position", "label"))
+        assert self.language_model is not None, "attach comes first"
         hidden = features.hidden[sequence, position]
-        if len(label) <= LOGIT_ROWS:
-            return self._loss(hidden, label)
-        parts = zip(torch.split(hidden, LOGIT_ROWS), torch.split(label, LOGIT_ROWS), strict=True)
-        return torch.stack([checkpoint(self._loss, h, y, use_reentrant=False) for h, y in parts]).sum()
+        return vocabulary_loss.cross_entropy(self.language_model, hidden, label, vocabulary=self._vocabulary)
 
     def losses(self, features: Features, targets: Targets) -> Tensor | None:
         sequence, position, label = (targets.tensors[name] for name in ("sequence", "position", "label"))
-        hidden = features.hidden[sequence, position]
-        parts = zip(torch.split(hidden, LOGIT_ROWS), torch.split(label, LOGIT_ROWS), strict=True)
-        tokens = torch.cat([self._loss(h, y, "none") for h, y in parts])
-        return tokens.new_zeros(len(features.input_ids)).index_add(0, sequence, tokens)
-
-    def _loss(self, hidden: Tensor, label: Tensor, reduction: str = "sum") -> Tensor:
         assert self.language_model is not None, "attach comes first"
-        return functional.cross_entropy(self.language_model(hidden).float(), label, reduction=reduction)
+        hidden = features.hidden[sequence, position]
+        tokens = vocabulary_loss.token_losses(self.language_model, hidden, label, vocabulary=self._vocabulary)
+        return tokens.new_zeros(len(features.input_ids)).index_add(0, sequence, tokens)
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
         return {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
