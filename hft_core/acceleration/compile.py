@@ -23,13 +23,19 @@ from hft_core.batching.batch import Batch
 from hft_core.device.gemm_speed import DTYPES
 from hft_core.device.machine import Machine
 from hft_core.device.out_of_memory import is_out_of_memory
-from hft_core.errors import HftError, ModelError
+from hft_core.errors import HftError, ModelError, RunError
 from hft_core.forward_override import override_forward
 from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.runtime.random_state import random_state_kept
 
 OPTIONS: dict[str, Any] = {"fallback_random": True}
+
+DISABLE = "TORCH_COMPILE_DISABLE"
+"""torch's own environment variable: where it is `1`, nothing is compiled."""
+
+_COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch")
+"""The modules whose exceptions say that compilation failed; torch has no public type for these."""
 
 
 @contextmanager
@@ -39,6 +45,27 @@ def compiled_layers(model: HybridModel) -> Iterator[None]:
     # Not `nn.Module.compile`, which torch has no public way to undo.
     with override_forward({layer: _CompiledLayer(layer) for layer in layers_of(model)}):
         yield
+
+
+def is_disabled() -> bool:
+    """Return whether the environment switches compilation off."""
+    return os.environ.get(DISABLE) == "1"
+
+
+@contextmanager
+def explained_failures() -> Iterator[None]:
+    """Raise `RunError` in place of a failure of the compiler: a batch of another shape may need another variant of the
+    code in the middle of a stage, in the forward or the backward pass."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(_COMPILERS) or is_out_of_memory(error):
+            raise
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise RunError(
+            f"the layers could not be compiled for another shape of batch ({text}); resume the run from its last "
+            f"checkpoint with {DISABLE}=1 in the environment, which leaves them uncompiled (results differ by rounding)"
+        ) from error
 
 
 class _CompiledLayer:

@@ -1,7 +1,8 @@
 """Decide how a stage computes: what is frozen, cached, shared, compiled, or left to a fast path.
 
 Every choice is made here, once, before the first step; what excludes what stands in `CONFLICTS`. A path other than the
-plain one is used only where a trial pass has given the same values.
+plain one is used only where a trial pass has given the same values. Where a stage is resumed, the choices that its
+checkpoint records are used again, on whatever machine; only what excludes a choice is looked at anew.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hft_core.combiner import Combiner
 from hft_core.data.examples import Examples
 from hft_core.device.machine import Machine
 from hft_core.errors import RunError, UsageError
-from hft_core.model.execution_plan import ExecutionPlan, FrozenPrefix
+from hft_core.model.execution_plan import ExecutionChoices, ExecutionPlan, FrozenPrefix
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage
 
@@ -85,14 +86,17 @@ def decide(
     passes: Mapping[str, float],
     evaluations: int,
     one_pass_matches: Callable[[HybridModel, Batch], bool],
+    recorded: ExecutionChoices | None = None,
     seed: int,
 ) -> ExecutionPlan:
     """Decide for a stage whose strategy was applied to the model.
 
     `train`, `dev`: the examples of the stage's tasks; `passes`: how often each task's training rows are seen, and
-    `evaluations`: the dev rows; `one_pass_matches`: whether a batch has the same gradients in one pass.
+    `evaluations`: the dev rows; `one_pass_matches`: whether a batch has the same gradients in one pass; `recorded`: the
+    choices of the stage that is resumed.
 
-    Raises `UsageError` or `RunError` where the stage asks for compiled layers and they cannot be used.
+    Raises `UsageError` or `RunError` where the stage asks for compiled layers, or began with them, and they cannot be
+    used.
     """
     probe = frozen_prefix.probe(model, stage.tasks, train, seed=seed)
     frozen = frozen_prefix.find(model, probe, machine)
@@ -102,24 +106,29 @@ def decide(
         why_store = "nothing, as the recipe says"
     elif why_store:
         why_store = f"nothing: {why_store}"
+    elif recorded is not None and not recorded.cached:
+        why_store = recorded.reasons["store"]
     else:
         rows = activation_cache.sources(model, train, passes, dev, evaluations)
-        limit = activation_cache.room(activation_cache.bytes_of(stage.cache_activations))
+        limit = activation_cache.bytes_of(stage.cache_activations)
+        limit = activation_cache.room(limit) if recorded is None else limit
         store, why_store = activation_cache.choose(model, frozen, rows, probe, machine, limit=limit, seed=seed)
     facts.note(Fact.CACHED_ACTIVATIONS, store is not None)
-    compiled, why_compiled, warnings = _compiled(stage, model, frozen, facts, probe, machine, seed)
+    compiled, why_compiled, warnings = _compiled(stage, model, frozen, facts, probe, machine, recorded, seed)
     facts.note(Fact.COMPILED, compiled)
     kernels, why_kernels = Kernels(()), facts.obstacle("fast_kernels")
-    if not why_kernels:
+    if not why_kernels and recorded is not None and not recorded.compiled:
+        kernels, why_kernels = Kernels(recorded.fast_kernels), recorded.reasons["fast_kernels"]
+    elif not why_kernels:
         kernels = usable_kernels(model, frozen, probe, machine, seed=seed)
         why_kernels = "; ".join(kernels.warnings)
-    one_pass, why_one_pass = _one_pass(model, facts, combiner, probe, machine, one_pass_matches)
+    one_pass, why_one_pass = _one_pass(model, facts, combiner, probe, machine, one_pass_matches, recorded)
     why_bfloat16 = facts.obstacle("bfloat16_weights") or weight_check.obstacle(model, frozen, probe, machine, seed=seed)
     return ExecutionPlan(
         strategy=model.strategy,
         frozen=frozen,
         store=store,
-        shared_depth=_shared_depth(model, facts, train, machine, seed),
+        shared_depth=_shared_depth(model, facts, train, machine, seed, recorded),
         one_pass=one_pass,
         compiled=compiled,
         fast_kernels=kernels.usable,
@@ -132,7 +141,7 @@ def decide(
             "fast_kernels": why_kernels,
             "bfloat16_weights": why_bfloat16,
         },
-        warnings=(*warnings, *kernels.warnings),
+        warnings=tuple(dict.fromkeys((*(() if recorded is None else recorded.warnings), *warnings, *kernels.warnings))),
     )
 
 
@@ -187,34 +196,49 @@ def _compiled(
     facts: _Facts,
     probe: Sequence[Batch],
     machine: Machine,
+    recorded: ExecutionChoices | None,
     seed: int,
 ) -> tuple[bool, str, tuple[str, ...]]:
     """Whether the layers are compiled, why, and warnings."""
     if stage.torch_compile == "no":
         return False, "the recipe does not ask for it", ()
-    required, device = stage.torch_compile == "yes", machine.device.type
+    if compile.is_disabled():
+        return False, f"{compile.DISABLE} is set", (f"the layers were not compiled: {compile.DISABLE} is set",)
+    if recorded is not None and not recorded.compiled:
+        return False, recorded.reasons["compiled"], ()
+    required, device = stage.torch_compile == "yes" or recorded is not None, machine.device.type
+    asked, otherwise = "torch_compile is 'yes'", "set torch_compile: no"
+    if recorded is not None:
+        asked, otherwise = "it began with compiled layers", f"resume it with {compile.DISABLE}=1 in the environment"
     obstacle = facts.obstacle("compiled")
     if not required and device not in AUTO_DEVICES:
         obstacle = obstacle or f"auto compiles on {', '.join(AUTO_DEVICES)}, not on {device}"
     obstacle = obstacle or compile.missing_compiler(device)
     if obstacle and required:
-        raise UsageError(f"stage '{stage.name}': torch_compile is 'yes', and {obstacle}, or set torch_compile: no")
+        raise UsageError(f"stage '{stage.name}': {asked}, and {obstacle}, or {otherwise}")
     if obstacle:
         return False, obstacle, ()
     longest = max(probe, key=lambda batch: batch.inputs["input_ids"].numel())
     failure = compile.failure(model, ExecutionPlan(frozen=frozen), longest, machine, seed=seed)
     if failure and required:
-        raise RunError(f"stage '{stage.name}': torch_compile is 'yes', and {failure}: set it to 'no'")
+        raise RunError(f"stage '{stage.name}': {asked}, and {failure}: {otherwise}")
     if failure:
         return False, failure, (f"the layers were not compiled: {failure}",)
-    return True, "as the recipe says" if required else f"auto compiles on {device}", ()
+    return True, "as the recipe says" if stage.torch_compile == "yes" else f"auto compiles on {device}", ()
 
 
 def _shared_depth(
-    model: HybridModel, facts: _Facts, examples: Mapping[str, Examples], machine: Machine, seed: int
+    model: HybridModel,
+    facts: _Facts,
+    examples: Mapping[str, Examples],
+    machine: Machine,
+    seed: int,
+    recorded: ExecutionChoices | None = None,
 ) -> int:
     several = len(model.heads) > 1 and not facts.obstacle("shared_depth")
-    return shared_layers.depth(model, examples, machine, seed=seed) if several else 0
+    if not several:
+        return 0
+    return shared_layers.depth(model, examples, machine, seed=seed) if recorded is None else recorded.shared_depth
 
 
 def _one_pass(
@@ -224,11 +248,14 @@ def _one_pass(
     probe: Sequence[Batch],
     machine: Machine,
     matches: Callable[[HybridModel, Batch], bool],
+    recorded: ExecutionChoices | None,
 ) -> tuple[bool, str]:
     if not combiner.per_task_gradients or combiner.at != "shared" or not model.shared_parameters():
         return False, "the combiner needs no gradients of shared parameters"
     if obstacle := facts.obstacle("one_pass"):
         return False, obstacle
+    if recorded is not None:
+        return recorded.one_pass, recorded.reasons["one_pass"]
     alike = all(matches(model, batch.to(machine.device)) for batch in probe)
     if machine.group.any(not alike):
         return False, "in a trial pass, the gradients differed from those of a pass for each task"

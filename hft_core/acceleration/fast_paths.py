@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,9 +19,17 @@ KERNELS = (DROPOUT, BACKBONE, STRATEGY)
 """Whose fast kernels there are, in the order in which they override each other."""
 
 
-def compiled(model: HybridModel, plan: ExecutionPlan) -> AbstractContextManager[None]:
-    """Compile the layers inside the context, where the plan says so; what is evaluated takes the layers as they are."""
-    return compile.compiled_layers(model) if plan.compiled else nullcontext()
+@contextmanager
+def compiled(model: HybridModel, plan: ExecutionPlan) -> Iterator[None]:
+    """Compile the layers inside the context, where the plan says so; what is evaluated takes the layers as they are.
+
+    Raises `RunError` when a layer cannot be compiled for the shape of a batch.
+    """
+    if not plan.compiled:
+        yield
+        return
+    with compile.explained_failures(), compile.compiled_layers(model):
+        yield
 
 
 @contextmanager

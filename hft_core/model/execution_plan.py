@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -25,6 +26,27 @@ class FrozenPrefix:
         """Put the modules into evaluation mode: dropout would only add noise to what cannot adapt to it."""
         for module in self.modules:
             module.training = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionChoices:
+    """What of an `ExecutionPlan` was chosen by a trial on a machine. A checkpoint records it, and its stage is resumed
+    with the same choices on any machine."""
+
+    cached: bool
+    """Whether activations are cached."""
+    shared_depth: int
+    one_pass: bool
+    compiled: bool
+    fast_kernels: tuple[str, ...]
+    reasons: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ExecutionChoices:
+        """Convert back what `dataclasses.asdict` returned, after it was written as JSON."""
+        lists = {name: tuple(value[name]) for name in ("fast_kernels", "warnings")}
+        return cls(**{**value, **lists})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,6 +75,18 @@ class ExecutionPlan:
     """Why, for people, by the name of the field."""
     warnings: tuple[str, ...] = ()
     """What was asked for and could not be done."""
+
+    def choices(self) -> ExecutionChoices:
+        """Return what a checkpoint records of the plan."""
+        return ExecutionChoices(
+            cached=self.store is not None,
+            shared_depth=self.shared_depth,
+            one_pass=self.one_pass,
+            compiled=self.compiled,
+            fast_kernels=self.fast_kernels,
+            reasons=self.reasons,
+            warnings=self.warnings,
+        )
 
     def with_stored(self, batch: Batch) -> Batch:
         """The batch with the cached hidden states of its rows; before it is moved to a device."""

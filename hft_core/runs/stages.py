@@ -16,7 +16,7 @@ from hft_core.device.clock import SAVING
 from hft_core.device.machine import Machine
 from hft_core.gradients import one_pass
 from hft_core.model import frozen_weights, fsdp, tied_weights
-from hft_core.model.execution_plan import PLAIN, ExecutionPlan
+from hft_core.model.execution_plan import PLAIN, ExecutionChoices, ExecutionPlan
 from hft_core.pins import Pins
 from hft_core.plugins.observers import Observers
 from hft_core.recipe.resolve import ResolvedStage
@@ -118,7 +118,8 @@ class Stages:
         division = fsdp.divide(model, self._own, self.machine)
         moves = counts.trainable > 0
         plan, an_epoch = plan_of(stage, self.material, index)
-        self.execution = self._decide(stage, combiner, plan, an_epoch)
+        recorded = None if resume_from is None else resume_from.state.stage.execution
+        self.execution = self._decide(stage, combiner, plan, an_epoch, recorded)
         if resume_from is None:
             self.measure([task for task in model.heads if model.head(task).pretrained])
         before = dict(self.scores)
@@ -156,6 +157,7 @@ class Stages:
             finished=list(self.done),
             trunk_changed=self.trunk_changed,
             scores_before=before,
+            execution=self.execution.choices(),
         )
         return StageCheckpoints(scheduler=self.scheduler, stage=state, links=links)
 
@@ -200,7 +202,9 @@ class Stages:
             keep=keep,
         )
 
-    def _decide(self, stage: Stage, combiner: Combiner, plan: Plan, an_epoch: int) -> ExecutionPlan:
+    def _decide(
+        self, stage: Stage, combiner: Combiner, plan: Plan, an_epoch: int, recorded: ExecutionChoices | None
+    ) -> ExecutionPlan:
         train, dev = self.material.examples["train"], self.material.examples["dev"]
         dev = {task: dev[task] for task in stage.tasks if task in dev}
         evaluated = evaluation_steps(stage, plan.steps, batch=plan.batch, an_epoch=an_epoch) if dev else ()
@@ -214,6 +218,7 @@ class Stages:
             passes={task: plan.passes(task) for task in stage.tasks},
             evaluations=len(evaluated),
             one_pass_matches=one_pass.matches,
+            recorded=recorded,
             seed=self.material.resolved.recipe.seed,
         )
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hft_core.device.precision import Precision
+from hft_core.model.execution_plan import ExecutionChoices
 from hft_core.pins import Pins, Place
 from hft_core.results import Scores, StageResult, stage_result
 from hft_core.training.progress import Progress
@@ -39,6 +40,8 @@ class StageState:
     """Whether earlier stages updated the trunk's own weights."""
     scores_before: Scores
     """Dev scores before its first step."""
+    execution: ExecutionChoices
+    """How it computes: what was chosen by trials on the machine that it began on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,13 @@ class TrainingState:
                 facts=run["facts"],
                 notes=run["notes"],
             ),
-            stage=StageState(**{**stage, "finished": [stage_result(result) for result in stage["finished"]]}),
+            stage=StageState(
+                **{
+                    **stage,
+                    "finished": [stage_result(result) for result in stage["finished"]],
+                    "execution": ExecutionChoices.from_json(stage["execution"]),
+                }
+            ),
             loop=LoopState(
                 **{
                     **loop,

@@ -352,7 +352,7 @@ def test_a_cache_that_cannot_be_written_to_does_not_matter(
     assert "rows, " in watch.started[0].stored
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on(
+def test_a_full_disk_is_reported_and_the_run_continues(
     deep: dict[str, Path], toys: ModuleType, prepare: Callable[..., Stages], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
@@ -374,22 +374,27 @@ def facts(folder: Path) -> tuple[dict[str, bytes], str]:
     return weights, json.dumps(json.loads((folder / "results.json").read_text())["stages"][0]["history"])
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["what was stored is there", "what was stored is lost"])
-def test_a_run_stopped_at_any_step_ends_as_one_never_stopped(
-    lost: bool,
+@pytest.mark.parametrize("change", ["nothing", "the cache is lost", "the disk is full", "the disk was full"])
+def test_a_resumed_run_caches_what_it_began_with_and_ends_as_an_uninterrupted_one(
+    change: str,
     deep: dict[str, Path],
     toys: ModuleType,
     tmp_path: Path,
     cache: Path,
     stop_after: Callable[[int], object],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    data = dict.fromkeys(TASKS, toys.rows(30))
+    room, data, watch = activation_cache.room, dict.fromkeys(TASKS, toys.rows(30)), Watch()
+    if change == "the disk was full":
+        monkeypatch.setattr(activation_cache, "room", lambda wanted: 0)
     chosen = {**recipe(deep["bert"], STRATEGIES["partial"]), "precision": "fp32"}
     hft_core.run(chosen, output=tmp_path / "whole", data=data)
     folder = tmp_path / "stopped"
     with signals.listening(), pytest.raises(Interrupted):
         hft_core.run(chosen, output=folder, data=data, observers=[stop_after(13)])
-    if lost:
+    if change == "the cache is lost":
         shutil.rmtree(cache)
-    hft_core.run(chosen, output=folder, data=data, resume=True)
+    monkeypatch.setattr(activation_cache, "room", (lambda wanted: 0) if change == "the disk is full" else room)
+    hft_core.run(chosen, output=folder, data=data, resume=True, observers=[watch])
+    assert watch.started[0].stored.startswith("nothing: ") == (change == "the disk was full")
     assert facts(folder) == facts(tmp_path / "whole")

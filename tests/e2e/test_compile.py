@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 import hft_core
 from hft_core import RunError, UsageError, hookimpl
-from hft_core.acceleration import decide
+from hft_core.acceleration import compile, decide
 from hft_core.events import StageStarted, StepFinished
 from hft_core.runtime import signals
 
@@ -177,6 +177,24 @@ def test_a_compiler_that_fails_is_an_error_for_yes_and_a_warning_for_auto(
     assert [warning for warning in stage.warnings if "the layers were not compiled: compilation failed" in warning]
     assert seen.losses == plain.losses
     assert off(weights_of(tmp_path / "auto"), weights_of(tmp_path / "no")) == 0.0
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_in_the_middle_of_a_stage_ends_it_and_it_is_resumed_uncompiled(
+    models: Any, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_compiled: None
+) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setattr(compile, "failure", lambda *args, **options: "")  # the shapes of the trial batch compile
+    given = recipe(models, stage={"torch_compile": "yes"})
+    with config.patch({"cpp.cxx": (None, "/bin/false")}), pytest.raises(RunError) as caught:
+        hft_core.run(given, data=data(toys), output=tmp_path / "run")
+    assert "could not be compiled for another shape of batch (InductorError: " in str(caught.value)
+    assert "resume the run from its last checkpoint with TORCH_COMPILE_DISABLE=1 in the env" in str(caught.value)
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
+    (stage,) = hft_core.run(given, data=data(toys), output=tmp_path / "run", resume=True).stages
+    assert stage.compilation == {"chosen": False, "reason": "TORCH_COMPILE_DISABLE is set"}
+    assert "the layers were not compiled: TORCH_COMPILE_DISABLE is set" in stage.warnings
 
 
 def test_auto_does_not_compile_on_cpus(models: Any, toys: ModuleType) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,9 +15,11 @@ import hft_core
 from hft_core import hookimpl
 from hft_core.acceleration import fast_paths
 from hft_core.forward_override import override_forward
+from hft_core.model.execution_plan import ExecutionPlan
+from hft_core.runtime import signals
 
 
-def recipe(model: Any, head: str, strategy: str, **backbone: Any) -> dict[str, Any]:
+def recipe(model: Any, head: str, strategy: Any, **backbone: Any) -> dict[str, Any]:
     stage = {"strategy": strategy, "max_steps": 12, "learning_rate": 3e-3, "per_device_train_batch_size": 8}
     return {
         "backbone": {"model": str(model), **backbone},
@@ -90,6 +94,39 @@ def test_the_check_draws_nothing_of_the_run(models: Any, toys: ModuleType, monke
     monkeypatch.setattr(decide, "usable_kernels", lambda *_, **__: Kernels(fast_paths.KERNELS))
     unchecked = hft_core.run(recipe(models["bert"], "classification", "lora"), data=data(toys))
     assert checked.final == unchecked.final
+
+
+def test_a_resumed_stage_computes_as_it_began_without_another_trial(
+    models: Any, toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: Callable[[int], object]
+) -> None:
+    """What a trial chose on one machine is used on the next, where another trial might choose otherwise."""
+    from hft_core.acceleration import decide, shared_layers
+    from hft_core.acceleration.kernel_check import Kernels
+
+    used: list[ExecutionPlan] = []
+    patched = fast_paths.patched
+
+    def noted(model: Any, plan: ExecutionPlan) -> AbstractContextManager[None]:
+        used.append(plan)
+        return patched(model, plan)
+
+    def unexpected(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a trial was made")
+
+    monkeypatch.setattr(fast_paths, "patched", noted)
+    monkeypatch.setattr(decide, "usable_kernels", lambda *_, **__: Kernels((fast_paths.STRATEGY,), ("one is out",)))
+    strategy = {"type": "task-lora", "target_modules": r".*layer\.1\..*\.dense"}
+    chosen = recipe(models["bert"], "classification", strategy)
+    chosen["tasks"] = {key: {"head": "classification"} for key in "ab"}
+    rows = dict.fromkeys("ab", data(toys)["t"])
+    with signals.listening(), pytest.raises(signals.Interrupted):
+        hft_core.run(chosen, output=tmp_path / "run", data=rows, observers=[stop_after(2)])
+    monkeypatch.setattr(decide, "usable_kernels", unexpected)
+    monkeypatch.setattr(shared_layers, "depth", unexpected)
+    (stage,) = hft_core.run(chosen, output=tmp_path / "run", data=rows, resume=True).stages
+    assert "one is out" in stage.warnings
+    (choices,) = {(plan.fast_kernels, plan.shared_depth, plan.one_pass) for plan in used}
+    assert choices == ((fast_paths.STRATEGY,), 1, False)
 
 
 def test_a_kernel_with_other_gradients_is_left_out(models: Any, toys: ModuleType, monkeypatch: Any) -> None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 from hft_core.device.precision import Precision
+from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.pins import Pins, Place
 from hft_core.results import Evaluation, StageResult
 from hft_core.training.progress import Progress
@@ -54,6 +55,9 @@ STATE = TrainingState(
         finished=[RESULT],
         trunk_changed=True,
         scores_before={"topic": {"loss": 0.5}},
+        execution=ExecutionPlan(
+            shared_depth=2, fast_kernels=("dropout",), reasons={"store": "nothing"}, warnings=("left out",)
+        ).choices(),
     ),
     loop=LoopState(
         progress=replace(Progress(), step=3, history=[EVALUATION], best_score=0.1 + 0.2, seconds={"data": 0.1}),
