@@ -13,9 +13,11 @@ from torch import Tensor
 
 import hft_core
 from hft_core import RecipeError, hookimpl
+from hft_core.device.machine import find_machine
 from hft_core.model.hybrid import HybridModel
 from hft_core.runs import assembly
 from hft_core.runs.stages import Stages
+from hft_core.training.head_rates import rate_factors
 
 STRATEGIES: dict[str, Any] = {
     "full": "full",
@@ -214,6 +216,26 @@ def test_fresh_heads_warm_up_on_a_trunk_that_stands_still_for_exactly_the_stated
     heads_moved = [any(n.startswith("heads.") for n in moved(before, after)) for after in watch.steps]
     assert heads_moved == [False] * warm + [True] * (20 - warm)
     assert all(p.requires_grad for p in stages.material.model.trunk.parameters())
+
+
+def test_one_pass_measures_what_all_fresh_heads_read(
+    models: Any, toys: ModuleType, prepare: Callable[..., Stages], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks over the same texts share it, and heads that tell no scale need none."""
+    tasks = ["topic", "score", "language"]
+    built = prepare(recipe(models["bert-without-head"], tasks, [{}]), rows_for(tasks, toys)).material
+    passes, hidden = [], built.model.hidden
+    monkeypatch.setattr(built.model, "hidden", lambda batch: passes.append(batch) or hidden(batch))
+
+    def factors(*of: str) -> dict[str, float]:
+        return rate_factors(built.model, of, built.examples["train"], find_machine("fp32"), seed=0)
+
+    found = factors(*tasks)
+    assert len(passes) == 1
+    assert found == {**factors("topic"), **factors("score")}
+    assert found.keys() == {"topic", "score"}
+    assert factors("language") == {}
+    assert len(passes) == 3
 
 
 def test_a_head_that_an_earlier_stage_trained_needs_no_warm_up(
