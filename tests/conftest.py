@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -46,9 +47,17 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(trylast=True)  # after -k and -m: the sample is of what they leave
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep a seeded sample of the cases of each test marked `sampled(COUNT)`, unless `--whole` asks for all."""
-    if config.getoption("--whole"):
-        return
+    """Keep a seeded sample of the cases of each test marked `sampled(COUNT)`, unless `--whole` asks for all. With
+    xdist, files with the most slow tests come first: no process begins one when the others have nothing left to do."""
+    if not config.getoption("--whole"):
+        _keep_sample(config, items)
+    if hasattr(config, "workerinput"):
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        count = Counter(item.path for item in items)
+        items.sort(key=lambda item: (-slow[item.path], -count[item.path], item.path))
+
+
+def _keep_sample(config: pytest.Config, items: list[pytest.Item]) -> None:
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("sampled"):

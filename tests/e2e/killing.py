@@ -13,43 +13,26 @@ counts in the process that writes (`rank` 0) where `who` is "lead" or "whole", a
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
-import peft
 import torch
-import torchjd
-import transformers.models.bert.modeling_bert
+import transformers
+from preloaded import Forked, fork_ranks, redirect_output, run_command, serve
 
-from hft_core.cli import app, launch, run
+from hft_core.cli import launch
 from hft_core.plugins.observers import Observers
-from hft_core.runs import runner
 from hft_core.training import checkpointing, loop_state
-from hft_plugins.backbones import encoder
-from hft_plugins.heads import classification, mlm, regression
 
-IMPORTED = (
-    run,
-    runner,
-    peft,
-    torchjd,
-    transformers.models.bert.modeling_bert,
-    encoder,
-    classification,
-    mlm,
-    regression,
-)
-"""What a run imports only when it begins."""
+ALIVE = 900
+"""The file descriptor by which the end of a run's processes is noticed."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +74,7 @@ PUBLISHED = r"checkpoints/\d{4}-\d{8}$"
 INSTANTS = {
     "recipe.yaml is written beside its place": Instant("start", os, "replace", r"recipe\.yaml$"),
     "the run is announced": Instant("start", Observers, "emit", _event("run_started"), after=True),
-    "texts are tokenised": Instant("start", transformers.PreTrainedTokenizerBase, "__call__"),
+    "texts are tokenized": Instant("start", transformers.PreTrainedTokenizerBase, "__call__"),
     "a checkpoint is due": Instant("before a save", checkpointing.CheckpointScheduler, "save"),
     "half of its first file is there": Instant("during a save", os, "fsync", BESIDE + r"/weights", torn=True),
     "some of its files are there": Instant("during a save", os, "fsync", BESIDE + r"/optimizer", after=True),
@@ -155,79 +138,42 @@ def _end(kill: dict[str, Any]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Forked:
-    """A process that is a fork of this one: what the launcher asks of a `subprocess.Popen`."""
-
-    def __init__(self, work: Callable[[], int]) -> None:
-        self.returncode: int | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 70
-            try:
-                code = work()
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-
-    def poll(self) -> int | None:
-        return self._ended(os.WNOHANG)
-
-    def wait(self) -> int | None:
-        return self._ended(0)
-
-    def _ended(self, options: int) -> int | None:
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, options)
-            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-
 def a_run(job: dict[str, Any]) -> int:
     """All processes of a run, as the launcher starts and ends them."""
     os.setsid()
-    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    redirect_output(job["log"])
     if job["world"] == 1:
-        return a_process(job, 0, {})
-    launch._start = lambda rank, common, arguments: Forked(  # type: ignore[assignment,return-value]
-        lambda: a_process(job, rank, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-    )
+        return a_process(job, 0)
+    fork_ranks(lambda rank, arguments: a_process(job, rank))
     return launch.run(job["world"], job["arguments"])
 
 
-def a_process(job: dict[str, Any], rank: int, environment: dict[str, str]) -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):  # not the launcher's
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
-    os.environ.update(environment)
+def a_process(job: dict[str, Any], rank: int) -> int:
     kill = job["kill"]
     if kill and rank == (kill["who"] == "other"):
         arm(INSTANTS[kill["instant"]], kill["nth"], lambda: _end(kill))
-    return app.main(job["arguments"])
+    return run_command(job["arguments"])
 
 
 def answer(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a job, and return when all of its processes have ended: a killed one holds the folder's lock until then."""
     started = time.monotonic()
+    ended, alive = os.pipe()
+    os.dup2(alive, ALIVE)  # held by every process of the run; a high number, closed after the lock's
+    os.close(alive)
     process = Forked(lambda: a_run(job))
+    os.close(ALIVE)
     while process.poll() is None:
         if job["after"] is not None and time.monotonic() - started > job["after"]:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         time.sleep(0.005)
+    seconds = time.monotonic() - started
+    os.read(ended, 1)
+    os.close(ended)
     code = process.returncode or 0
-    return {"code": 128 - code if code < 0 else code, "seconds": time.monotonic() - started}
+    return {"code": 128 - code if code < 0 else code, "seconds": seconds}
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    threads = [(thread / "comm").read_text().strip() for thread in Path("/proc/self/task").iterdir()]
-    assert threads[1:] in ([], ["jemalloc_bg_thd"]), threads  # a fork has one thread; arrow's allocator knows of forks
-    for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), flush=True)
+    serve(answer)

@@ -67,7 +67,7 @@ CASES = [
         "adalora",
         peft.AdaLoraConfig,
         options={"init_r": 4, "target_r": 2, "lora_alpha": 32},
-        # Without a task type, PEFT leaves its regularisation out.
+        # Without a task type, PEFT leaves its regularization out.
         fields={"total_step": STEPS, "task_type": "SEQ_CLS"},
     ),
     on_layers("vera", peft.VeraConfig, options={"r": 8}),
@@ -201,7 +201,7 @@ def test_equals_peft(case: Case, models: Any, toys: ModuleType, prepare: Callabl
         optimizer.step()
         if case.strategy == "adalora":
             model.base_model.update_and_allocate(step)
-        else:  # whose regularisation PEFT counts as loss
+        else:  # whose regularization PEFT counts as loss
             assert watch.losses[step] == pytest.approx(loss.item(), abs=TOLERANCE)
         optimizer.zero_grad()
         for key, parameter in parameters.items():

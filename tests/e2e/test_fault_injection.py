@@ -67,7 +67,7 @@ class Faults:
         self.folder, self.recipe = folder, recipe
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")]),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins"), str(HERE.parent)]),
             "LD_PRELOAD": str(shim),
             "OMP_NUM_THREADS": "1",
         }

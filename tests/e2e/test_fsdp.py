@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,10 +18,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from hft_core import UsageError
-from hft_core.cli.launch import free_port
+from hft_core.cli import main
 from hft_core.device import fsdp_settings
 
 ROOT = Path(__file__).parents[2]
+DIVIDED = {fsdp_settings.USE: "true", fsdp_settings.VERSION: "2"}
+"""The environment of processes that divide the trunk."""
+Hft = Callable[..., str]
+InTwo = Callable[..., list[tuple[str, int]]]
 LORA = {"type": "lora", "r": 4}
 BATCH = {"train_batch_size": 15, "max_rows_per_batch": 5}
 """Neither is even: the processes have different numbers of rows, and of passes."""
@@ -47,7 +52,11 @@ CASES: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     "a decoder that writes": ("llama", ANSWERING, [{"strategy": "full"}]),
     "an encoder-decoder that writes": ("t5", TRANSLATING, [{"strategy": "task-lora"}]),
     "folded and whole again": ("bert", CLASSIFIERS, [{"strategy": LORA}, {"strategy": "gradual-unfreezing"}]),
-    "parts that go on": ("bert", CLASSIFIERS, [{"strategy": "task-bottleneck"}, {"strategy": "adapter-fusion"}]),
+    "parts that continue": (
+        "bert",
+        CLASSIFIERS,
+        [{"strategy": "task-bottleneck"}, {"strategy": "adapter-fusion"}],
+    ),
 }
 
 
@@ -71,48 +80,6 @@ def rows(toys: ModuleType, tmp_path: Path) -> Path:
     return path
 
 
-def environment(**more: str) -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "plugins")])
-    return {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **more}
-
-
-def command(*arguments: str, code: int = 0) -> str:
-    """What the command says on standard error."""
-    done = subprocess.run(
-        [sys.executable, *arguments], env=environment(), capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == code, done.stderr[-2000:]
-    return done.stderr
-
-
-def hft(*arguments: str, code: int = 0) -> str:
-    return command("-m", "hft_core", *arguments, code=code)
-
-
-def in_two_processes(script: Path, *arguments: str) -> list[str]:
-    """What each of two processes that divide the trunk prints."""
-    common = environment(
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(free_port()),
-        WORLD_SIZE="2",
-        LOCAL_WORLD_SIZE="2",
-        **{fsdp_settings.USE: "true", fsdp_settings.VERSION: "2"},
-    )
-    both = [
-        subprocess.Popen(
-            [sys.executable, str(script), *arguments],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    told = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [0, 0], told[0][1][-2000:] + told[1][1][-2000:]
-    return [out for out, _ in told]
-
-
 def losses(folder: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [line["losses"] for line in lines if line["event"] == "step"]
@@ -129,7 +96,7 @@ def files(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_equals_one_process(case: str, models: Any, rows: Path, tmp_path: Path) -> None:
+def test_equals_one_process(case: str, models: Any, rows: Path, tmp_path: Path, hft: Hft) -> None:
     model, tasks, stages = CASES[case]
     recipe = str(written(tmp_path / "recipe.yaml", models[model], rows, tasks, *stages))
     whole, divided = tmp_path / "whole", tmp_path / "divided"
@@ -149,68 +116,87 @@ def test_equals_one_process(case: str, models: Any, rows: Path, tmp_path: Path) 
             assert scores == pytest.approx(results[1]["final"][split][task], rel=1e-5, abs=1e-5), task
 
 
-STOPPED = """
-import os, signal, sys
-import hft_core
+STOP = """
+import os, signal
 from hft_core import hookimpl
-from hft_core.runtime import signals
 
-class Stop:
-    @hookimpl
-    def hft_step_finished(self, event):
-        if event.step == int(sys.argv[3]):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-try:
-    with signals.listening():
-        hft_core.run(sys.argv[1], output=sys.argv[2], observers=[Stop()])
-except signals.Interrupted:
-    print("stopped", end="")
+@hookimpl
+def hft_step_finished(event):
+    if event.step == 7:
+        signal.raise_signal(signal.SIGTERM)
 """
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, hft: Hft) -> Callable[[str], Path]:
+    """Runs a recipe in two processes that divide the trunk, and stops it after seven steps; the run's folder."""
+
+    def stop(recipe: str) -> Path:
+        (tmp_path / "stop.py").write_text(STOP)
+        options = ("--processes", "2", "--fsdp", "--plugin", str(tmp_path / "stop.py"))
+        hft("run", recipe, "--out", str(tmp_path / "stopped"), *options, code=143)
+        return tmp_path / "stopped"
+
+    return stop
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["full, tied embeddings", "lora, uncertainty"])
-def test_a_stopped_run_goes_on_bit_for_bit(case: str, models: Any, rows: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(
+    case: str, models: Any, rows: Path, tmp_path: Path, hft: Hft, stopped: Callable[[str], Path]
+) -> None:
     model, tasks, stages = CASES[case]
     recipe = str(written(tmp_path / "recipe.yaml", models[model], rows, tasks, *stages))
-    (tmp_path / "stop.py").write_text(STOPPED)
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole = tmp_path / "whole"
     hft("run", recipe, "--out", str(whole), "--processes", "2", "--fsdp")
-    assert in_two_processes(tmp_path / "stop.py", recipe, str(stopped), "7") == ["stopped", "stopped"]
-    hft("resume", str(stopped), "--processes", "2", "--fsdp")
-    ours, theirs = weights(whole), weights(stopped)
+    folder = stopped(recipe)
+    hft("resume", str(folder), "--processes", "2", "--fsdp")
+    ours, theirs = weights(whole), weights(folder)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert losses(stopped) == losses(whole)
+    assert losses(folder) == losses(whole)
 
 
 @pytest.mark.slow
-def test_a_divided_run_goes_on_in_one_process(models: Any, rows: Path, tmp_path: Path) -> None:
+def test_a_divided_run_is_resumed_in_one_process(
+    models: Any, rows: Path, tmp_path: Path, hft: Hft, stopped: Callable[[str], Path]
+) -> None:
     recipe = str(written(tmp_path / "recipe.yaml", models["bert"], rows, CLASSIFIERS, {"strategy": "full"}))
-    (tmp_path / "stop.py").write_text(STOPPED)
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole = tmp_path / "whole"
     hft("run", recipe, "--out", str(whole))
-    in_two_processes(tmp_path / "stop.py", recipe, str(stopped), "7")
-    hft("resume", str(stopped))
-    ours, theirs = weights(whole), weights(stopped)
+    folder = stopped(recipe)
+    hft("resume", str(folder))
+    ours, theirs = weights(whole), weights(folder)
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-6
 
 
 @pytest.mark.slow
-def test_a_divided_run_with_tied_weights_goes_on_divided_only(models: Any, rows: Path, tmp_path: Path) -> None:
+def test_a_divided_run_with_tied_weights_is_resumed_divided_only(
+    models: Any, rows: Path, tmp_path: Path, hft: Hft, stopped: Callable[[str], Path]
+) -> None:
     recipe = str(written(tmp_path / "recipe.yaml", models["bert"], rows, LANGUAGE, {"strategy": "full"}))
-    (tmp_path / "stop.py").write_text(STOPPED)
-    in_two_processes(tmp_path / "stop.py", recipe, str(tmp_path / "run"), "7")
-    assert "the run began with FSDP" in hft("resume", str(tmp_path / "run"), code=2)
+    assert "the run began with FSDP" in hft("resume", str(stopped(recipe)), code=2)
 
 
 @pytest.mark.slow
 def test_plain_libraries_open_what_accelerate_launched(models: Any, rows: Path, tmp_path: Path) -> None:
-    launcher = ("-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2")
+    path = os.pathsep.join([str(ROOT), str(ROOT / "plugins")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    launcher = (
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--use_fsdp",
+        "--fsdp_version",
+        "2",
+        "--num_processes",
+        "2",
+    )
     for name, strategy in (("full", "full"), ("lora", LORA)):
         recipe = str(written(tmp_path / "recipe.yaml", models["bert"], rows, CLASSIFIERS, {"strategy": strategy}))
-        command(*launcher, "-m", "hft_core", "run", recipe, "--out", str(tmp_path / name))
+        command = [*launcher, "-m", "hft_core", "run", recipe, "--out", str(tmp_path / name)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
     opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "full" / "model" / "topic")
     assert opened.config.num_labels == 3
     plain = AutoModelForSequenceClassification.from_pretrained(models["bert"], num_labels=3)
@@ -253,9 +239,12 @@ print(size, sum(shares), held)
 
 
 @pytest.mark.slow
-def test_each_process_holds_its_share_until_the_trunk_is_whole_again(models: Any, tmp_path: Path) -> None:
+def test_each_process_holds_its_share_until_the_trunk_is_whole_again(
+    models: Any, tmp_path: Path, in_two_processes: InTwo
+) -> None:
     (tmp_path / "shares.py").write_text(SHARES)
-    told = [[int(n) for n in out.split()] for out in in_two_processes(tmp_path / "shares.py", str(models["bert"]))]
+    both = in_two_processes(tmp_path / "shares.py", str(models["bert"]), **DIVIDED)
+    told = [[int(n) for n in out.split()] for out, _ in both]
     (size, first, left), (_, second, _) = told
     assert first + second == size
     assert max(first, second) < 0.51 * size
@@ -273,7 +262,7 @@ def test_each_process_holds_its_share_until_the_trunk_is_whole_again(models: Any
     ],
 )
 def test_what_needs_whole_weights_is_refused(
-    stage: dict[str, Any], reason: str, models: Any, rows: Path, tmp_path: Path
+    stage: dict[str, Any], reason: str, models: Any, rows: Path, tmp_path: Path, hft: Hft
 ) -> None:
     recipe = str(written(tmp_path / "recipe.yaml", models["bert"], rows, CLASSIFIERS, stage))
     told = hft("run", recipe, "--out", str(tmp_path / "run"), "--processes", "2", "--fsdp", code=2)
@@ -281,9 +270,12 @@ def test_what_needs_whole_weights_is_refused(
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_one_process_alone_has_nobody_to_divide_the_trunk_with(models: Any, rows: Path, tmp_path: Path) -> None:
+def test_one_process_alone_has_nobody_to_divide_the_trunk_with(
+    models: Any, rows: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     recipe = str(written(tmp_path / "recipe.yaml", models["bert"], rows, CLASSIFIERS, {}))
-    assert "--fsdp divides the trunk among several processes" in hft("run", recipe, "--fsdp", code=2)
+    assert main(["run", recipe, "--fsdp"]) == 2
+    assert "--fsdp divides the trunk among several processes" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

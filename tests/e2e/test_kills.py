@@ -27,7 +27,12 @@ pytestmark = pytest.mark.slow
 KILLED = 137
 ROOT = Path(__file__).parents[2]
 
-FULL = {"strategy": "full", "gradient_accumulation_steps": 2}
+FULL = {
+    "strategy": "full",
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 1e-3,  # high enough that each evaluation has better weights than the one before
+    "metric_for_best_model": "language.loss",
+}
 CASES: dict[str, list[dict[str, Any]]] = {
     "full": [FULL],
     "lora, uncertainty": [{"strategy": {"type": "lora", "r": 4, "lora_dropout": 0.1}, "combiner": "uncertainty"}],
@@ -236,7 +241,7 @@ def differing(found: Digest, wanted: Digest) -> set[str]:
 
 
 def finish(starter: Starter, case: str, folder: Path, world: int) -> Digest:
-    """Go on with a killed run to its end; where it had reached that, it says so."""
+    """Resume a killed run to its end; where it had reached that, it says so."""
     finished = (folder / "results.json").exists()
     code, _, printed = starter.start(case, folder, world)
     if finished:
@@ -331,8 +336,8 @@ def test_killed_at_random_instants(
 @pytest.mark.parametrize(
     ("instant", "nth", "world", "sent"),
     [
-        ("texts are tokenised", 3, 1, [signal.SIGTERM]),
-        ("texts are tokenised", 3, 1, [signal.SIGINT]),
+        ("texts are tokenized", 3, 1, [signal.SIGTERM]),
+        ("texts are tokenized", 3, 1, [signal.SIGINT]),
         ("between two passes of one step", 5, 1, [signal.SIGINT]),
         ("in an evaluation", 1, 1, [signal.SIGTERM]),  # before the first step
         ("in an evaluation", 5, 1, [signal.SIGTERM]),

@@ -1,4 +1,4 @@
-"""Two processes learn what one does, bit for bit the same in both, and stop and go on together."""
+"""Two processes learn what one does, bit for bit the same in both, and stop and resume together."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,9 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hft_core.cli.launch import free_port
-
 pytestmark = pytest.mark.slow
+
+Hft = Callable[..., str]
+InTwo = Callable[..., list[tuple[str, int]]]
 
 CASES: dict[str, dict[str, Any]] = {
     "sum": {"strategy": "full"},
@@ -32,6 +34,10 @@ CASES: dict[str, dict[str, Any]] = {
     "gradient norms": {"strategy": {"type": "lora", "r": 4}, "combiner": "gradnorm"},
 }
 
+
+ROOT = Path(__file__).parents[2]
+PLAIN = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")]), "OMP_NUM_THREADS": "1"}
+"""The environment of processes that belong to no group."""
 
 POISONED_HEAD = str(Path(__file__).parent / "poisoned_head.py")
 
@@ -74,22 +80,13 @@ def rows(toys: ModuleType, tmp_path: Path) -> Path:
 
 
 def started(*arguments: str) -> subprocess.Popen[str]:
-    root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root), str(root / "plugins")])
-    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "hft_core", *arguments],
-        env=environment,
+        env=PLAIN,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def finished(process: subprocess.Popen[str]) -> str:
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error[-2000:]
-    return error
 
 
 def losses(folder: Path) -> list[dict[str, float]]:
@@ -103,11 +100,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_equal_one(case: str, models: Any, rows: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one(case: str, models: Any, rows: Path, tmp_path: Path, hft: Hft) -> None:
     """After 100 steps the processes compare their weights bit by bit: a run that ends has found them the same."""
     recipe = str(written(tmp_path / "recipe.yaml", models["bert"], rows, **CASES[case]))
-    finished(started("run", recipe, "--out", str(tmp_path / "one")))
-    finished(started("run", recipe, "--out", str(tmp_path / "two"), "--processes", "2"))
+    hft("run", recipe, "--out", str(tmp_path / "one"))
+    hft("run", recipe, "--out", str(tmp_path / "two"), "--processes", "2")
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert [step.keys() for step in one] == [step.keys() for step in two]
     first = max(abs(a[task] - b[task]) for a, b in zip(one[:10], two[:10], strict=True) for task in a)
@@ -123,9 +120,11 @@ def test_two_processes_equal_one(case: str, models: Any, rows: Path, tmp_path: P
             assert scores == pytest.approx(results[1]["final"][split][task], abs=2e-3), task
 
 
-def test_a_signal_to_one_process_stops_both_and_they_go_on_bit_for_bit(models: Any, rows: Path, tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_both_and_they_resume_bit_for_bit(
+    models: Any, rows: Path, tmp_path: Path, hft: Hft
+) -> None:
     recipe = str(written(tmp_path / "recipe.yaml", models["bert"], rows, combiner="pcgrad", max_steps=150))
-    finished(started("run", recipe, "--out", str(tmp_path / "whole"), "--processes", "2"))
+    hft("run", recipe, "--out", str(tmp_path / "whole"), "--processes", "2")
     folder = tmp_path / "stopped"
     process = started("run", recipe, "--out", str(folder), "--processes", "2")
     log = folder / "log.jsonl"
@@ -140,7 +139,7 @@ def test_a_signal_to_one_process_stops_both_and_they_go_on_bit_for_bit(models: A
     _, error = process.communicate(timeout=120)
     assert process.returncode == 143, error[-2000:]
     assert f"hft resume {folder}" in error
-    finished(started("resume", str(folder), "--processes", "2"))
+    hft("resume", str(folder), "--processes", "2")
     whole, resumed = weights(tmp_path / "whole"), weights(folder)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert losses(folder) == losses(tmp_path / "whole")
@@ -162,31 +161,9 @@ def test_a_world_that_is_not_what_was_asked_for_is_refused(models: Any, rows: Pa
     assert "2 processes were asked for, but Accelerate runs 1" in done.stderr
 
 
-def both(script: Path, text: str) -> list[tuple[str, int]]:
-    """What a script prints and how it ends, in each of two processes."""
-    script.write_text(text)
-    root = Path(__file__).parents[2]
-    common = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(root), str(root / "plugins")]),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-    }
-    started = [
-        subprocess.Popen(
-            [sys.executable, str(script)],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    return [(process.communicate(timeout=120)[0].strip(), process.returncode) for process in started]
-
-
-def test_all_processes_compute_in_the_number_format_that_the_first_one_found(tmp_path: Path) -> None:
+def test_all_processes_compute_in_the_number_format_that_the_first_one_found(
+    tmp_path: Path, in_two_processes: InTwo
+) -> None:
     script = (
         "import os\n"
         "from hft_core.device import precision\nfrom hft_core.device.machine import find_machine\n"
@@ -194,10 +171,11 @@ def test_all_processes_compute_in_the_number_format_that_the_first_one_found(tmp
         "precision.choose = lambda wanted, device: precision.Precision(mine, 'measured', 1.0)\n"
         "print(find_machine('auto').precision.name)\n"
     )
-    assert both(tmp_path / "find.py", script) == [("bf16", 0), ("bf16", 0)]
+    (tmp_path / "find.py").write_text(script)
+    assert in_two_processes(tmp_path / "find.py") == [("bf16", 0), ("bf16", 0)]
 
 
-def test_no_process_group_is_left_to_the_end_of_a_process(tmp_path: Path) -> None:
+def test_no_process_group_is_left_to_the_end_of_a_process(tmp_path: Path, in_two_processes: InTwo) -> None:
     """Its threads, met by the end of the process, abort it now and then: exit code 134 instead of its own."""
     script = (
         "import atexit, sys\n"
@@ -208,7 +186,8 @@ def test_no_process_group_is_left_to_the_end_of_a_process(tmp_path: Path) -> Non
         "assert dist.is_initialized()\n"
         "sys.exit(143)\n"
     )
-    assert both(tmp_path / "leave.py", script) == [("False", 143), ("False", 143)]
+    (tmp_path / "leave.py").write_text(script)
+    assert in_two_processes(tmp_path / "leave.py") == [("False", 143), ("False", 143)]
 
 
 # --- another number of processes, and what goes wrong in one of them
@@ -226,25 +205,21 @@ def hft_step_finished(event):
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_a_run_goes_on_with_another_number_of_processes(
-    before: int, after: int, models: Any, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_is_resumed_with_another_number_of_processes(
+    before: int, after: int, models: Any, rows: Path, tmp_path: Path, hft: Hft
 ) -> None:
     """The rows of each step do not depend on it; the results say what is not as it would have been."""
     recipe = str(written(tmp_path / "recipe.yaml", models["bert"], rows, combiner="pcgrad", max_steps=16, eval_steps=6))
-    finished(started("run", recipe, "--out", str(tmp_path / "whole")))
+    hft("run", recipe, "--out", str(tmp_path / "whole"))
     folder, plugin = tmp_path / "run", tmp_path / "stop.py"
     plugin.write_text(STOP)
-    monkeypatch.setenv("STOP_AFTER", "8")
-    process = started("run", recipe, "--out", str(folder), "--processes", str(before), "--plugin", str(plugin))
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 143, error[-2000:]
+    arguments = ("run", recipe, "--out", str(folder), "--processes", str(before), "--plugin", str(plugin))
+    hft(*arguments, code=143, environment={"STOP_AFTER": "8"})
     (checkpoint,) = (folder / "checkpoints").glob("0*8")
     assert json.loads((checkpoint / "manifest.json").read_text())["world_size"] == before
-    monkeypatch.setenv("STOP_AFTER", "12")
-    process = started("resume", str(folder), "--processes", str(after), "--plugin", str(plugin))
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 143, error[-2000:]
-    finished(started("resume", str(folder), "--processes", str(after)))
+    arguments = ("resume", str(folder), "--processes", str(after), "--plugin", str(plugin))
+    hft(*arguments, code=143, environment={"STOP_AFTER": "12"})
+    hft("resume", str(folder), "--processes", str(after))
     ours, theirs = losses(folder), losses(tmp_path / "whole")
     assert [step.keys() for step in ours] == [step.keys() for step in theirs]
     assert max(abs(a[task] - b[task]) for a, b in zip(ours, theirs, strict=True) for task in b) < 1e-5
@@ -305,7 +280,7 @@ def test_memory_that_is_too_small_in_one_process_ends_all_with_a_clear_error(
 
 
 def test_a_step_that_is_not_finite_is_skipped_by_both_and_named_as_by_one(
-    models: Any, toys: ModuleType, tmp_path: Path
+    models: Any, toys: ModuleType, tmp_path: Path, hft: Hft
 ) -> None:
     rows = toys.rows(150)
     for poisoned_row in range(9, 150, 18):
@@ -314,8 +289,8 @@ def test_a_step_that_is_not_finite_is_skipped_by_both_and_named_as_by_one(
     poisoned.write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = tmp_path / "recipe.yaml"
     recipe = str(written(path, models["bert"], poisoned, "poisoned", max_steps=16, eval_strategy="no"))
-    finished(started("--plugin", POISONED_HEAD, "run", recipe, "--out", str(tmp_path / "one")))
-    finished(started("--plugin", POISONED_HEAD, "run", recipe, "--out", str(tmp_path / "two"), "--processes", "2"))
+    hft("--plugin", POISONED_HEAD, "run", recipe, "--out", str(tmp_path / "one"))
+    hft("--plugin", POISONED_HEAD, "run", recipe, "--out", str(tmp_path / "two"), "--processes", "2")
     skipped = [
         [
             (line["step"], line["skipped"])
@@ -330,15 +305,14 @@ def test_a_step_that_is_not_finite_is_skipped_by_both_and_named_as_by_one(
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights(tmp_path / "two").values())
 
 
-def test_too_many_steps_that_are_not_finite_end_both(models: Any, toys: ModuleType, tmp_path: Path) -> None:
+def test_too_many_steps_that_are_not_finite_end_both(models: Any, toys: ModuleType, tmp_path: Path, hft: Hft) -> None:
     poisoned = tmp_path / "rows.jsonl"
     rows = [{**row, "score": 1e7 + index} for index, row in enumerate(toys.rows(150))]
     poisoned.write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = tmp_path / "recipe.yaml"
     recipe = str(written(path, models["bert"], poisoned, "poisoned", max_steps=16, eval_strategy="no"))
-    process = started("--plugin", POISONED_HEAD, "run", recipe, "--out", str(tmp_path / "run"), "--processes", "2")
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 1
+    arguments = ("--plugin", POISONED_HEAD, "run", recipe, "--out", str(tmp_path / "run"), "--processes", "2")
+    error = hft(*arguments, code=1)
     told = [line for line in error.splitlines() if line.startswith("error: ")]
     assert len(told) == 2, error[-2000:]
     assert all("step 5: 5 steps in a row had losses or gradients that are not finite" in line for line in told)
@@ -356,7 +330,7 @@ def test_processes_whose_launcher_is_killed_save_and_end(models: Any, rows: Path
     deadline = time.monotonic() + 60
     while (folder / ".lock").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not (folder / ".lock").exists(), "a run without its launcher goes on"
+    assert not (folder / ".lock").exists(), "a run continues without its launcher"
     assert list((folder / "checkpoints").glob("0*"))
     assert json.loads(log.read_text().splitlines()[-1])["error"] == "Interrupted: stopped by SIGTERM"
 
@@ -393,7 +367,7 @@ if machine.group.is_main:
 
 
 def test_evaluation_counts_each_row_once_however_unevenly_the_processes_share_them(
-    models: Any, toys: ModuleType, tmp_path: Path
+    models: Any, toys: ModuleType, tmp_path: Path, in_two_processes: InTwo
 ) -> None:
     """Seven rows in batches of three, the chunks of long documents, and the candidates of queries."""
     rows = toys.rows(40)
@@ -428,26 +402,15 @@ def test_evaluation_counts_each_row_once_however_unevenly_the_processes_share_th
     (tmp_path / "given.json").write_text(json.dumps({"recipe": recipe, "data": data}))
     script = tmp_path / "evaluate.py"
     script.write_text(JUDGE)
-    found = {}
-    for world in (1, 2):
-        root, port = Path(__file__).parents[2], str(free_port())
-        common = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(root), str(root / "plugins")]),
-            "OMP_NUM_THREADS": "1",
-            **({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"} if world > 1 else {}),
-        }
-        all_of_them = [
-            subprocess.Popen(
-                [sys.executable, str(script), str(tmp_path / "given.json")],
-                env={**common, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {})},
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(world)
-        ]
-        first, *_ = [process.communicate(timeout=120)[0] for process in all_of_them]
-        found[world] = json.loads(first)
+    alone = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "given.json")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=PLAIN,
+    )
+    (first, _), _ = in_two_processes(script, str(tmp_path / "given.json"))
+    found = {1: json.loads(alone.stdout), 2: json.loads(first)}
     for task, (examples, said, loss, scores) in found[1].items():
         assert said == found[2][task][1], task
         assert loss == pytest.approx(found[2][task][2], abs=1e-6)

@@ -66,7 +66,7 @@ def rows_of(task: str, toys: ModuleType, count: int, seed: int) -> list[dict[str
     return rows
 
 
-def quantised(module: nn.Module) -> list[str]:
+def quantized(module: nn.Module) -> list[str]:
     return [name for name, layer in module.named_modules() if isinstance(layer, Int8Linear)]
 
 
@@ -107,9 +107,9 @@ def test_answers_are_near_those_without(
 @pytest.mark.parametrize("strategy", ["full", *ADAPTERS])
 def test_the_trunks_own_linear_layers_are_int8_and_nothing_else(strategy: str, opened: Opener) -> None:
     model = opened("bert", strategy, int8=True).model
-    layers = quantised(model.trunk)
+    layers = quantized(model.trunk)
     assert len(layers) == 2 * 6, "queries, keys, values and three products above them, in two layers"
-    assert not quantised(model.heads)
+    assert not quantized(model.heads)
     left = [name for name, module in model.trunk.named_modules() if type(module) is nn.Linear]
     assert all("encoder" not in name or ".down" in name or ".up" in name for name in left), left
     assert model.trunk.embeddings.word_embeddings.weight.dtype == torch.float32
@@ -119,7 +119,7 @@ def test_the_trunks_own_linear_layers_are_int8_and_nothing_else(strategy: str, o
 def test_what_can_be_merged_is_and_what_cannot_stays_beside_int8_layers(
     strategy: str, merged: bool, opened: Opener
 ) -> None:
-    layers = quantised(opened("bert", strategy, int8=True).model.trunk)
+    layers = quantized(opened("bert", strategy, int8=True).model.trunk)
     assert all(name.endswith(".base_layer") != merged for name in layers)
 
 
@@ -152,11 +152,11 @@ def test_an_encoder_decoder_writes_with_int8_layers(models: Any, toys: ModuleTyp
     recipe = {"backbone": {"model": str(models["bart"])}, "tasks": tasks, "stages": [stage], "precision": "fp32"}
     hft_core.run(recipe, data={"write": toys.rows(20)}, output=tmp_path / "run")
     int8 = hft_core.open_run(tmp_path / "run", Catalogue.discover(), int8=True)
-    assert len(quantised(int8.model.trunk)) == 2 * 6 + 3 * 10
+    assert len(quantized(int8.model.trunk)) == 2 * 6 + 3 * 10
     assert [type(answer["text"]) for answer in predict(int8, "write", toys.rows(3, seed=9))] == [str] * 3
 
 
-def test_torchs_farewell_to_its_quantisation_is_not_repeated(opened: Opener) -> None:
+def test_torchs_farewell_to_its_quantization_is_not_repeated(opened: Opener) -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         opened("bert", "full", int8=True)
@@ -186,12 +186,12 @@ def test_a_module_that_reads_the_weights_of_its_layers_is_refused(opened: Opener
     model = opened("bert", "full").model
     output = model.trunk.encoder.layer[0].output
     output.dense = _Reader(output.dense)
-    with pytest.raises(UsageError, match="BertModel, with what its strategy added, does not work with quantised") as e:
+    with pytest.raises(UsageError, match="BertModel, with what its strategy added, does not work with quantized") as e:
         quantization.quantize(model, merges=True)
     assert "\n" not in str(e.value)
 
 
-def test_a_torch_that_has_no_quantisation_is_refused(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_has_no_quantization_is_refused(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.ao.quantization", None)
     with pytest.raises(UsageError, match=r"torch .* has no torch\.ao\.quantization\.quantize_dynamic any more"):
         opened("bert", "full", int8=True)

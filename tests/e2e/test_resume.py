@@ -373,7 +373,7 @@ def test_a_step_that_is_saved_again_has_a_checkpoint_at_every_moment(
 def test_a_damaged_checkpoint_is_not_counted_among_those_that_are_kept(
     stopped: tuple[dict[str, Any], dict[str, Any], Path],
 ) -> None:
-    """A power cut may leave a newest one that is damaged; what is saved after going on from the one before it stays,
+    """A power cut may leave a newest one that is damaged; what is saved after resuming from the one before it stays,
     however few are kept."""
     from hft_core.training.checkpoint import Checkpoints
 

@@ -1,4 +1,4 @@
-"""Environments in which a run cannot begin or cannot go on, and runs that are told to end."""
+"""Environments in which a run cannot begin or be resumed, and runs that are told to end."""
 
 from __future__ import annotations
 

@@ -167,9 +167,9 @@ KEYS = [
         what="batch sizes that contradict each other",
         given=stage("train_batch_size: 64\n    per_device_train_batch_size: 24"),
         command=CHECK,
-        says="recipe.yaml, line 15, stages.0.train_batch_size: 64 rows a step is no multiple of "
+        says="recipe.yaml, line 15, stages.0.train_batch_size: 64 rows a step is not a multiple of "
         "per_device_train_batch_size 24 × 1 process = 24; change one of them ('max_rows_per_batch' limits the memory "
-        "of a pass without a say in the rows of a step)",
+        "of a pass without changing the rows of a step)",
     ),
     Case(
         what="an unknown key of data",
