@@ -39,7 +39,7 @@ def shortened(text: str) -> str:
 
 
 class RunError(HftError):
-    """A run that had begun could not go on (non-finite losses, a full disk, …)."""
+    """A run that had begun could not continue (non-finite losses, a full disk, …)."""
 
 
 class UsageError(HftError):

@@ -62,8 +62,8 @@ test_conformance = conformance(
 - A head gets rows that are made up from its `columns()`: the class of a row decides the words of its texts, its labels
   and its numbers. Where cells depend on one another (a span and its context) the spec names a function `(count, seed)`
   that returns rows, `example_rows="package.module:rows"`; they should be learnable in 30 steps.
-- A strategy is given three tasks called `ab`, `a` and `a-b`, and is driven as a stage drives it. One that goes on from
-  another (`continues`) is applied after that one.
+- A strategy is given three tasks called `ab`, `a` and `a-b`, and is driven as a stage drives it. One that
+  continues another (`continues`) is applied after that one.
 - A combiner is given made-up losses and gradients, some of which conflict, and a step in three without one of the
   tasks.
 """

@@ -1,6 +1,6 @@
 """Writes `families.md`: trains tiny models of every family of transformers with some strategies and heads.
 
-`python docs/reference/families_page.py --seconds 280` goes on where the page ends, one family after another;
+`python docs/reference/families_page.py --seconds 280` continues where the page ends, one family after another;
 `--only NAME …` runs some families again. `tests/docs/test_families_page.py` runs a sample of the cells.
 """
 

@@ -27,7 +27,7 @@ def evaluate(
     int8: Annotated[
         bool,
         typer.Option(
-            "--int8", help="Also with the trunk's linear layers quantised (CPU), and the difference it makes."
+            "--int8", help="Also with the trunk's linear layers quantized (CPU), and the difference it makes."
         ),
     ] = False,
     trust_remote_code: TrustOption = False,
@@ -43,14 +43,14 @@ def evaluate(
     task = None if task is None else normalized(task)
     catalogue = ctx.obj.catalogue
     # First, so that a model that cannot be quantized fails before anything is scored.
-    quantised = open_run(run, catalogue, trust_remote_code=trust_remote_code, int8=True) if int8 else None
+    quantized = open_run(run, catalogue, trust_remote_code=trust_remote_code, int8=True) if int8 else None
     saved = open_run(run, catalogue, trust_remote_code=trust_remote_code)
     for warning in saved.warnings:
         say_error(f"warning: {warning}")
     scores: Mapping[str, Any] = _scores(saved, task, data)
     columns: tuple[str, ...] = ("value",)
-    if quantised is not None:
-        scores, columns = quantization.compare(scores, _scores(quantised, task, data)), quantization.COLUMNS
+    if quantized is not None:
+        scores, columns = quantization.compare(scores, _scores(quantized, task, data)), quantization.COLUMNS
     if as_json:
         print_json(scores)
     else:

@@ -48,7 +48,7 @@ def predict(
     ] = None,
     int8: Annotated[
         bool,
-        typer.Option("--int8", help="Quantise the trunk's linear layers (CPU): quicker than float32, and approximate."),
+        typer.Option("--int8", help="Quantize the trunk's linear layers (CPU): quicker than float32, and approximate."),
     ] = False,
     trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines and nothing else.")] = False,

@@ -162,7 +162,7 @@ class Bars(Lines):
 
 
 def _elapsed_column() -> ProgressColumn:
-    """Return a column with the time since the stage began, which goes on while something is scored after its steps."""
+    """Return a column with the time since the stage began, which runs on while something is scored after its steps."""
     from rich.progress import ProgressColumn
     from rich.text import Text
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hft_core.batching.batch import Batch
-from hft_core.gradients.hidden import HiddenGradient
+from hft_core.gradients.gradient_comparison import HiddenGradient
 from hft_core.gradients.step_losses import StepLosses
 from hft_core.gradients.task_gradients import TaskGradients, tied_parameters
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hft_core.batching.batch import Batch
-from hft_core.gradients.hidden import Comparison, HiddenGradient, same_rows, weighted_sum
+from hft_core.gradients.gradient_comparison import Comparison, HiddenGradient, same_rows, weighted_sum
 from hft_core.gradients.hidden_gradients import HeadGradients, hidden_gradients
 from hft_core.gradients.step_losses import Combined, StepLosses, projected_weights
 from hft_core.runtime.random_state import random_state_kept

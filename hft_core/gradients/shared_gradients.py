@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hft_core.batching.batch import Batch
-from hft_core.gradients.hidden import vectors_with_gramian, weighted_sum
+from hft_core.gradients.gradient_comparison import vectors_with_gramian, weighted_sum
 from hft_core.gradients.hidden_gradients import HeadGradients, hidden_gradients
 from hft_core.gradients.jacobian import Jacobian, cast_once, of_tokens_alone
 from hft_core.gradients.one_pass import Casts, collect_task_gradients

@@ -155,7 +155,7 @@ def evaluate_recipe_data(saved: Trained, tasks: Sequence[str]) -> dict[str, Scor
     """Evaluate tasks on the dev and test splits of the run's own recipe. Raises `DataError` when its files are gone."""
     heads = {task: _head(saved, task) for task in tasks}
     rows = assembly.load_rows(saved.resolved, heads, {})
-    examples = assembly.tokenise(saved.resolved, rows, saved.model)
+    examples = assembly.tokenize(saved.resolved, rows, saved.model)
     where, seed = _machine(saved), saved.resolved.recipe.seed
     return {
         split: score(saved.model, tasks, of_split, where, seed=seed, plan=_plan(saved, of_split, where))

@@ -40,7 +40,7 @@ def find_int8_machine() -> Machine:
     machine = find_machine("fp32")
     if machine.device.type != "cpu":
         raise UsageError(
-            f"int8: torch's dynamic quantisation computes on CPUs alone, and this process on {machine.device.type}: "
+            f"int8: torch's dynamic quantization computes on CPUs alone, and this process on {machine.device.type}: "
             "leave int8 out, or set ACCELERATE_USE_CPU=true"
         )
     return machine
@@ -60,7 +60,7 @@ def quantize(model: HybridModel, *, merges: bool) -> None:
     own = {tensor.data_ptr() for tensor in model.strategy.base_state(model.backbone).values()}
     layers = [n for n, m in trunk.named_modules() if type(m) is nn.Linear and m.weight.data_ptr() in own]
     if not layers:
-        raise UsageError(f"int8: {type(trunk).__name__} has no linear layers (torch.nn.Linear) that could be quantised")
+        raise UsageError(f"int8: {type(trunk).__name__} has no linear layers (torch.nn.Linear) that could be quantized")
     quantize_dynamic, per_channel = _quantization()
     with warnings.catch_warnings():
         for category, text in IGNORED_WARNINGS:
@@ -108,5 +108,5 @@ def _try_out(model: HybridModel) -> None:
     except Exception as error:  # modules that expect plain weights raise anything
         name = type(model.trunk).__name__
         raise UsageError(
-            f"int8: {name}, with what its strategy added, does not work with quantised layers: {one_line(error)}"
+            f"int8: {name}, with what its strategy added, does not work with quantized layers: {one_line(error)}"
         ) from error

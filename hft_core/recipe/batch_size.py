@@ -82,11 +82,11 @@ def _of_the_keys(stage: Stage, processes: int) -> int:
     if agrees or not given:
         return total
     shown = " × ".join([*(f"{key} {number}" for key, number in given.items()), _processes(processes)])
-    is_not = "is not" if len(given) == 2 else "is no multiple of"
+    is_not = "is not" if len(given) == 2 else "is not a multiple of"
     raise KeyPathError(
         ("train_batch_size",),
         f"{total} rows a step {is_not} {shown} = {product}; change one of "
-        "them ('max_rows_per_batch' limits the memory of a pass without a say in the rows of a step)",
+        "them ('max_rows_per_batch' limits the memory of a pass without changing the rows of a step)",
     )
 
 

@@ -53,7 +53,7 @@ def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool
     backbone = open_backbone(resolved, trust_remote_code=trust_remote_code)
     _refuse_routed_rows(resolved, backbone)
     model = attach(backbone, heads)
-    examples = tokenise(resolved, rows, model)
+    examples = tokenize(resolved, rows, model)
     return BuiltRun(resolved, rows, model, examples, _warnings(heads, rows, examples))
 
 
@@ -177,7 +177,7 @@ def attach(backbone: Backbone, heads: Mapping[str, Head]) -> HybridModel:
     return HybridModel(backbone, heads)
 
 
-def tokenise(resolved: Resolved, rows: Mapping[str, Splits], model: HybridModel) -> dict[str, dict[str, Examples]]:
+def tokenize(resolved: Resolved, rows: Mapping[str, Splits], model: HybridModel) -> dict[str, dict[str, Examples]]:
     """Tokenize all rows, by split and task."""
     made: dict[str, dict[str, Examples]] = {"train": {}, "dev": {}, "test": {}}
     cache = TokenCache(model.backbone, resolved.backbone, resolved.heads)

@@ -63,8 +63,8 @@ def check_same_inputs(
 ) -> tuple[Pins, list[str]]:
     """Compare what a run is resumed with, and where, with what it began with.
 
-    Returns the pins to go on with, and what the results have to say. Raises `UsageError` for other inputs, unless they
-    are accepted.
+    Returns the pins to resume with, and what the results have to report. Raises `UsageError` for other inputs, unless
+    they are accepted.
     """
     before, step = resume_from.state.run, resume_from.step
     notes = [*before.notes]

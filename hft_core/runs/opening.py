@@ -36,7 +36,7 @@ from hft_core.runtime import output_probe, run_lock
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.runtime.run_lock import RunLock
 from hft_core.runtime.signals import Interrupted
-from hft_core.runtime.system_errors import say_how_to_go_on
+from hft_core.runtime.system_errors import say_how_to_resume
 from hft_core.training.checkpoint import Checkpoint, Checkpoints
 from hft_core.training.checkpointing import CheckpointScheduler
 from hft_core.training.training_state import RunState
@@ -89,7 +89,7 @@ def open_session(resolved: Resolved, catalogue: Catalogue, options: RunOptions) 
                 output_probe.check_names(folder.path, list(resolved.recipe.tasks), names)
         files = options.folder or RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         try:
-            with lock, failures.propagate_failure(), say_how_to_go_on(files.path, files.recipe):
+            with lock, failures.propagate_failure(), say_how_to_resume(files.path, files.recipe):
                 stages = _build(resolved, options, files, observers, problems)
         except BaseException as error:
             if isinstance(error, Interrupted) and folder is not None and not folder.recipe.exists():

@@ -24,7 +24,7 @@ from hft_core.runs.stages import Stages
 from hft_core.runtime.files import follow_umask
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.runtime.run_lock import RunLock
-from hft_core.runtime.system_errors import say_how_to_go_on
+from hft_core.runtime.system_errors import say_how_to_resume
 
 VERSIONS_OF = ("hft-core", "torch", "transformers", "peft", "accelerate", "torchjd", "datasets", "safetensors")
 
@@ -132,7 +132,7 @@ class Session:
 
     def _told_how_to_go_on(self) -> AbstractContextManager[None]:
         path, recipe = (None, None) if self._folder is None else (self._folder.path, self._folder.recipe)
-        return say_how_to_go_on(path, recipe)
+        return say_how_to_resume(path, recipe)
 
     def _end(self, error: BaseException) -> None:
         """Release lock and folder; a run without a result failed with `error`."""

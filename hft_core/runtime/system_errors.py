@@ -1,4 +1,4 @@
-"""Turn errors of the operating system during a run into one line that says how to go on; light."""
+"""Turn errors of the operating system during a run into one line that says how to resume; light."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def system_reason(error: BaseException | None) -> str:
 
 
 @contextmanager
-def say_how_to_go_on(folder: Path | None, recipe: Path | None = None) -> Iterator[None]:
-    """Raise `RunError` in place of an error that the system gave inside, which says how the run in `folder` goes on.
+def say_how_to_resume(folder: Path | None, recipe: Path | None = None) -> Iterator[None]:
+    """Raise `RunError` in place of an error that the system gave inside, which says how to resume the run in `folder`.
 
     `recipe`: the file that says that the run had begun.
     """
@@ -37,6 +37,6 @@ def say_how_to_go_on(folder: Path | None, recipe: Path | None = None) -> Iterato
         if not reason:
             raise
         begun = folder is not None and recipe is not None and recipe.exists()
-        then = f"; when that is mended, resume with: hft resume {folder}" if begun else ""
+        then = f"; once that is fixed, resume with: hft resume {folder}" if begun else ""
         text = str(error) if told else f"a file cannot be written or read: {reason}"
         raise RunError(f"{text}{then}") from error

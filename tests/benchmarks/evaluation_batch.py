@@ -2,7 +2,7 @@
 
 python tests/benchmarks/evaluation_batch.py [--rounds N] [--rows N] [--json PATH]
 
-Rows a second are those of `predict` with everything that it does, tokenising included. The limit that hft has on CPUs
+Rows a second are those of `predict` with everything that it does, tokenizing included. The limit that hft has on CPUs
 (`hft_core.batching.buckets.CPU_TOKENS`) stands beside others; `padding` is the share of a batch's
 tokens that is none, which
 smaller batches have less of.

@@ -68,12 +68,12 @@ def by_rows(report: side_by_side.Report, most: int) -> None:
         report.add(
             rows=count,
             reading=first["reading"],
-            tokenising=first["tokenising"],
-            again=again["tokenising"],
+            tokenizing=first["tokenizing"],
+            again=again["tokenizing"],
             planning=first["planning"],
             planning_share=first["planning"] / (first["planned"] / watch.rate),
             memory_reading=first["reading memory"],
-            memory_tokenising=first["tokenising memory"],
+            memory_tokenizing=first["tokenizing memory"],
             memory_after=first["after"],
         )
 
@@ -100,7 +100,7 @@ def in_process(file: Path, cache: Path) -> dict[str, float]:
 
 
 def of_rows(file: str) -> dict[str, float]:
-    """Seconds and memory of reading, tokenising and planning the rows of a file."""
+    """Seconds and memory of reading, tokenizing and planning the rows of a file."""
     from hft_core.batching.mixture import Mixture
     from hft_core.batching.plan import Plan
     from hft_core.plugins.catalogue import Catalogue
@@ -120,8 +120,8 @@ def of_rows(file: str) -> dict[str, float]:
     with measured(found, "reading", base):
         rows = assembly.load_rows(resolved, heads, {})
     model = assembly.attach(backbone, heads)
-    with measured(found, "tokenising", base):
-        examples = assembly.tokenise(resolved, rows, model)
+    with measured(found, "tokenizing", base):
+        examples = assembly.tokenize(resolved, rows, model)
     lengths = {"topic": examples["train"]["topic"].lengths}
     units = len(lengths["topic"])
     with measured(found, "planning", base):

@@ -3,7 +3,7 @@
 python tests/benchmarks/int8.py [--rounds N] [--steps N] [--json PATH]
 
 The encoder is trained for 60 steps to tell the topics of BBC articles, and then tells those of texts that it has not
-seen. Rows a second are those of `predict` with everything that it does, tokenising included, on one thread: several
+seen. Rows a second are those of `predict` with everything that it does, tokenizing included, on one thread: several
 wait for one another where a machine is shared, and the number formats not equally. LoRA is merged in int8 alone.
 `other answers` is the share of the scored rows to which int8 gives another label than float32.
 """

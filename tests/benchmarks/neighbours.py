@@ -4,7 +4,7 @@ python tests/benchmarks/neighbours.py [--rounds N] [--steps N] [--json PATH]
 
 `adapters` (AdapterTrainer; it needs an older transformers) trains one task, sentence-transformers' trainer four data
 sets in turn, with a loss for each; hft the same rows as one task, and as four tasks mixed in every batch. Both
-neighbours run as they come. Loading, tokenising and the first three steps do not count. The environments stay in the
+neighbours run as they come. Loading, tokenizing and the first three steps do not count. The environments stay in the
 folder that HFT_BENCHMARK_ENVIRONMENTS names, or go with the temporary one.
 """
 

@@ -6,7 +6,7 @@ python tests/benchmarks/per_task_lora.py [--rounds N] [--steps N] [--passes N] [
 the bare trunk, `of_peft` that cost over the cost of PEFT's loop over the adapters, `batch_of_peft` the whole batch over
 PEFT's. `training`: the real encoder on sentences, four rows of each task in a step; the mixed run takes a batch of 32,
 each of the eight separate runs a batch of 4 of its own task, for as many steps. `separate_is_times` is the time of the
-eight over that of the mixed run for the same rows; loading, tokenising and the first three steps do not count.
+eight over that of the mixed run for the same rows; loading, tokenizing and the first three steps do not count.
 """
 
 from __future__ import annotations

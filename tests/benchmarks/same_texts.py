@@ -3,7 +3,7 @@
 python tests/benchmarks/same_texts.py [--rounds N] [--steps N] [--json PATH]
 
 LoRA of rank 8. The joint run has 32 texts a step, with the labels of all four tasks; each single run 32 rows of its
-task. Loading, tokenising and the first three steps do not count. `own parts` are the joint run with a LoRA for each
+task. Loading, tokenizing and the first three steps do not count. `own parts` are the joint run with a LoRA for each
 task in the upper three of six layers, against the same run with each task's rows in all layers; `by counting` is what
 the layers allow: forward 1 a layer, backward 1 where adapters train.
 """

@@ -4,7 +4,7 @@ python tests/benchmarks/startup.py [--rounds N] [--rows N] [--json PATH]
 
 Processes from their start on, those that are compared in turn; what each reads from the disk was read before. A command
 that only says something stands beside a Python that does nothing, and beside itself with many third-party
-distributions installed. The first step of a recipe (classification of so many rows, which an earlier run tokenised, as
+distributions installed. The first step of a recipe (classification of so many rows, which an earlier run tokenized, as
 it measured the machine's precision) stands beside a script that imports torch and transformers and loads the same model
 and its tokenizer.
 """

@@ -4,7 +4,7 @@ python tests/benchmarks/training_loops.py [--rounds N] [--steps N] [--json PATH]
 
 The same encoder, texts, batch of 32 and optimizer settings. `textbook` pads every row to 128 tokens in float32;
 `by hand` has like-length batches, fused AdamW and the number format that is fastest here; `Trainer` pads to the longest
-of a random batch, `Trainer, grouped` has batches of like length, the longest first. Tokenising, loading and the first
+of a random batch, `Trainer, grouped` has batches of like length, the longest first. Tokenizing, loading and the first
 three steps do not count. Real tokens are compared, since a few steps of one loop may have longer rows than those of
 another.
 """

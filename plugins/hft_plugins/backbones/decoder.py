@@ -51,7 +51,7 @@ class PackedDecoder(HfBackbone):
 
 
 def build(options: DecoderOptions, *, trust_remote_code: bool = False) -> HfBackbone:
-    """Open the decoder that `options.model` names; a GGUF file is dequantised to float32.
+    """Open the decoder that `options.model` names; a GGUF file is dequantized to float32.
 
     Raises `ModelError` when it cannot be opened, is not a decoder, or cannot be packed where the options ask for it.
     """

@@ -37,7 +37,7 @@ def generate(model: PreTrainedModel, inputs: Mapping[str, Tensor], *, pad: int, 
 
 
 def _padded_on_the_left(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """A decoder goes on from the last position, which has to be the text's last token in every row."""
+    """A decoder continues from the last position, which has to be the text's last token in every row."""
     width = ids.shape[1]
     places = (torch.arange(width, device=ids.device) + mask.sum(dim=1, keepdim=True)) % width
     return ids.gather(1, places), mask.gather(1, places)

@@ -20,7 +20,7 @@ from hft_plugins.heads.parts.generation_head import NO_LABEL, GenerationHead, Ge
 
 PROMPT_DIFFERS = (
     "the chat template's prompt for the last response is not what stands before it in the conversation, token by "
-    "token: predictions go on from other tokens than the response was learned after"
+    "token: predictions continue from other tokens than the response was learned after"
 )
 
 

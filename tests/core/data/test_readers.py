@@ -28,20 +28,6 @@ FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 Write = Callable[[str, str | bytes], str]
 
 
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Writes a file below a fresh working directory and gives its relative path."""
-    monkeypatch.chdir(tmp_path)
-
-    def write(name: str, content: str | bytes) -> str:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return name
-
-    return write
-
-
 def read_one(path: str, format: str | None = None, row: Literal["line", "file"] = "line") -> Rows:
     return read([path], format, row, task="topic")
 

@@ -19,7 +19,7 @@ from hft_core.device.machine import Machine
 from hft_core.device.precision import Precision
 from hft_core.device.process_group import SingleProcess
 from hft_core.gradients import combine, one_pass, shared_gradients
-from hft_core.gradients.hidden import Comparison, HiddenGradient
+from hft_core.gradients.gradient_comparison import Comparison, HiddenGradient
 from hft_core.gradients.jacobian import Jacobian, of_tokens_alone
 from hft_core.gradients.losses import Forward
 from hft_core.gradients.step_losses import Combined
@@ -43,7 +43,7 @@ class Trunk(nn.Module):
 
 
 class SmallBackbone(Backbone):
-    """A trunk of two layers; nothing is tokenised or saved."""
+    """A trunk of two layers; nothing is tokenized or saved."""
 
     hidden_size = HIDDEN
 

@@ -65,8 +65,8 @@ def test_a_pass_of_tasks_with_their_own_batch_sizes_may_be_limited() -> None:
             {PER_DEVICE: 8, ACCUMULATION: 2},
             f"64 rows a step is not {PER_DEVICE} 8 × {ACCUMULATION} 2 × 2 processes = 32",
         ),
-        (1, {PER_DEVICE: 24}, f"64 rows a step is no multiple of {PER_DEVICE} 24 × 1 process = 24"),
-        (3, {ACCUMULATION: 4}, f"64 rows a step is no multiple of {ACCUMULATION} 4 × 3 processes = 12"),
+        (1, {PER_DEVICE: 24}, f"64 rows a step is not a multiple of {PER_DEVICE} 24 × 1 process = 24"),
+        (3, {ACCUMULATION: 4}, f"64 rows a step is not a multiple of {ACCUMULATION} 4 × 3 processes = 12"),
         (1, {"sampling": {"batch_size": {"topic": 8}}}, "64 rows a step contradict sampling.batch_size: 8 = 8"),
     ],
 )

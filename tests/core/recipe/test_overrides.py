@@ -9,24 +9,7 @@ from hft_core.errors import RecipeError
 from hft_core.recipe.fields import PluginChoice
 from hft_core.recipe.recipe_file import dump, load, override, parse
 
-GOOD = """\
-backbone: {type: tiny, model: some/hub-id}
-tasks:
-  topic: {head: classification, loss: ce, data: news.csv, label: topic}
-  language:
-    head: {type: mlm}
-    data: {train: [a/*.txt], dev: /data/dev.txt}
-    max_length: 64
-stages:
-  - name: pretrain
-    tasks: language
-    epochs: 1
-  - name: finetune
-    strategy: {type: lora, r: 16}
-    sampling: uniform
-    learning_rate: 1e-4
-    max_steps: 10
-"""
+GOOD = Path(__file__).with_name("good.yaml").read_text()
 
 
 def message(text: str, *overrides: str) -> str:

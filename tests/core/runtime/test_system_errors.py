@@ -1,4 +1,4 @@
-"""Errors of the system in one line that says how to go on."""
+"""Errors of the system in one line that says how to resume."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from hft_core import RunError, UsageError
 from hft_core.runtime.files import write_text
-from hft_core.runtime.system_errors import say_how_to_go_on
+from hft_core.runtime.system_errors import say_how_to_resume
 
 ERRORS = [
     (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/file"), "No space left on device: a/file"),
@@ -21,24 +21,24 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("error", "reason"), ERRORS)
-def test_the_system_is_quoted_and_the_run_can_go_on(error: Exception, reason: str, tmp_path: Path) -> None:
+def test_the_system_is_quoted_and_the_run_can_be_resumed(error: Exception, reason: str, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.touch()
-    with pytest.raises(RunError) as told, say_how_to_go_on(tmp_path, recipe):
+    with pytest.raises(RunError) as told, say_how_to_resume(tmp_path, recipe):
         raise error
-    told.match(f"a file cannot be written or read: {reason}; when that is mended, resume with: hft resume {tmp_path}")
+    told.match(f"a file cannot be written or read: {reason}; once that is fixed, resume with: hft resume {tmp_path}")
 
 
 def test_a_file_that_could_not_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").touch()
     (tmp_path / "x").touch()
     told = pytest.raises(RunError, match=r"x/y cannot be written: .*; .* hft resume")
-    with told, say_how_to_go_on(tmp_path, tmp_path / "recipe.yaml"):
+    with told, say_how_to_resume(tmp_path, tmp_path / "recipe.yaml"):
         write_text(tmp_path / "x" / "y", "")
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), OSError("no number"), UsageError("wrong"), RunError("nan")])
 def test_other_errors_stay_what_they_are(error: Exception, tmp_path: Path) -> None:
-    with pytest.raises(type(error)) as told, say_how_to_go_on(tmp_path, tmp_path):
+    with pytest.raises(type(error)) as told, say_how_to_resume(tmp_path, tmp_path):
         raise error
     assert told.value is error

@@ -116,7 +116,7 @@ class TakesTheTrunkOver(Built):
         first(backbone).data.zero_()
 
 
-class CentresTheBatch(Built):
+class CentersTheBatch(Built):
     def forward(self, backbone: Backbone, inputs: Mapping[str, Tensor], rows: Any) -> Tensor:
         hidden = super().forward(backbone, inputs, rows)
         return hidden - hidden.mean(dim=0)
@@ -216,7 +216,7 @@ STRATEGIES = {
         "what 'broken' left",
     ),
     "evaluation-is-deterministic": (spec_of(StrategySpec, Noisy), "equal hidden states twice"),
-    "a-mixed-batch-gives-each-task-what-it-gets-alone": (spec_of(StrategySpec, CentresTheBatch), "alone and mixed"),
+    "a-mixed-batch-gives-each-task-what-it-gets-alone": (spec_of(StrategySpec, CentersTheBatch), "alone and mixed"),
     "private-parts-are-as-the-spec-says": (spec_of(StrategySpec, Built, private_parts=True), "['a', 'a-b', 'ab']"),
     "private-parts-are-isolated": (
         spec_of(StrategySpec, TakesPrefixesForNames, private_parts=True),

@@ -137,7 +137,7 @@ def test_the_combined_gradient_conflicts_with_no_tasks(name: str) -> None:
     for seed in range(10):
         gradients = conflicting(4, seed)
         found = combined(build(name, 4), gradients)
-        # torchjd regularises the projections' Gramian by 1e-4 of its trace, and stops Frank-Wolfe early.
+        # torchjd regularizes the projections' Gramian by 1e-4 of its trace, and stops Frank-Wolfe early.
         assert float((gradients @ found).min()) > -0.02 * float(found.norm() * gradients.norm())
 
 

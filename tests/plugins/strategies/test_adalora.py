@@ -1,4 +1,4 @@
-"""AdaLoRA: the budget falls with the steps, and a stage that was stopped goes on as if it had not been."""
+"""AdaLoRA: the budget falls with the steps, and a resumed stage ends as an uninterrupted one."""
 
 from __future__ import annotations
 

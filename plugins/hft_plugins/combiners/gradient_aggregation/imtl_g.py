@@ -14,6 +14,6 @@ def build(options: Options, *, tasks: Sequence[str]) -> TorchJD:
     """Combine by d = Σ_t w_t G_t with Σ_t w_t = 1 and ⟨d, G_t⟩ / ‖G_t‖ equal for all t.
 
     Source: Liu et al. 2021 (impartial multi-task learning, gradient balance), ICLR; where the gradients are linearly
-    dependent, its generalisation in arXiv:2406.16232.
+    dependent, its generalization in arXiv:2406.16232.
     """
     return TorchJD(tuple(tasks), at=options.at, weighting=IMTLGWeighting())

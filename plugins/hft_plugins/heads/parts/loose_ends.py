@@ -1,7 +1,8 @@
 """Find the blanks at the end of a prompt that a tokenizer merges with what is written after it.
 
-A prompt that ends in such a blank has other tokens than a text that goes on: the tokenizer gives the blank to the next
-word. What is learned after it would not follow the prompt's own last token, which no text of the training rows has.
+A prompt that ends in such a blank has other tokens than a text that continues: the tokenizer gives the blank to the
+next word. What is learned after it would not follow the prompt's own last token, which no text of the training rows
+has.
 """
 
 from __future__ import annotations

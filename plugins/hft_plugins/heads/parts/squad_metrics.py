@@ -21,7 +21,7 @@ def normalized(text: str) -> str:
 
 
 def exact_match(said: str, right: str) -> float:
-    """1 where both texts are equal after normalisation."""
+    """1 where both texts are equal after normalization."""
     return float(normalized(said) == normalized(right))
 
 

@@ -65,7 +65,7 @@ def types_of(tags: Iterable[str]) -> set[str]:
 
 def read(tags: Sequence[str]) -> list[Chunk]:
     """The chunks that the tags of any scheme mark, well formed or not, as the script conlleval of CoNLL-2000 takes
-    them: a chunk goes on while its type does, until a letter begins or ends one."""
+    them: a chunk continues while its type does, until a letter begins or ends one."""
     found: list[Chunk] = []
     start, kind, ended = -1, "", True
     for i, tag in enumerate([*tags, "O"]):

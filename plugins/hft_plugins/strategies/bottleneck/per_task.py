@@ -92,7 +92,7 @@ class TaskBottlenecks(Bottlenecks):
                 module.adapters[key(task)].requires_grad_(True)
 
     def _take(self, backbone: Backbone, tasks: tuple[str, ...]) -> None:
-        """Go on with the adapters that are in the trunk; these and the trunk are frozen."""
+        """Continue with the adapters that are in the trunk; these and the trunk are frozen."""
         backbone.trunk.requires_grad_(False)
         self.modules, self.tasks = adapters_in(backbone), tasks
         self.common_layers = layers_below(backbone, self.modules)

@@ -33,7 +33,7 @@ class Options(LinearLayersOptions):
     tinit: int = Field(default=0, ge=0, description="steps before ranks are reduced")
     tfinal: int = Field(default=0, ge=0, description="steps at the end in which ranks stay as they are")
     deltaT: int = Field(default=1, ge=1, description="steps between two reductions")  # noqa: N815  # PEFT's name
-    orth_reg_weight: float = Field(default=0.5, ge=0, description="weight of the orthogonal regularisation")
+    orth_reg_weight: float = Field(default=0.5, ge=0, description="weight of the orthogonal regularization")
     lora_alpha: int = Field(default=32, ge=1, description="scale of the additions")
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the additions")
 

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hft_core.errors import did_you_mean
 from hft_plugins.strategies.peft.prompt_learning import OWN_TOKENIZER
-from hft_plugins.strategies.peft.svd_initialized import INITIALISATIONS
+from hft_plugins.strategies.peft.svd_initialized import INITIALIZATIONS
 
 ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "DORA": ("LORA", {"use_dora": True}),
@@ -95,7 +95,7 @@ def merges(config: PeftConfig) -> bool:
 def converts(config: Any) -> bool:
     """Tell whether the method initializes from the trunk's weights and is saved as an ordinary LoRA."""
     start = getattr(config, "init_lora_weights", None)
-    return isinstance(start, str) and start.lower().startswith(INITIALISATIONS)
+    return isinstance(start, str) and start.lower().startswith(INITIALIZATIONS)
 
 
 def _checked(method: str, name: str, value: Any, hint: Any) -> Any:

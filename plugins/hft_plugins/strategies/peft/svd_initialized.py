@@ -1,6 +1,6 @@
 """LoRA that begins with a part of the trunk's own weights (PiSSA, OLoRA and the like), saved as an ordinary LoRA.
 
-Such an initialisation splits each weight into `W = W' + s·B₀A₀`: the trunk keeps `W'` and the factors train. What is
+Such an initialization splits each weight into `W = W' + s·B₀A₀`: the trunk keeps `W'` and the factors train. What is
 saved is the difference to the unchanged trunk, `s·(BA − B₀A₀)`: a LoRA of twice the rank, as PEFT's own conversion
 makes it (`LoraModel.subtract_mutated_init`).
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 from hft_core.backbone import Backbone
 from hft_plugins.strategies.peft.injected import Injected
 
-INITIALISATIONS = ("pissa", "olora", "corda", "lora_ga")
+INITIALIZATIONS = ("pissa", "olora", "corda", "lora_ga")
 """The beginnings of `init_lora_weights` that PEFT can convert."""
 
 _JOINED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -27,7 +27,7 @@ class LayerNormTuning(Strategy):
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether `module` is a normalisation with parameters. Families bring norms of their own (`LlamaRMSNorm`) that have
+    """Whether `module` is a normalization with parameters. Families bring norms of their own (`LlamaRMSNorm`) that have
     no class in common, but all say so in their name."""
     has_own = any(True for _ in module.parameters(recurse=False))
     return has_own and "norm" in type(module).__name__.lower()

@@ -34,7 +34,7 @@ class MyPluginCombiner(Combiner):
         self.register_buffer("means", torch.ones(len(tasks)))
 
     def forward(self, losses: Tensor, present: Tensor) -> Tensor:
-        """The scalar to minimise, of the losses `[t]` of the tasks that are present in the step."""
+        """The scalar to minimize, of the losses `[t]` of the tasks that are present in the step."""
         return (losses / self.means[present].clamp(min=1e-3)).sum()
 
     @torch.no_grad()
