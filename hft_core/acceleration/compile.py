@@ -2,7 +2,8 @@
 
 Each layer is compiled in place: layers of one class share the compiled code, no module is wrapped, and no name in a
 state or a saved file changes. Evaluation, prediction and passes without gradients run the layers as they are, since
-each would need a compilation of its own. Dropout draws what torch draws (`fallback_random`).
+each would need a compilation of its own; so do steps whose operations are counted (`hft_core.device.flops`). Dropout
+draws what torch draws (`fallback_random`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from hft_core.acceleration.frozen_prefix import TOLERANCES
 from hft_core.batching.batch import Batch
+from hft_core.device.flops import is_counting
 from hft_core.device.gemm_speed import DTYPES
 from hft_core.device.machine import Machine
 from hft_core.device.out_of_memory import is_out_of_memory
@@ -74,7 +76,7 @@ class _CompiledLayer:
         self._compiled: Any = torch.compile(layer.forward, dynamic=True, options=OPTIONS)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        trains = self._layer.training and torch.is_grad_enabled()
+        trains = self._layer.training and torch.is_grad_enabled() and not is_counting()
         return (self._compiled if trains else self._plain)(*args, **kwargs)
 
 

@@ -18,6 +18,7 @@ from hft_core.combiner import Combiner
 from hft_core.data.examples import Examples
 from hft_core.device.machine import Machine
 from hft_core.errors import RunError, UsageError
+from hft_core.model.activation_store import Store
 from hft_core.model.execution_plan import ExecutionChoices, ExecutionPlan, FrozenPrefix
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage
@@ -101,18 +102,8 @@ def decide(
     probe = frozen_prefix.probe(model, stage.tasks, train, seed=seed)
     frozen = frozen_prefix.find(model, probe, machine)
     facts = _Facts.of(model, machine, stage)
-    store, why_store = None, facts.obstacle("store") if frozen.depth else ""
-    if stage.cache_activations == "no":
-        why_store = "nothing, as the recipe says"
-    elif why_store:
-        why_store = f"nothing: {why_store}"
-    elif recorded is not None and not recorded.cached:
-        why_store = recorded.reasons["store"]
-    else:
-        rows = activation_cache.sources(model, train, passes, dev, evaluations)
-        limit = activation_cache.bytes_of(stage.cache_activations)
-        limit = activation_cache.room(limit) if recorded is None else limit
-        store, why_store = activation_cache.choose(model, frozen, rows, probe, machine, limit=limit, seed=seed)
+    rows = activation_cache.sources(model, train, passes, dev, evaluations) if frozen.depth else []
+    store, why_store = _store(stage, model, frozen, facts, rows, probe, machine, recorded, seed)
     facts.note(Fact.CACHED_ACTIVATIONS, store is not None)
     compiled, why_compiled, warnings = _compiled(stage, model, frozen, facts, probe, machine, recorded, seed)
     facts.note(Fact.COMPILED, compiled)
@@ -187,6 +178,30 @@ class _Facts:
         """Why the choice is excluded; empty where nothing excludes it."""
         reasons = (reason for fact, reason in CONFLICTS[choice].items() if fact in self.holding)
         return next(reasons, "").format(**self.names)
+
+
+def _store(
+    stage: Stage,
+    model: HybridModel,
+    frozen: FrozenPrefix,
+    facts: _Facts,
+    rows: Sequence[activation_cache.Source],
+    probe: Sequence[Batch],
+    machine: Machine,
+    recorded: ExecutionChoices | None,
+    seed: int,
+) -> tuple[Store | None, str]:
+    """The store of the frozen prefix's hidden states, and the reason."""
+    if stage.cache_activations == "no":
+        return None, "nothing, as the recipe says"
+    if frozen.depth and (obstacle := facts.obstacle("store")):
+        return None, f"nothing: {obstacle}"
+    if recorded is not None and not recorded.cached:
+        return None, recorded.reasons["store"]
+    limit = activation_cache.bytes_of(stage.cache_activations)
+    if recorded is None:
+        limit = activation_cache.room(limit)
+    return activation_cache.choose(model, frozen, rows, probe, machine, limit=limit, seed=seed)
 
 
 def _compiled(

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,12 +37,30 @@ def is_counted(step: int, head_steps: int) -> bool:
     return step == 0 or (step >= head_steps and (step - head_steps) % EVERY == 0)
 
 
+_counting: ContextVar[bool] = ContextVar("counting", default=False)
+
+
+def is_counting() -> bool:
+    """Return whether a `FlopCounter` is active. torch compiles nothing inside one, and what it has skipped once it does
+    not compile later either: what may be compiled has to run as it is."""
+    return _counting.get()
+
+
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operations of the block in `flops`."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
+
+    def __enter__(self) -> Self:
+        self._token = _counting.set(True)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        _counting.reset(self._token)
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
