@@ -3,11 +3,11 @@
 torch draws one random number for each value. Here a number of 64 bits, from torch's own generator, decides about four
 values. Other values are dropped than torch would drop, with the same probability.
 
-In float32, with torch's attention, LoRA training steps of MiniLM-L6 (16 rows of 70 tokens) took 1.07 times as long
-with torch's dropout (0.99 to 1.15 over 8 paired rounds), and 1.02 in a second run (0.93 to 1.18). Other shapes: 1.04
-for 16 rows of 25 tokens, 1.03 for 32 of 70, and 1.01 and 1.02 in full fine-tuning of 32 rows of 25 and 70. Together
-with the attention of `Backbone.in_training`: 1.12 and 1.11, others 1.06 to 1.10. CPU time, one thread of a busy AMD
-EPYC without fast bfloat16, 2026-11-29.
+Alone, without the other fast paths, training steps of MiniLM-L6 in bfloat16 handled 1.09 and 1.10 times the tokens a
+second of CPU time (LoRA, 16 rows of about 70 tokens) and 1.06 and 1.10 times (full fine-tuning, 32 rows of about 25);
+in float32 1.01 and 1.06, and 1.05 and 1.04. Each figure is the ratio of the medians over 20 and 40 steps with and
+without it in turn; the quartiles of single pairs reach from 0.94 to 1.34. One thread of a busy Intel Xeon with fast
+bfloat16, 2026-11-30.
 """
 
 from __future__ import annotations
