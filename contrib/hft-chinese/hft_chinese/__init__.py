@@ -1,4 +1,4 @@
-"""Chinese text for hft; light specs only, each plugin's implementation is a module beside this one."""
+"""List the plugins for Chinese text; light: each implementation is a module beside this one."""
 
 from __future__ import annotations
 

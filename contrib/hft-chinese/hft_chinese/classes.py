@@ -1,4 +1,4 @@
-"""CLUE tasks with one class for a text or for a pair: TNEWS, IFLYTEK, AFQMC, CMNLI, OCNLI, CSL."""
+"""Read CLUE tasks with one class for a text or for a pair: TNEWS, IFLYTEK, AFQMC, CMNLI, OCNLI, CSL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LABELS_FILE = "labels.json"
 
 @dataclass(frozen=True)
 class Classes:
-    """How the rows of one such task are written."""
+    """The format of the rows of one such task."""
 
     texts: tuple[str, ...]
     """Fields with a text, or with a list of texts, which become one text divided by blanks."""
@@ -29,16 +29,16 @@ class Classes:
     """Labels of rows that nobody learns from."""
 
     def known(self, folder: Path) -> Mapping[str, str]:
-        """What the labels are called. Raises `DataError` for a faulty `labels.json`."""
+        """Return the names of the labels. Raises `DataError` for a faulty `labels.json`."""
         file = folder / LABELS_FILE
         return read_labels(file) if self.described and file.is_file() else self.labels
 
     def unlabelled(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The row with its texts in order. Raises `ValueError` for one that is missing or blank."""
+        """Return the row with its texts in order. Raises `ValueError` for one that is missing or blank."""
         return {**row, **{name: _text(name, row.get(name)) for name in self.texts}}
 
     def labelled(self, row: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any] | None:
-        """The row with its `label`, what it is called (`label_desc`) and what it is called in Chinese (`label_zh`);
+        """Return the row with its `label`, its name (`label_desc`) and its name in Chinese (`label_zh`);
         None for one that is left out. Raises `ValueError` for a label that is missing or unknown."""
         found = row.get("label")
         if not isinstance(found, str | int) or not as_label(found):

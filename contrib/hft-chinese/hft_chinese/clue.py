@@ -1,4 +1,4 @@
-"""The rows of the CLUE tasks, from their files as CLUE publishes them (Xu et al. 2020, arXiv:2004.05986).
+"""Read the rows of the CLUE tasks from their files as CLUE publishes them (Xu et al. 2020, arXiv:2004.05986).
 
 For programs that pass rows to a run themselves::
 
@@ -28,16 +28,16 @@ BATCH = 10_000
 
 
 class Format(Protocol):
-    """How the rows of one task are written, and what they become."""
+    """The format of the rows of one task, and how they are converted."""
 
     def known(self, folder: Path) -> Mapping[str, str]:
-        """What the labels of the data in `folder` are called."""
+        """Return the names of the labels of the data in `folder`."""
 
     def unlabelled(self, row: Mapping[str, Any]) -> Row:
-        """The row without regard to its label. Raises `ValueError`."""
+        """Return the row without its label. Raises `ValueError`."""
 
     def labelled(self, row: Mapping[str, Any], known: Mapping[str, str]) -> Row | None:
-        """The row with its label; None for one that nobody learns from. Raises `ValueError`."""
+        """Return the row with its label; None for one that is not used for training. Raises `ValueError`."""
 
 
 TASKS: dict[str, Format] = {**classes.TASKS, "cluener": spans.Spans()}
@@ -45,7 +45,7 @@ TASKS: dict[str, Format] = {**classes.TASKS, "cluener": spans.Spans()}
 
 
 def read(task: str | Format, folder: str | Path) -> dict[str, list[Row]]:
-    """The rows of a task by split (`train`, `dev`, and `test` where the test rows have labels; CLUE's do not).
+    """Return the rows of a task by split (`train`, `dev`, and `test` where the test rows have labels; CLUE's do not).
 
     Rows keep CLUE's fields. Those of classes gain `label_desc`, what the label is called, and `label_zh`, the same in
     Chinese; those of CLUENER have `words` and `tags` instead of their `label`. Rows on which the annotators of CMNLI
@@ -68,7 +68,7 @@ def read(task: str | Format, folder: str | Path) -> dict[str, list[Row]]:
 
 
 def read_unlabelled(task: str | Format, path: str | Path) -> list[Row]:
-    """The rows of one file without regard to labels, their `id` kept: those to predict on. Raises `DataError`."""
+    """Return the rows of one file without their labels, with their `id`, to predict on. Raises `DataError`."""
     return _converted(read_file(str(path), "jsonl", "line"), _format(task).unlabelled)
 
 
@@ -88,7 +88,7 @@ def _missing(folder: Path, name: str) -> str:
 
 
 def _converted(rows: Rows, convert: Callable[[Mapping[str, Any]], Row | None]) -> list[Row]:
-    """What `convert` makes of each row. Raises `DataError` that names the row's place."""
+    """Convert each row. Raises `DataError` that names the row's place."""
     made: list[Row] = []
     for indices, columns in rows.batches(BATCH):
         for i, cells in zip(indices, zip(*columns.values(), strict=True), strict=True):

@@ -1,4 +1,4 @@
-"""The labels of the CLUE tasks: those that are part of a task's definition, and those of a folder's `labels.json`."""
+"""Name the labels of the CLUE tasks: those of a task's definition, and those of a folder's `labels.json`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ CLUENER = ("address", "book", "company", "game", "government", "movie", "name", 
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """What each label of a `labels.json` is called. Raises `DataError`, with the line."""
+    """Return the name of each label of a `labels.json`. Raises `DataError`, with the line."""
     rows = read_file(str(path), "jsonl", "line")
     found: dict[str, str] = {}
     for indices, columns in rows.batches(max(len(rows), 1)):
@@ -81,6 +81,6 @@ def read_labels(path: Path) -> dict[str, str]:
 
 
 def description(row: Mapping[str, Any]) -> str | None:
-    """What a row of CLUE says that its label is called; None where it says nothing."""
+    """Return the label's name that a row of CLUE states; None where it states none."""
     found = (row.get(key) for key in DESCRIPTIONS)
     return next((text.strip() for text in found if isinstance(text, str) and text.strip()), None)

@@ -1,4 +1,4 @@
-"""Which words masked language modelling hides, in runs of one to four as MacBERT does, and what is put there."""
+"""Mask words in runs of one to four, as MacBERT does, and choose their replacements."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ TOKENS = 128
 
 
 class Options(options.Options):
-    """What the recipe learns from, and with."""
+    """Data and model of the recipe."""
 
     data: str = Field(
         min_length=1, description="folder of the task's files as CLUE publishes them: train.json, dev.json, …"
@@ -31,7 +31,7 @@ class Options(options.Options):
 
 
 class CluenerOptions(Options):
-    """The same, and what is done about spans that share characters."""
+    """The same, and how spans that share characters are handled."""
 
     overlaps: Overlaps = Field(default="refuse", description="of spans that share characters: an error, or the longest")
 

@@ -1,4 +1,4 @@
-"""Words of Chinese, where a tokenizer sees characters: found by jieba, with a user's own dictionary."""
+"""Segment Chinese text into words with jieba and an optional user dictionary."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ jieba.setLogLevel(logging.WARNING)  # it reports on standard error that it loads
 
 
 def read_dictionary(path: str) -> list[Word]:
-    """The words of a dictionary in jieba's form: `WORD [FREQUENCY] [TAG]` a line, in UTF-8; tags mean nothing here.
+    """Read the words of a dictionary in jieba's format: `WORD [FREQUENCY] [TAG]` a line, in UTF-8; tags are ignored.
 
     Raises `ValueError`, with the line, for a file that is no such dictionary.
     """
@@ -57,7 +57,7 @@ def read_dictionary(path: str) -> list[Word]:
 
 @lru_cache(maxsize=4)
 def segmenter(dictionary: tuple[Word, ...]) -> jieba.Tokenizer:
-    """A jieba of its own with the words added, so that runs beside this one, and the host, keep theirs."""
+    """Create a separate jieba instance with the words added, so that other runs, and the host, keep theirs."""
     made = jieba.Tokenizer()
     for word, frequency in dictionary:
         made.add_word(word, frequency)

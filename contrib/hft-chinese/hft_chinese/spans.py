@@ -1,4 +1,4 @@
-"""CLUENER2020 (Xu et al. 2020, arXiv:2001.04351): spans of a text to a tag for each of its characters."""
+"""CLUENER2020 (Xu et al. 2020, arXiv:2001.04351): convert spans of a text to a tag for each character."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Spans:
         return dict.fromkeys(CLUENER, "")
 
     def unlabelled(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The row with its `words`. Raises `ValueError` for a text that is missing or blank."""
+        """Return the row with its `words`. Raises `ValueError` for a text that is missing or blank."""
         text = row.get("text")
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"'text' is {shown(text)}, expected a text that is not blank")
@@ -49,7 +49,7 @@ class Spans:
         return {**others, "words": [character for character in text if not character.isspace()]}
 
     def labelled(self, row: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any] | None:
-        """The row with its `words` and `tags`. Raises `ValueError` for a span that cannot be what is meant."""
+        """Return the row with its `words` and `tags`. Raises `ValueError` for an invalid span."""
         made = self.unlabelled(row)
         text = made["text"]
         tags = ["O"] * len(text)
@@ -61,7 +61,7 @@ class Spans:
         return {**made, "tags": [tag for tag, character in zip(tags, text, strict=True) if not character.isspace()]}
 
     def _apart(self, text: str, spans: Sequence[Span]) -> Sequence[Span]:
-        """The spans, none of which shares a character with another one."""
+        """Return spans of which none overlaps another."""
         if self.overlaps == "longest":
             kept: list[Span] = []
             for span in sorted(spans, key=lambda span: span.start - span.end):
@@ -78,7 +78,7 @@ class Spans:
 
 
 def _spans(text: str, label: Any, known: Mapping[str, str]) -> Iterator[Span]:
-    """The spans of a row's `label`, each looked at."""
+    """Return the spans of a row's `label`, each checked."""
     if not isinstance(label, dict):
         raise ValueError(f"'label' is {shown(label)}, expected {{TYPE: {{MENTION: [[first, last], …]}}}}")
     for kind, mentions in label.items():

@@ -1,4 +1,4 @@
-"""Dual-Balancing for hft: a light spec only; the combiner is imported when it is first used."""
+"""List the combiner `db-mtl`; light: the combiner is imported when it is first used."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ which the gradient of the logarithm of a loss in the millions can be shorter tha
 
 
 class Options(options.Options):
-    """Where the gradients are taken, and how long they are remembered."""
+    """Where the gradients are taken, and the decay of their moving average."""
 
     at: At = Field(
         default="shared",
@@ -86,7 +86,7 @@ class DualBalancing(Combiner):
         return _with_rest(stretch * (1 - share) * slopes, (stretch * share) @ before, gradients)
 
     def _remembered(self, gradients: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """The present tasks' averages `[t, p]` before this step, and their shares `[t]` in those after it."""
+        """Return the present tasks' averages `[t, p]` before this step, and their weights `[t]` in those after it."""
         if self.averages.shape[1] != gradients.shape[1]:  # first step, or other parameters train from now on
             self.averages = self.averages.new_zeros(len(self.tasks), gradients.shape[1])
             self.steps.zero_()
@@ -96,7 +96,7 @@ class DualBalancing(Combiner):
 
 
 def _stretch(gradients: Tensor) -> Tensor:
-    """`[t]`: what brings each gradient to the length of the longest."""
+    """Return the factors `[t]` that bring each gradient to the norm of the largest."""
     lengths = torch.linalg.vector_norm(gradients, dim=1)
     longest = lengths.max()
     stretch: Tensor = longest / lengths.clamp(min=longest * SHORTEST).clamp(min=torch.finfo(lengths.dtype).tiny)

@@ -1,4 +1,4 @@
-"""The head `dependency`: light specs only; listing plugins imports this module."""
+"""List the head `dependency`; light: listing plugins imports this module."""
 
 from __future__ import annotations
 

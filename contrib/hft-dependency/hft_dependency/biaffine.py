@@ -1,4 +1,4 @@
-"""Scores of arcs and relations from words' representations: the network of the paper above its encoder."""
+"""Score arcs and relations from words' representations: the network of the paper above its encoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SLOPE = 0.1
 
 
 class Biaffine(nn.Module):
-    """`[x; 1]ᵀ U [y; 1]` for each output: what x and y say together, each alone, and a bias, as for labels (Dozat and
+    """`[x; 1]ᵀ U [y; 1]` for each output: a bilinear and a linear term and a bias, as for labels (Dozat and
     Manning 2017, equation 3). Without `both_alone` only y speaks alone, as for arcs: whether a word is a likely head
     (equation 6)."""
 
@@ -44,7 +44,7 @@ def _with_one(tensor: Tensor) -> Tensor:
 
 
 class Mlp(nn.Sequential):
-    """One layer that keeps of a word what one of its roles needs (equations 4 and 5)."""
+    """Reduce a word's representation for one of its roles (equations 4 and 5)."""
 
     def __init__(self, size: int, outputs: int, dropout: float) -> None:
         super().__init__(nn.Linear(size, outputs), nn.LeakyReLU(SLOPE), nn.Dropout(dropout))

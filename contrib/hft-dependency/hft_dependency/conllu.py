@@ -1,4 +1,4 @@
-"""CoNLL-U files (universaldependencies.org/format.html) as rows; standard library only.
+"""Read CoNLL-U files (universaldependencies.org/format.html) as rows; standard library only.
 
 train = hft_dependency.conllu.read("en_ewt-ud-train.conllu")
 hft_core.run(recipe, data={"syntax": {"train": train}})
@@ -21,7 +21,7 @@ Lines = list[tuple[int, str]]
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """A row a sentence: `words`, `heads` (0 for the root, otherwise a word's number from 1) and `relations`.
+    """Return a row a sentence: `words`, `heads` (0 for the root, otherwise a word's number from 1) and `relations`.
 
     Words are the syntactic words: the lines of multiword tokens (`3-4`) and of empty nodes (`8.1`) are passed over, as
     are comments. Raises `DataError`, with the line, for what is not of this format; whether the heads are a tree is
@@ -41,7 +41,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _sentences(text: str) -> Iterator[Lines]:
-    """The lines of each sentence without its comments."""
+    """Yield the lines of each sentence without its comments."""
     sentence: Lines = []
     for number, line in enumerate([*text.split("\n"), ""], start=1):
         line = line.rstrip("\r")

@@ -1,4 +1,4 @@
-"""What a dependency tree is, and the best one for given scores; numpy only."""
+"""Check dependency trees, and find the best one for given scores; numpy only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = 0
 
 
 def fault(heads: Sequence[int]) -> str:
-    """Why `heads` (of words 1 … n) is no tree with a single root, or an empty string."""
+    """Return why `heads` (of words 1 … n) is not a tree with a single root; empty if it is."""
     count = len(heads)
     for word, head in enumerate(heads, start=1):
         if not 0 <= head <= count:
@@ -29,7 +29,7 @@ def fault(heads: Sequence[int]) -> str:
 
 
 def find_cycle(heads: Sequence[int]) -> list[int]:
-    """The nodes of one cycle, each followed by its head; empty where every node leads to the root.
+    """Return the nodes of one cycle, each followed by its head; empty where every node leads to the root.
 
     `heads[node]` for every node; that of the root is not looked at.
     """
@@ -47,7 +47,7 @@ def find_cycle(heads: Sequence[int]) -> list[int]:
 
 
 def best_tree(scores: NDArray[np.floating]) -> list[int]:
-    """The heads of words 1 … n in the tree with a single root whose arcs have the greatest sum of scores.
+    """Return the heads of words 1 … n in the tree with a single root whose arcs have the greatest sum of scores.
 
     `scores[dependent, head]`: `[n + 1, n + 1]`, finite; row 0 and the diagonal are not looked at. The algorithm is that
     of Chu and Liu (1965) and Edmonds (1967). Every arc from the root is made dearer by more than all other choices
@@ -64,7 +64,7 @@ def best_tree(scores: NDArray[np.floating]) -> list[int]:
 
 
 def _arborescence(arcs: NDArray[np.float64]) -> list[int]:
-    """The head of each node in the spanning tree from node 0 with the greatest sum.
+    """Return the head of each node in the spanning tree from node 0 with the greatest sum.
 
     Cycles of best arcs are contracted to a node each until there is none; then they are opened, the last one first.
     """

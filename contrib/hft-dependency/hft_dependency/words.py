@@ -1,4 +1,4 @@
-"""Where a sentence's words are in what its tokenizer made of it."""
+"""Find a sentence's words among its tokens."""
 
 from __future__ import annotations
 

@@ -53,18 +53,18 @@ def _by_rules(sentences: Sequence[Sequence[str]], usual: str, other: str) -> str
 
 
 def tags_of(types: Iterable[str], scheme: str) -> list[str]:
-    """All tags of the scheme for chunks of these types, `O` first."""
+    """Return all tags of the scheme for chunks of these types, `O` first."""
     letters = dict.fromkeys(LETTERS[scheme])
     return ["O", *(_tag(letter, kind) for kind in sorted(set(types)) for letter in letters)]
 
 
 def types_of(tags: Iterable[str]) -> set[str]:
-    """The types of the chunks that tags of this form can mark; others are passed over."""
+    """Return the types of the chunks that tags of this form can mark; others are passed over."""
     return {tag.partition("-")[2] for tag in tags if _TAG.fullmatch(tag) and tag != "O"}
 
 
 def read(tags: Sequence[str]) -> list[Chunk]:
-    """The chunks that the tags of any scheme mark, well formed or not, as the script conlleval of CoNLL-2000 takes
+    """Return the chunks that tags of any scheme mark, well formed or not, as the script conlleval of CoNLL-2000 takes
     them: a chunk continues while its type does, until a letter begins or ends one."""
     found: list[Chunk] = []
     start, kind, ended = -1, "", True
@@ -80,7 +80,7 @@ def read(tags: Sequence[str]) -> list[Chunk]:
 
 
 def write(chunks: Iterable[Chunk], length: int, scheme: str) -> list[str]:
-    """The tags of `length` words with these chunks, which follow one another."""
+    """Return the tags of `length` words with these chunks, which follow one another."""
     first, inner, last, only = LETTERS[scheme]
     tags = ["O"] * length
     listed = list(chunks)
@@ -95,13 +95,13 @@ def write(chunks: Iterable[Chunk], length: int, scheme: str) -> list[str]:
 
 
 def fault(tags: Sequence[str], scheme: str) -> tuple[int, str] | None:
-    """The first tag that breaks the scheme's rules, by its index, and what it would have to be; None without any."""
+    """Return the index of the first tag that breaks the scheme's rules, and the right tag; None without any."""
     right = write(read(tags), len(tags), scheme)
     return next(((i, good) for i, (tag, good) in enumerate(zip(tags, right, strict=True)) if tag != good), None)
 
 
 def well_formed(tags: Sequence[str], scheme: str) -> list[Chunk]:
-    """The chunks whose tags follow the scheme; those that do not are none (seqeval's strict mode)."""
+    """Return the chunks whose tags follow the scheme; those that do not are none (seqeval's strict mode)."""
     return [c for c in read(tags) if write([(0, c[1] - c[0], c[2])], c[1] - c[0], scheme) == list(tags[c[0] : c[1]])]
 
 

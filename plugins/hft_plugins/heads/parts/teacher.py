@@ -1,4 +1,4 @@
-"""A finished run that teaches: its class probabilities for texts."""
+"""Predict class probabilities with a finished run, for distillation."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Teacher:
     """
 
     def __init__(self, folder: Path, task: str, *, student: str, context: HeadContext | None) -> None:
-        """`task`: the run's task that teaches; `student`: the task that learns, for messages. Without a `context` the
-        run is opened with all installed plugins."""
+        """`task`: the run's task, the teacher; `student`: the task that is trained, for messages. Without a `context`
+        the run is opened with all installed plugins."""
         self.folder, self.task = folder, task
         self._student, self._context = student, context
         self._run: SavedRun | None = None

@@ -1,4 +1,4 @@
-"""How near generated texts are to their references: ROUGE, BLEU and chrF, by rouge-score and sacrebleu."""
+"""Compare generated texts with their references: ROUGE, BLEU and chrF, by rouge-score and sacrebleu."""
 
 from __future__ import annotations
 

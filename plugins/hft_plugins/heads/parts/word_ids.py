@@ -1,4 +1,4 @@
-"""Which word each token of a text belongs to: by the tokenizer, or by a segmenter for texts without blanks."""
+"""Find the word of each token of a text: by the tokenizer, or by a segmenter for texts without blanks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def need_segmenter(name: Segmenter) -> None:
 
 
 def words_of(encoding: Any, texts: Sequence[str], segmenter: Segmenter | None) -> list[list[int]]:
-    """For each example of a tokenizer's `encoding` of `texts`, the number of each token's word, or `NO_WORD`.
+    """Return, for each example of a tokenizer's `encoding` of `texts`, the number of each token's word, or `NO_WORD`.
 
     A word of the tokenizer is what it takes apart into pieces; of Chinese, that is one character. A segmenter's words
     are found in the text, and a token belongs to the first one that it shares a character with: characters are grouped

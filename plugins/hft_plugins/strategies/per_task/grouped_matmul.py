@@ -1,4 +1,4 @@
-"""Low-rank additions to rows that belong to different tasks: each group of rows with its own matrices."""
+"""Apply low-rank additions to rows of different tasks: each group of rows with its own matrices."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class LowRank(NamedTuple):
 
 
 def groups_of(rows: TaskRows) -> Groups:
-    """The groups of a batch: neighbours of one task are one group, a task without rows is none. A task that is alone
-    has all rows.
+    """Return the groups of a batch: neighbors of one task are one group, a task without rows is none. A task that is
+    alone has all rows.
 
     Raises `ValueError` when the slices do not follow one another from row 0 on.
     """
@@ -46,13 +46,13 @@ def groups_of(rows: TaskRows) -> Groups:
 
 
 def product_dtype(x: Tensor, factor: Tensor) -> torch.dtype:
-    """The number format for a product of both: autocast's where that is on, and else that of `factor`."""
+    """Return the number format for a product of both: autocast's where that is on, and else that of `factor`."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else factor.dtype
 
 
 def add_low_rank(output: Tensor, x: Tensor, sizes: Sequence[int], additions: Sequence[LowRank | None]) -> Tensor:
-    """What a linear layer makes of `x` `[rows, …, in]`, with each group's own addition.
+    """Return a linear layer's output for `x` `[rows, …, in]`, with each group's own addition.
 
     `output` `[rows, …, out]`: what the layer alone makes of it; overwritten where no gradient is recorded. Group i is
     the next `sizes[i]` rows; None adds nothing. The products are in autocast's number format where that is on and else
@@ -79,7 +79,7 @@ def _flat(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _alike(counts: list[int], additions: Sequence[LowRank | None]) -> bool:
-    """All groups can go through one batched product."""
+    """Return whether one batched product serves all groups."""
     shapes = {addition and (addition.down.shape, addition.scaling) for addition in additions}
     return len(set(counts)) == len(shapes) == 1
 
@@ -95,7 +95,7 @@ def _add_batched(result: Tensor, flat: Tensor, additions: Sequence[LowRank]) -> 
 
 
 def _add_recorded(result: Tensor, flat: Tensor, counts: list[int], additions: Sequence[LowRank | None]) -> Tensor:
-    """One product after another, joined: writing into slices would cost a copy of the whole gradient for each."""
+    """Concatenate one product after another: writing into slices would copy the whole gradient for each."""
     pieces = []
     for piece, part, addition in zip(torch.split(result, counts), torch.split(flat, counts), additions, strict=True):
         if addition is not None:

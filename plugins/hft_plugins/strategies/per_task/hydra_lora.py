@@ -44,7 +44,7 @@ class HydraLoraLinear(RoutedLinear):
         self.shared.lora_route = self.kaiming(settings["lora_nums"], self.in_features)
 
     def add(self, output: Tensor, dropped: Tensor, x: Tensor) -> Tensor:
-        """One product with all Bs side by side, of A's output times each B's weight."""
+        """Compute one product with all Bs concatenated, of A's output times each B's weight."""
         shared = self.shared
         dtype = product_dtype(x, shared.lora_A)
         weights = torch.softmax(x.to(dtype) @ shared.lora_route.to(dtype).T, dim=-1, dtype=torch.float32).to(dtype)

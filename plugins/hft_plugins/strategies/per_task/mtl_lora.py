@@ -27,7 +27,7 @@ class Options(per_task_lora.Options):
 
 
 class MtlLoraPart(nn.Module):
-    """What a task has for itself. As in the paper's code, Λ begins as the identity; the weights begin at random,
+    """The parameters of one task. As in the paper's code, Λ begins as the identity; the weights begin at random,
     because Bs that are weighed alike would have the same gradient for ever."""
 
     def __init__(self, layer: RoutedLinear, size: Size, count: int) -> None:

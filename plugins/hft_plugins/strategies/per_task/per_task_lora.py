@@ -1,4 +1,4 @@
-"""Share what the LoRA strategies with per-task parts have in common: injecting layers, routing rows, saving parts."""
+"""Inject layers, route rows and save parts, for all LoRA strategies with per-task parts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Options(options.Options):
     use_rslora: bool = Field(default=False, description="scale by alpha/√r instead of alpha/r (arXiv:2312.03732)")
 
     def size(self, r: int | None = None, lora_alpha: int | None = None) -> Size:
-        """The size of a LoRA of rank `r`, or of the rank of all."""
+        """Return the size of a LoRA of rank `r`, or of the rank of all."""
         r = r or self.r
         return Size(r, lora_alpha or self.lora_alpha or 2 * r, self.use_rslora)
 
@@ -67,11 +67,11 @@ class PerTaskLora(Strategy):
     # --- what subclasses say
 
     def layer(self, found: Found) -> RoutedLinear:
-        """A layer with fresh shared parts in the place of `found`."""
+        """Create a layer with fresh shared parts in place of `found`."""
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
-        """What the shared parts are made with; JSON-able."""
+        """Return the settings of the shared parts, as JSON values."""
         return {}
 
     def size_of(self, task: str) -> Size | None:
@@ -239,7 +239,7 @@ class PerTaskLora(Strategy):
             raise ValueError(f"{file} was written with {found}: expected {self.settings()}")
 
     def load_shared(self, layers: Mapping[str, RoutedLinear], task: str, given: Mapping[str, Tensor]) -> None:
-        """Put the shared parts in; from the second task on, look that they are the same."""
+        """Load the shared parts; from the second task on, check that they are the same."""
         current = parts_of(layers, None)
         if not self._shared_from:
             fill(current, given)
@@ -251,12 +251,12 @@ class PerTaskLora(Strategy):
 
 
 def _nothing(layer: RoutedLinear) -> LowRank:
-    """An adapter that adds nothing, for a task without parts: PEFT has none without weights."""
+    """Create an adapter of zeros, for a task without parts: PEFT has none without weights."""
     return LowRank(layer.zeros(1, layer.in_features), layer.zeros(layer.out_features, 1), 1.0)
 
 
 def parts_of(layers: Mapping[str, RoutedLinear], task: str | None) -> dict[str, Tensor]:
-    """Parameters of the task's own parts, or the shared ones, by name."""
+    """Return the parameters of the task's own parts, or the shared ones, by name."""
     parts = {name: layer.shared if task is None else layer.part(task) for name, layer in layers.items()}
     return {f"{name}.{n}": p for name, part in parts.items() if part is not None for n, p in part.named_parameters()}
 

@@ -1,4 +1,4 @@
-"""Linear layers whose low-rank addition depends on which task a row belongs to."""
+"""Add to a linear layer's output by the task of each row."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Size:
 
 
 class Routing:
-    """Which rows of a batch belong to which task; one object that all layers of a trunk look at.
+    """The task of each row of a batch; one object that all layers of a trunk share.
 
     It holds until the next batch: a checkpointed layer is computed again in the backward pass.
     """
@@ -47,7 +47,7 @@ class Routing:
         self._groups = groups
 
     def groups(self, rows: int, layer: str) -> Groups:
-        """The groups of the `rows` rows that `layer` was given.
+        """Return the groups of the `rows` rows that `layer` was given.
 
         Raises `PluginError` when they are not those of the batch; rows of one task only may be any number.
         """
@@ -106,7 +106,7 @@ class RoutedLinear(nn.Module):
         return bias
 
     def kaiming(self, rows: int, columns: int) -> nn.Parameter:
-        """A fresh matrix as `nn.Linear` and PEFT's A begin."""
+        """Create a fresh matrix as `nn.Linear` and PEFT's A begin."""
         parameter = self.zeros(rows, columns)
         nn.init.kaiming_uniform_(parameter, a=math.sqrt(5))
         return parameter
@@ -118,7 +118,7 @@ class RoutedLinear(nn.Module):
     # --- parts
 
     def new_part(self, size: Size) -> nn.Module:
-        """A task's own part, fresh."""
+        """Create a task's own part."""
         return LoraPart(self, size)
 
     def add_part(self, task: str, size: Size) -> None:
@@ -126,7 +126,7 @@ class RoutedLinear(nn.Module):
         self.private[_key(task)] = self.new_part(size)
 
     def part(self, task: str) -> Any:
-        """The task's own part; None where it has none."""
+        """Return the task's own part; None where it has none."""
         return getattr(self.private, _key(task), None)
 
     def tasks(self) -> list[str]:
@@ -136,7 +136,7 @@ class RoutedLinear(nn.Module):
     # --- computing
 
     def addition(self, task: str) -> LowRank | None:
-        """What is added for `task`, shared parts included; None where nothing is."""
+        """Return the addition for `task`, shared parts included; None where there is none."""
         raise NotImplementedError(f"{type(self).__name__} does not say what it adds")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class Found:
 
 
 def find(trunk: nn.Module, target_modules: str | Sequence[str], strategy: str) -> list[Found]:
-    """The linear layers that PEFT's LoRA would add to; of all (`all-linear`), those that it can add to.
+    """Find the linear layers that PEFT's LoRA would add to; of all (`all-linear`), those that it can add to.
 
     PEFT itself chooses them: it puts its layers in (on the `meta` device) and takes them out again. Raises
     `PluginError` when it refuses, or chooses layers that are not linear.
@@ -204,5 +204,5 @@ def find(trunk: nn.Module, target_modules: str | Sequence[str], strategy: str) -
 
 
 def routed_layers(trunk: nn.Module) -> dict[str, RoutedLinear]:
-    """The layers with additions, by name."""
+    """Return the layers with additions, by name."""
     return {name: layer for name, layer in trunk.named_modules() if isinstance(layer, RoutedLinear)}
