@@ -31,6 +31,7 @@ COMMANDS = {
     "validate": "hft_core.cli.validate:validate",
     "evaluate": "hft_core.cli.evaluate:evaluate",
     "predict": "hft_core.cli.predict:predict",
+    "report": "hft_core.cli.report:report",
     "check": "hft_core.cli.check:check",
     "list-plugins": "hft_core.cli.list_plugins:list_plugins",
     "describe": "hft_core.cli.describe:describe",

@@ -1,0 +1,1 @@
+"""One HTML file that shows runs; no script, no network, nothing to build."""
