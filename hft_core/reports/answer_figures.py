@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hft_core.reports import row_statistics
@@ -74,7 +75,7 @@ def _slices(answers: Answers, cells: Cells, inputs: Sequence[str], by: str) -> M
             parts.append((by, row_statistics.slices(hits, [cells[place].get(by, "–") for place in places])))
         lengths = [sum(len(str(cells[place].get(name) or "")) for name in inputs) for place in places]
         parts.append(("length of the text", row_statistics.by_length(hits, lengths)))
-    files = [file for file, _ in answers.places]
+    files = [Path(file).name for file, _ in answers.places]  # a report is passed on, and paths are private
     if len(set(files)) > 1:
         parts.append(("file", row_statistics.slices([bool(hit) for hit in correct], files)))
     rows = [(kind, s.name, s.rows, s.share, f"{s.low:.3f} to {s.high:.3f}") for kind, found in parts for s in found]
@@ -95,7 +96,7 @@ def _worst(answers: Answers, cells: Cells, texts: RowTexts) -> Markup | None:
         verdict: list[Content] = [tag("b", _short(truth[i]))] if truth[i] is not None else []
         if said[i] is not None and said[i] != truth[i]:
             verdict += [" answered ", tag("b", _short(said[i]), class_="wrong")]
-        place = f"loss {number_text(float(lost[i]))} · {file}, row {number}"
+        place = f"loss {number_text(float(lost[i]))} · {Path(file).name}, row {number}"
         read = " ¦ ".join(str(value) for value in cells.get((file, number), {}).values() if value is not None)
         shown = read if len(read) <= LONGEST_TEXT else read[:LONGEST_TEXT] + "…"
         text = tag("p", shown, dir="auto") if shown else None
