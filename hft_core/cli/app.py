@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate": "hft_core.cli.evaluate:evaluate",
     "predict": "hft_core.cli.predict:predict",
     "report": "hft_core.cli.report:report",
+    "push": "hft_core.cli.push:push",
     "check": "hft_core.cli.check:check",
     "list-plugins": "hft_core.cli.list_plugins:list_plugins",
     "describe": "hft_core.cli.describe:describe",
