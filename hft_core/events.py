@@ -6,7 +6,7 @@ Light (standard library only): an observer plugin may import it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,17 @@ class EvaluationFinished:
     step: int
     scores: Scores
     seconds: float
+    by_label: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """By task and label (`hft_core.results.LabelScores`), of heads with labels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noticed:
+    stage: str
+    step: int
+    text: str
+    """What is wrong with the training so far (a loss that rises or does not fall, answers that are all the same), and
+    the likeliest cause."""
 
 
 @dataclass(frozen=True, kw_only=True)

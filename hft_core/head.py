@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hft_core.backbone import Backbone, FamilyModule, Features, PooledOutput
+    from hft_core.results import LabelScores
 
 OWN_LENGTH = "decoder_"
 """Prefix of trunk inputs that do not have the length of their sequence."""
@@ -250,6 +251,11 @@ class Head(nn.Module, ABC):
         """Compute the metrics of a split, main metric included, from one prediction and one reference per example and
         the mean loss per target."""
         return {"loss": loss}
+
+    def by_label(self, predictions: Sequence[Any], references: Sequence[Any]) -> LabelScores:
+        """Return `precision`, `recall`, `f1`, `support` (occurrences) and `predicted` (times it was given) of each
+        label, from what `metrics` is given; empty for heads without labels."""
+        return {}
 
     def baseline(self, references: Sequence[Any]) -> Any | None:
         """Return the prediction that is best where the text is not known, from the references of training examples (the

@@ -113,6 +113,7 @@ class LifecycleHooks:
             stage_started                      # scores of all known tasks before it
             for step in plan:
                 step_finished                  # losses and weights by task, rows, tokens, seconds
+                noticed                        # only when something is wrong with the training
                 if evaluation is due:
                     evaluation_started
                     evaluation_finished        # scores by task
@@ -158,6 +159,18 @@ class LifecycleHooks:
             @hookimpl
             def hft_step_finished(event):
                 print(f"step {event.step} of {event.steps}: {dict(event.losses)}")
+        """
+
+    @hookspec
+    def hft_noticed(self, event: events.Noticed) -> None:
+        """Observe that a stage diverges or learns nothing, while it trains; at the end of the stage this is among its
+        warnings, if it is still so.
+
+        Example::
+
+            @hookimpl
+            def hft_noticed(event):
+                print(f"step {event.step}: {event.text}")
         """
 
     @hookspec

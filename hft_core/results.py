@@ -12,6 +12,8 @@ from hft_core.sanitize import finite
 
 Scores = dict[str, dict[str, float]]
 """Metric values by task, then by metric name."""
+LabelScores = dict[str, dict[str, float]]
+"""By label: `precision`, `recall`, `f1`, `support` (how often it occurs) and `predicted` (how often it was given)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,23 @@ class Evaluation:
     scores: Scores
     score: float | None
     """What the best weights are chosen by (higher is better); None where nothing can be measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFacts:
+    """How the training of a task in a stage went."""
+
+    steps: int
+    rate: float
+    """Learning rate of the trunk, or of the heads where the trunk is frozen."""
+    usual_rate: float
+    """The same by default."""
+    first_loss: float | None
+    """Mean training loss over the first steps; None without any."""
+    last_loss: float | None
+    """Over the last steps."""
+    only_label: str = ""
+    """The label that all rows of the last evaluation got, where they have several; empty: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +94,10 @@ class StageResult:
     """Rows in a step, over all processes; 0 in results of older versions."""
     head_learning_rates: dict[str, float] = field(default_factory=dict)
     """Of each task's fresh head; empty in results of older versions."""
+    best_reason: str = ""
+    """Why `best_step` is not that of the highest dev score; empty where it is."""
+    training: dict[str, TrainingFacts] = field(default_factory=dict)
+    """By task; empty in results of older versions."""
     warnings: tuple[str, ...] = ()
 
 
@@ -82,7 +105,8 @@ def stage_result(value: Mapping[str, Any]) -> StageResult:
     """Convert back what `dataclasses.asdict` returned, after it was written as JSON."""
     lists = {name: tuple(value[name]) for name in ("tasks", "warnings")}
     history = tuple(Evaluation(**evaluation) for evaluation in value["history"])
-    return StageResult(**{**value, **lists, "history": history})
+    training = {task: TrainingFacts(**facts) for task, facts in value.get("training", {}).items()}
+    return StageResult(**{**value, **lists, "history": history, "training": training})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +139,8 @@ class RunResult:
     versions: dict[str, str]
     plugins: tuple[dict[str, Any], ...]
     warnings: tuple[str, ...] = field(default=())
+    by_label: dict[str, dict[str, LabelScores]] = field(default_factory=dict)
+    """By split and task, of heads with labels: the test split, or the dev split of tasks without one."""
     floors: dict[str, dict[str, Floor]] = field(default_factory=dict)
     """By split and task: the score of an answer that ignores the text, of heads that have one (`Head.baseline`)."""
     pins: Pins = field(default_factory=Pins)

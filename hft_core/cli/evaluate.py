@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hft_core.cli.run import TrustOption
-from hft_core.cli.terminal import print_json, print_table, say_error
+from hft_core.cli.terminal import print_json, print_table, say, say_error
 from hft_core.errors import UsageError
 
 if TYPE_CHECKING:
     from hft_core.predict.saved_run import SavedRun
-    from hft_core.results import Scores
+    from hft_core.results import LabelScores, Scores
+    from hft_core.training.evaluation import Measured
+
+LABEL_COLUMNS = ("precision", "recall", "f1", "support", "predicted")
 
 
 def evaluate(
@@ -47,23 +50,54 @@ def evaluate(
     saved = open_run(run, catalogue, trust_remote_code=trust_remote_code)
     for warning in saved.warnings:
         say_error(f"warning: {warning}")
-    scores: Mapping[str, Any] = _scores(saved, task, data)
+    measured = _measured(saved, task, data)
+    scores: Mapping[str, Any] = _scores(measured)
     columns: tuple[str, ...] = ("value",)
     if quantized is not None:
-        scores, columns = quantization.compare(scores, _scores(quantized, task, data)), quantization.COLUMNS
+        scores, columns = quantization.compare(scores, _scores(_measured(quantized, task, data))), quantization.COLUMNS
     if as_json:
-        print_json(scores)
-    else:
-        print_table(("split", "task", "metric", *columns), _lines(scores))
+        print_json({split: _with_labels(by_task, measured[split].by_label) for split, by_task in scores.items()})
+        return
+    print_table(("split", "task", "metric", *columns), _lines(scores))
+    for split, part in measured.items():
+        for name, labels in part.by_label.items():
+            say()
+            print_table((f"{split}, {name}", *LABEL_COLUMNS), label_lines(labels))
 
 
-def _scores(saved: SavedRun, task: str | None, data: Path | None) -> dict[str, Scores]:
+def _measured(saved: SavedRun, task: str | None, data: Path | None) -> dict[str, Measured]:
     """Compute scores by split, or under the name of the file with the rows."""
     from hft_core.predict import prediction
 
     if data is not None and task is not None:
-        return {str(data): {task: prediction.evaluate(saved, task, prediction.rows_from_file(data, task))}}
+        return {str(data): prediction.evaluate_by_label(saved, task, prediction.rows_from_file(data, task))}
     return prediction.evaluate_recipe_data(saved, [task] if task else list(saved.model.heads))
+
+
+def _scores(measured: Mapping[str, Measured]) -> dict[str, Scores]:
+    return {split: part.scores for split, part in measured.items()}
+
+
+def _with_labels(by_task: Mapping[str, Any], labels: Mapping[str, LabelScores]) -> dict[str, Any]:
+    """Return each task's metrics, with those by label under `by_label`."""
+    return {
+        task: {**metrics, "by_label": labels[task]} if task in labels else metrics for task, metrics in by_task.items()
+    }
+
+
+def label_lines(labels: LabelScores) -> list[tuple[str, ...]]:
+    """A line for each label, the rarest last."""
+    ordered = sorted(labels.items(), key=lambda item: -item[1]["support"])
+    return [
+        (
+            label,
+            *(
+                f"{values[name]:.4g}" if name in ("precision", "recall", "f1") else str(values[name])
+                for name in LABEL_COLUMNS
+            ),
+        )
+        for label, values in ordered
+    ]
 
 
 def _lines(scores: Mapping[str, Any]) -> list[tuple[str, ...]]:

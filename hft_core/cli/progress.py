@@ -63,6 +63,10 @@ class Lines:
             self.show(event)
 
     @hookimpl
+    def hft_noticed(self, event: events.Noticed) -> None:
+        self.write(f"{event.stage}, step {event.step}: {event.text}")
+
+    @hookimpl
     def hft_evaluation_started(self, event: events.EvaluationStarted) -> None:
         if event.split == "test":  # what follows the last step, and may take long
             self.write(f"scoring {event.split}: {', '.join(event.tasks)}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hft_core.cli import launch
+from hft_core.cli import auto, launch
 from hft_core.cli.terminal import also_in_a_file, print_json, print_table, say, say_error
 from hft_core.errors import UsageError
 from hft_core.runtime import time_limit
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from hft_core.recipe.yaml_source import Source
     from hft_core.results import RunResult, StageResult
 
-RecipeArgument = Annotated[Path | None, typer.Argument(metavar="[RECIPE.yaml]", help="A recipe; or use flags.")]
+AUTO = Path("auto")
+"""In place of a recipe: its stages are chosen."""
+RecipeArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="[RECIPE.yaml]", help="A recipe; or use flags ('auto' with flags chooses the stages)."),
+]
 BackboneOption = Annotated[str | None, typer.Option("--backbone", metavar="PATH", help="Folder, GGUF file or hub id.")]
 TaskOption = Annotated[
     list[str] | None,
@@ -95,7 +100,7 @@ def run(
         raise UsageError("--resume needs --out RUN, the folder of the run that was stopped")
     if fsdp:
         launch.request_fsdp(processes)
-    source = tracked(source_of(recipe, backbone, task, strategy, combiner, set_), track)
+    source = tracked(source_of(recipe, backbone, task, strategy, combiner, set_, ctx.obj.catalogue), track)
     folder = out or new_run_folder(recipe.stem if recipe else "run")
     if processes > 1 and not launch.launched():
         check_batch_sizes(source, ctx.obj.catalogue, processes)  # report a wrong recipe once, not in each process
@@ -142,13 +147,17 @@ def source_of(
     strategy: str | None,
     combiner: str | None,
     assignments: list[str] | None,
+    catalogue: Catalogue,
 ) -> Source:
-    """Build the recipe from a file or from flags. Raises `UsageError` for both or neither."""
+    """Build the recipe from a file or from flags, or choose its stages (`auto`). Raises `UsageError` for both or
+    neither."""
     from hft_core.recipe.flags import recipe_from_flags
     from hft_core.recipe.recipe_file import override, read
     from hft_core.recipe.yaml_source import Source
 
     flags = [name for name, value in (("--backbone", backbone), ("--task", tasks)) if value]
+    if recipe == AUTO and not recipe.exists():
+        return auto.source_of(catalogue, backbone, tasks, [strategy, combiner], assignments or [])
     if recipe is not None:
         flags += [name for name, value in (("--strategy", strategy), ("--combiner", combiner)) if value]
         if flags:
@@ -252,6 +261,8 @@ def print_result(result: RunResult) -> None:
     say()
     for stage in result.stages:
         say(cost_text(stage))
+        if stage.best_reason:
+            say(f"{stage.name}: {stage.best_reason}")
     for warning in result.warnings:
         say_error(f"warning: {warning}")
     say()

@@ -59,8 +59,9 @@ def validate(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Check a recipe, its plugins and its data without training."""
-    source = tracked(source_of(recipe, backbone, task, strategy, combiner, set_), track)
-    resolved = resolved_of(source, ctx.obj.catalogue)
+    catalogue = ctx.obj.catalogue
+    source = tracked(source_of(recipe, backbone, task, strategy, combiner, set_, catalogue), track)
+    resolved = resolved_of(source, catalogue)
     from hft_core.recipe import recipe_file
     from hft_core.runs.validate import inspect
 

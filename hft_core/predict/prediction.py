@@ -16,10 +16,9 @@ from hft_core.head import Column, Head
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.resolve import Resolved
-from hft_core.results import Scores
 from hft_core.runs import assembly
 from hft_core.runtime.run_lock import exclusive
-from hft_core.training.evaluation import evaluate_tasks, score, score_task
+from hft_core.training.evaluation import Measured, evaluate_tasks, measure
 
 
 class Trained(Protocol):
@@ -145,20 +144,31 @@ def evaluate(saved: Trained, task: str, rows: Any) -> dict[str, float]:
 
     Raises `DataError` for rows that do not fit the task.
     """
-    head, rows = _head(saved, task), loading.from_python(rows, task=task)
-    assembly.check_rows(task, head, rows, "input", need_targets=True)
-    return score_task(saved.model, task, _encoded(saved, task, rows), _machine(saved), seed=saved.resolved.recipe.seed)
+    return _measured(saved, task, rows).scores[task]
 
 
 @exclusive
-def evaluate_recipe_data(saved: Trained, tasks: Sequence[str]) -> dict[str, Scores]:
+def evaluate_by_label(saved: Trained, task: str, rows: Any) -> Measured:
+    """Evaluate a task as `evaluate` does, also by label."""
+    return _measured(saved, task, rows)
+
+
+def _measured(saved: Trained, task: str, rows: Any) -> Measured:
+    head, rows = _head(saved, task), loading.from_python(rows, task=task)
+    assembly.check_rows(task, head, rows, "input", need_targets=True)
+    examples = {task: _encoded(saved, task, rows)}
+    return measure(saved.model, [task], examples, _machine(saved), seed=saved.resolved.recipe.seed)
+
+
+@exclusive
+def evaluate_recipe_data(saved: Trained, tasks: Sequence[str]) -> dict[str, Measured]:
     """Evaluate tasks on the dev and test splits of the run's own recipe. Raises `DataError` when its files are gone."""
     heads = {task: _head(saved, task) for task in tasks}
     rows = assembly.load_rows(saved.resolved, heads, {})
     examples = assembly.tokenize(saved.resolved, rows, saved.model)
     where, seed = _machine(saved), saved.resolved.recipe.seed
     return {
-        split: score(saved.model, tasks, of_split, where, seed=seed, plan=_plan(saved, of_split, where))
+        split: measure(saved.model, tasks, of_split, where, seed=seed, plan=_plan(saved, of_split, where))
         for split, of_split in examples.items()
         if split in ("dev", "test")
     }

@@ -17,13 +17,15 @@ from hft_core.recipe.stage import DEFAULT_BATCH_SIZE, Stage
 def with_batch_sizes(resolved: Resolved, processes: int) -> Resolved:
     """Return the recipe with the rows of a step of each stage as they are on so many processes.
 
-    In the result each stage has `train_batch_size` and `max_rows_per_batch`, which say the same on any number of
-    processes, instead of the two keys that depend on it. Raises `RecipeError` where they contradict each other.
+    In the result each stage that says anything of it has `train_batch_size` and `max_rows_per_batch`, which say the
+    same on any number of processes, instead of the two keys that depend on it; for the others the data decide
+    (`hft_core.recipe.budget`). Raises `RecipeError` where they contradict each other.
     """
     stages = []
     for index, each in enumerate(resolved.stages):
         try:
-            stages.append(replace(each, stage=resolve_batch_size(each.stage, processes)))
+            stage = resolve_batch_size(each.stage, processes) if _is_stated(each.stage) else each.stage
+            stages.append(replace(each, stage=stage))
         except KeyPathError as error:
             raise RecipeError(f"{resolved.where(('stages', index, *error.path))}: {error}") from None
     recipe = resolved.recipe.model_copy(update={"stages": tuple(each.stage for each in stages)})
@@ -44,15 +46,21 @@ def resolve_batch_size(stage: Stage, processes: int) -> Stage:
     return stage.model_copy(update=written)
 
 
+def _is_stated(stage: Stage) -> bool:
+    """Return whether a key says how many rows a step has."""
+    keys = (stage.train_batch_size, stage.per_device_train_batch_size, stage.gradient_accumulation_steps)
+    return bool(stage.sampling.batch_size) or any(key is not None for key in keys)
+
+
 def rows_per_step(stage: Stage) -> int:
     """Return the rows of a step of a stage whose batch size has been resolved, over all processes."""
-    assert stage.train_batch_size is not None, "with_batch_sizes comes before"
+    assert stage.train_batch_size is not None, "with_budgets comes before"
     return stage.train_batch_size
 
 
 def rows_per_pass(stage: Stage) -> int:
     """Return how many rows of a resolved stage one process computes at once, at most."""
-    assert stage.max_rows_per_batch is not None, "with_batch_sizes comes before"
+    assert stage.max_rows_per_batch is not None, "with_budgets comes before"
     return stage.max_rows_per_batch
 
 

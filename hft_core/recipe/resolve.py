@@ -22,7 +22,7 @@ from hft_core.recipe.backbone_opener import opener_of
 from hft_core.recipe.error_messages import KeyPath, in_one_line, model_at, problems
 from hft_core.recipe.fields import PluginChoice
 from hft_core.recipe.schema import BackboneChoice, Recipe, Task
-from hft_core.recipe.stage import DEFAULT_EPOCHS, Stage
+from hft_core.recipe.stage import Stage
 from hft_core.recipe.synonyms import suggest_key
 from hft_core.recipe.yaml_source import Source
 
@@ -262,11 +262,9 @@ def _pinned(choice: PluginChoice, chosen: Chosen) -> PluginChoice:
 
 
 def _stage(stage: Stage, strategy: Chosen | None, combiner: Chosen | None) -> ResolvedStage:
-    """Return the stage with its plugins' options and its budget written out."""
+    """Return the stage with its plugins' options written out."""
     pinned: dict[str, Any] = {
         "strategy": stage.strategy and strategy and _pinned(stage.strategy, strategy),
         "combiner": stage.combiner and combiner and _pinned(stage.combiner, combiner),
     }
-    if stage.num_train_epochs is None and stage.max_steps is None:
-        pinned["num_train_epochs"] = DEFAULT_EPOCHS
     return ResolvedStage(stage.model_copy(update=pinned), strategy, combiner)

@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from hft_core.recipe.fields import KeyPathError, Model, Name, Names, PluginChoice
 
 DEFAULT_EPOCHS = 3.0
-"""Epochs of a stage without a budget."""
+"""Epochs of a stage without a budget; more on few rows (`hft_core.recipe.budget`)."""
 DEFAULT_BATCH_SIZE = 32
-"""Rows of a step in all processes, where no key says how many."""
+"""Rows of a step in all processes, where no key says how many; fewer on few rows."""
 
 DiskSize = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)? ?(MB|GB|TB)$")]
 """Such as `20GB`."""
@@ -94,13 +94,13 @@ class Stage(Model):
     """A name such as `uniform`, or keys."""
 
     num_train_epochs: Annotated[float, Field(gt=0)] | None = None
-    """Also `epochs`; 3 if `max_steps` is not given either. An epoch has as many rows as all tasks of the stage
-    together."""
+    """Also `epochs`; if `max_steps` is not given either, 3, or on few rows as many (up to 20) as 100 steps take. An
+    epoch has as many rows as all tasks of the stage together."""
     max_steps: Annotated[int, Field(gt=0)] | None = None
     """Optimizer steps, instead of epochs."""
     train_batch_size: Annotated[int, Field(gt=0)] | None = None
-    """Rows of all tasks together in one optimizer step, over all processes: the same result on any number of them. 32
-    if the next two keys are not given either."""
+    """Rows of all tasks together in one optimizer step, over all processes: the same result on any number of them. If
+    the next two keys are not given either, 32, or on few rows 16 or 8, so that there are 100 steps."""
     per_device_train_batch_size: Annotated[int, Field(gt=0)] | None = None
     """As in transformers: rows in one forward pass on one device, so that a step has this × processes ×
     `gradient_accumulation_steps` rows."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hft_core.backbone import Backbone
+from hft_core.batching.mixture import epoch_rows
 from hft_core.combiner import Combiner
 from hft_core.data import loading, row_notes
 from hft_core.data.examples import Examples, encode
@@ -16,7 +17,9 @@ from hft_core.data.token_cache import TokenCache
 from hft_core.errors import DataError, PluginError, RecipeError, UsageError
 from hft_core.head import Column, Head, HeadContext, RowError
 from hft_core.model.hybrid import HybridModel
+from hft_core.recipe.budget import with_budgets
 from hft_core.recipe.resolve import Resolved, ResolvedStage
+from hft_core.recipe.stage import Stage
 from hft_core.strategy import Strategy
 
 Splits = dict[str, Rows]
@@ -44,7 +47,8 @@ class BuiltRun:
 
 
 def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool) -> BuiltRun:
-    """Load and check the data, open the backbone, build the heads, and tokenize.
+    """Load and check the data, open the backbone, build the heads, and tokenize; the number of examples decides how
+    long a stage trains where its recipe leaves that out.
 
     Raises `DataError`, `PluginError`, `RecipeError` or `ModelError`: whatever is wrong is found before training.
     """
@@ -54,7 +58,14 @@ def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool
     _refuse_routed_rows(resolved, backbone)
     model = attach(backbone, heads)
     examples = tokenize(resolved, rows, model)
-    return BuiltRun(resolved, rows, model, examples, _warnings(heads, rows, examples))
+    units = [units_in_epoch(resolved, stage, examples["train"]) for stage in resolved.recipe.stages]
+    return BuiltRun(with_budgets(resolved, units), rows, model, examples, _warnings(heads, rows, examples))
+
+
+def units_in_epoch(resolved: Resolved, stage: Stage, train: Mapping[str, Examples]) -> int:
+    """Count the units in one epoch of a stage."""
+    counts = {task: len(train[task].lengths) for task in stage.tasks}
+    return epoch_rows(counts, stage.sampling, resolved.recipe.replay_in(stage))
 
 
 def build_heads(resolved: Resolved) -> dict[str, Head]:

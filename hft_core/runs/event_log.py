@@ -46,7 +46,11 @@ class RunLog:
 
     @hookimpl
     def hft_evaluation_finished(self, event: events.EvaluationFinished) -> None:
-        self._write("evaluation", **vars(event))
+        self._write("evaluation", **{name: value for name, value in vars(event).items() if name != "by_label"})
+
+    @hookimpl
+    def hft_noticed(self, event: events.Noticed) -> None:
+        self._write("noticed", **vars(event))
 
     @hookimpl
     def hft_checkpoint_saved(self, event: events.CheckpointSaved) -> None:

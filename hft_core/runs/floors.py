@@ -9,11 +9,11 @@ import numpy as np
 
 from hft_core.data.examples import Examples
 from hft_core.head import Head
-from hft_core.results import Floor, Scores
+from hft_core.results import Floor, Scores, TrainingFacts
+from hft_core.training.causes import likeliest_cause
 
 MAX_EXAMPLES = 10_000
 """Training examples, evenly spaced, from which the answer that ignores the text is made."""
-FEW_STEPS = 100
 CLEARLY = 2
 """Standard errors above its floor from which on a score is clearly better."""
 
@@ -45,11 +45,14 @@ def standard_error(value: float, rows: int) -> float | None:
 
 
 def no_better_than_guessing(
-    heads: Mapping[str, Head], scores: Mapping[str, Scores], found: Mapping[str, Mapping[str, Floor]], steps: int
+    heads: Mapping[str, Head],
+    scores: Mapping[str, Scores],
+    found: Mapping[str, Mapping[str, Floor]],
+    training: Mapping[str, TrainingFacts],
 ) -> list[str]:
     """Describe the tasks whose score is not clearly better than its floor, one sentence each.
 
-    The test split counts, or the dev split without one. `steps`: of the whole run.
+    The test split counts, or the dev split without one. `training`: how that of each task went, in its last stage.
     """
     sentences = []
     for task, head in heads.items():
@@ -60,10 +63,10 @@ def no_better_than_guessing(
         gain = value - floor.value if head.greater_is_better else floor.value - value
         if gain > CLEARLY * (standard_error(value, floor.rows) or 0.0):
             continue
-        cause = f"{steps} steps are few: train longer" if steps < FEW_STEPS else "try another learning rate"
+        cause = f"; {likeliest_cause(training[task])}" if task in training else ""
         score = f"{split} {head.main_metric} {value:.4g}"
         sentences.append(
             f"task '{task}': {score} is not clearly better than the {floor.value:.4g} of an answer that ignores the "
-            f"text; {cause}, and check that the targets belong to their texts"
+            f"text{cause}"
         )
     return sentences

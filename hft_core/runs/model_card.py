@@ -34,6 +34,8 @@ HUB_TASKS = {
 """The hub's name of a task, by how the class of transformers ends that has trunk and head together."""
 OTHER_TASK = "other"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+MAX_LABELS = 20
+"""Rows of a table of scores by label."""
 HUB_SPLITS = {"dev": "validation", "test": "test"}
 """The hub's names of hft's splits."""
 
@@ -64,6 +66,7 @@ def card(result: RunResult, built: BuiltRun, *, adapter_base: str) -> str:
         f"Base model: {_code(name)}. Tasks: {', '.join(f'`{task}`' for task in recipe.tasks)}.\n",
         "## Scores\n",
         _scores(result),
+        *_by_label(result),
         "## Stages\n",
         _stages(result.stages),
         *(["## Warnings\n", *(f"- {_plain(warning)}" for warning in result.warnings), ""] if result.warnings else []),
@@ -131,6 +134,20 @@ def _scores(result: RunResult) -> str:
         guessed = "–" if floor is None else f"{floor.value:.4f}"
         lines.append(f"| {_plain(task)} | {_plain(metric)} | {dev} | {test} | {guessed} |")
     return "\n".join(lines) + "\n"
+
+
+def _by_label(result: RunResult) -> Iterator[str]:
+    """Yield a table of the scores by label for each task that has labels; of many, those with the lowest F1."""
+    for split, by_task in result.by_label.items():
+        for task, labels in by_task.items():
+            shown = sorted(labels.items(), key=lambda item: item[1]["f1"])[:MAX_LABELS]
+            rest = f" ({len(shown)} of {len(labels)}, those with the lowest F1)" if len(shown) < len(labels) else ""
+            lines = [f"### {_plain(task)} by label, {split} split{rest}\n"]
+            lines += ["| label | precision | recall | F1 | support | predicted |", f"|{' --- |' * 6}"]
+            for label, values in shown:
+                shares = " | ".join(f"{values[name]:.3f}" for name in ("precision", "recall", "f1"))
+                lines.append(f"| {_plain(label)} | {shares} | {values['support']} | {values['predicted']} |")
+            yield "\n".join(lines) + "\n"
 
 
 def _value(result: RunResult, split: str, task: str, metric: str) -> str:

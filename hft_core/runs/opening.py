@@ -21,6 +21,7 @@ from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.observers import Observers
 from hft_core.recipe import recipe_file
 from hft_core.recipe.batch_size import with_batch_sizes
+from hft_core.recipe.budget import with_budgets_of
 from hft_core.recipe.resolve import Chosen, Resolved
 from hft_core.recipe.trackers import trackers_of
 from hft_core.runs import assembly, pinning
@@ -104,13 +105,15 @@ def _processes(options: RunOptions) -> int:
 
 
 def _check_same_recipe(resolved: Resolved, folder: RunFolder) -> Resolved:
-    """Return the recipe with the number format that the run to resume chose for `precision: auto`.
+    """Return the recipe with what the run to resume chose: the number format for `precision: auto`, and how long the
+    stages train.
 
     Raises `UsageError` when the run has another recipe.
     """
     recorded = folder.recorded_recipe()
     if recorded is None:
         return resolved
+    resolved = with_budgets_of(resolved, recipe_file.load(recipe_file.parse(recorded, str(folder.recipe))))
     formats = ("auto", "fp32", "bf16") if resolved.recipe.precision == "auto" else (resolved.recipe.precision,)
     for name in formats:
         candidate = _with_precision(resolved, name)
@@ -151,7 +154,7 @@ def _build(
     built = assembly.assemble(resolved, host_data=options.data or {}, trust_remote_code=options.trust_remote_code)
     findings, machine = try_run(built, machine, wanted=wanted)
     problems.extend(findings.warnings)
-    resolved = _with_precision(resolved, machine.precision.name)
+    resolved = _with_precision(built.resolved, machine.precision.name)
     built = replace(built, resolved=resolved)
     pins, facts, place, notes = pinning.pin(built), facts_of(built.heads), find_place(machine), list[str]()
     check_same_start(machine.group, pins, facts, resume_from, options.folder)

@@ -153,9 +153,12 @@ def _result(
     stages.measure(built.heads, keep=kept.of("dev"))
     test = stages.score("test", tuple(built.heads), done[-1].best_step, keep=kept.of("test"))
     stages.answer("dev", kept.missing("dev"), kept.of("dev"))
-    final, found = {"dev": stages.scores, "test": test}, floors.floors(built.heads, built.examples)
+    untested = [task for task in built.heads if task not in test.scores]
+    by_label = {"test": test.by_label, "dev": stages.dev_by_label(untested)}
+    final, found = {"dev": stages.scores, "test": test.scores}, floors.floors(built.heads, built.examples)
     warnings = [f"stage '{stage.name}': {warning}" for stage in done for warning in stage.warnings]
-    guessing = floors.no_better_than_guessing(built.heads, final, found, sum(stage.steps for stage in done))
+    training = {task: facts for stage in done for task, facts in stage.training.items()}
+    guessing = floors.no_better_than_guessing(built.heads, final, found, training)
     return RunResult(
         folder=None if folder is None else folder.path,
         final=final,
@@ -173,6 +176,7 @@ def _result(
         versions={name: metadata.version(name) for name in VERSIONS_OF if _installed(name)},
         plugins=tuple(built.resolved.providers()),
         warnings=(*warnings, *guessing, *kept.problems, *problems),
+        by_label={split: found_labels for split, found_labels in by_label.items() if found_labels},
         floors=found,
         pins=stages.pins,
     )

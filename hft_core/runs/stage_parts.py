@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from torch import nn
 
-from hft_core.batching.mixture import Mixture, epoch_rows
+from hft_core.batching.mixture import Mixture
 from hft_core.batching.plan import Plan
 from hft_core.batching.shared_inputs import tasks_with_shared_inputs
 from hft_core.combiner import Combiner
@@ -17,7 +17,7 @@ from hft_core.model import gradient_checkpointing
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.batch_size import rows_per_step
 from hft_core.recipe.resolve import ResolvedStage
-from hft_core.recipe.stage import DEFAULT_EPOCHS, Stage
+from hft_core.recipe.stage import Stage
 from hft_core.runs import assembly
 from hft_core.runs.assembly import BuiltRun
 from hft_core.runs.stage_report import Counts, plugin_name
@@ -35,7 +35,8 @@ def units_of(stage: Stage, an_epoch: int) -> int:
     """Units that the stage sees in all, when an epoch has `an_epoch`."""
     if stage.max_steps is not None:
         return stage.max_steps * rows_per_step(stage)
-    return max(1, round((stage.num_train_epochs or DEFAULT_EPOCHS) * an_epoch))
+    assert stage.num_train_epochs is not None, "with_budgets comes before"
+    return max(1, round(stage.num_train_epochs * an_epoch))
 
 
 def head_steps_of(stage: Stage, steps: int, *, fresh: bool, trunk_trains: bool) -> int:
@@ -50,7 +51,7 @@ def plan_of(stage: Stage, material: BuiltRun, index: int) -> tuple[Plan, int]:
     lengths = {task: material.examples["train"][task].lengths for task in stage.tasks}
     counts = {task: len(values) for task, values in lengths.items()}
     replay = material.resolved.recipe.replay_in(stage)
-    an_epoch = epoch_rows(counts, stage.sampling, replay)
+    an_epoch = assembly.units_in_epoch(material.resolved, stage, material.examples["train"])
     plan = Plan(
         lengths,
         Mixture(counts, stage.sampling, replay),
@@ -93,8 +94,8 @@ def begin(resolved: ResolvedStage, model: HybridModel) -> tuple[Strategy, Combin
 
 def selection_of(stage: Stage, material: BuiltRun, machine: Machine) -> Selection:
     """The stage's rule for the best weights; a metric that it names is looked for on a few rows before training."""
-    selection = Selection(stage, material.heads)
     dev = material.examples["dev"]
+    selection = Selection(stage, material.heads, {task: len(examples) for task, examples in dev.items()})
     if selection.task and stage.eval_strategy != "no":
         if selection.task not in dev:
             raise RecipeError(

@@ -11,7 +11,7 @@ from hft_core.recipe.batch_size import rows_per_pass, rows_per_step
 from hft_core.recipe.resolve import Chosen, ResolvedStage
 from hft_core.results import Scores, StageResult
 from hft_core.training.progress import Progress
-from hft_core.training.selection import made_worse
+from hft_core.training.selection import made_worse, why_not_the_best
 from hft_core.training.stage_setup import StageSetup
 
 
@@ -80,6 +80,7 @@ def result(
         steps=progress.step,
         train_batch_size=rows_per_step(setup.stage),
         best_step=progress.best_step,
+        best_reason=_best_reason(setup, progress),
         stopped_early=progress.stopped_early,
         learning_rate=setup.learning_rates.trunk,
         head_learning_rate=setup.learning_rates.head,
@@ -101,15 +102,24 @@ def result(
         gemm_share=progress.work.flops / (training * machine.gflops * 1e9) if progress.work.flops else None,
         seconds={**seconds, "total": sum(seconds.values())},
         skipped_steps=progress.skipped,
+        training={task: setup.watch.facts(progress, task) for task in setup.stage.tasks},
         compilation={"chosen": setup.execution.compiled, "reason": setup.execution.reasons["compiled"]},
         warnings=(
             *_without_effect(setup),
+            *setup.watch.findings(progress),
             *_divided(setup, progress),
             *cache.warnings,
             *setup.execution.warnings,
             *made_worse(before, after, heads, rows),
         ),
     )
+
+
+def _best_reason(setup: StageSetup, progress: Progress) -> str:
+    if not setup.stage.load_best_model_at_end:
+        return ""
+    noise = max((setup.selection.noise(each.scores) for each in progress.history), default=0.0)
+    return why_not_the_best(progress.history, progress.best_step, noise)
 
 
 def _compiled(setup: StageSetup) -> str:

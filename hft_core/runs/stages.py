@@ -15,13 +15,14 @@ from hft_core.combiner import Combiner
 from hft_core.device.clock import SAVING
 from hft_core.device.machine import Machine
 from hft_core.gradients import one_pass
+from hft_core.head import Head
 from hft_core.model import frozen_weights, fsdp, tied_weights
 from hft_core.model.execution_plan import PLAIN, ExecutionChoices, ExecutionPlan
 from hft_core.pins import Pins
 from hft_core.plugins.observers import Observers
 from hft_core.recipe.resolve import ResolvedStage
 from hft_core.recipe.stage import Stage
-from hft_core.results import Scores, StageResult
+from hft_core.results import LabelScores, Scores, StageResult
 from hft_core.runs import assembly, stage_report
 from hft_core.runs.assembly import BuiltRun
 from hft_core.runs.stage_parts import begin, head_steps_of, plan_of, selection_of
@@ -31,13 +32,14 @@ from hft_core.strategy import Strategy
 from hft_core.training import weights
 from hft_core.training.checkpoint import Checkpoint
 from hft_core.training.checkpointing import CheckpointScheduler, StageCheckpoints
-from hft_core.training.evaluation import Keep, score, score_and_report
+from hft_core.training.evaluation import Keep, Measured, measure, score, score_and_report
 from hft_core.training.head_rates import rate_factors
 from hft_core.training.loop import StageLoop
 from hft_core.training.optimizer import learning_rates, make_optimizer
 from hft_core.training.phases import evaluation_steps
 from hft_core.training.stage_setup import StageSetup
 from hft_core.training.training_state import StageState
+from hft_core.training.watch import watch_of
 
 
 @dataclass
@@ -173,7 +175,7 @@ class Stages:
     def measure(self, tasks: Iterable[str], step: int = 0, *, keep: Keep | None = None) -> None:
         """Fill in the dev scores of those of `tasks` that have none with the weights as they are."""
         unknown = [task for task in dict.fromkeys(tasks) if task not in self.scores]
-        self.scores |= self.score("dev", unknown, step, keep=keep)
+        self.scores |= self.score("dev", unknown, step, keep=keep).scores
 
     def answer(self, split: str, tasks: Sequence[str], keep: Keep | None) -> None:
         """Evaluate tasks, whose scores are known, once more for their answers alone."""
@@ -182,12 +184,12 @@ class Stages:
             seed = material.resolved.recipe.seed
             score(material.model, tasks, examples, self.machine, seed=seed, plan=self.execution, keep=keep)
 
-    def score(self, split: str, tasks: Iterable[str], step: int = 0, *, keep: Keep | None = None) -> Scores:
+    def score(self, split: str, tasks: Iterable[str], step: int = 0, *, keep: Keep | None = None) -> Measured:
         """The scores of those of `tasks` that have rows in `split`, announced to the observers."""
         examples, seed = self.material.examples[split], self.material.resolved.recipe.seed
         scored = tuple(task for task in tasks if task in examples)
         if not scored:
-            return {}
+            return Measured({}, {})
         return score_and_report(
             self.material.model,
             scored,
@@ -201,6 +203,15 @@ class Stages:
             plan=self.execution,
             keep=keep,
         )
+
+    def dev_by_label(self, tasks: Iterable[str]) -> dict[str, LabelScores]:
+        """Return the dev scores by label of those of `tasks` that have labels and dev rows."""
+        examples = self.material.examples["dev"]
+        scored = [t for t in tasks if t in examples and type(self.material.model.head(t)).by_label is not Head.by_label]
+        if not scored:
+            return {}
+        seed = self.material.resolved.recipe.seed
+        return measure(self.material.model, scored, examples, self.machine, seed=seed, plan=self.execution).by_label
 
     def _decide(
         self, stage: Stage, combiner: Combiner, plan: Plan, an_epoch: int, recorded: ExecutionChoices | None
@@ -262,6 +273,7 @@ class Stages:
             dev=material.examples["dev"],
             machine=self.machine,
             selection=selection_of(stage, material, self.machine),
+            watch=watch_of(model, stage, rates, strategy.learning_rate, steps=plan.steps),
             adaptive_mixture=AdaptiveMixture(stage.sampling, stage.tasks),
             observers=self.observers,
             best_file=self.folder.best_weights(index, stage.name),

@@ -85,7 +85,7 @@ def inspect(
     machine = find_machine(resolved.recipe.precision)
     findings, _ = try_run(built, machine, wanted=resolved.recipe.precision, kernels=True)
     return ValidationReport(
-        recipe=resolved.recipe,
+        recipe=built.resolved.recipe,
         rows={task: {split: len(part) for split, part in splits.items()} for task, splits in built.rows.items()},
         examples=_by_task({s: {task: len(part) for task, part in e.items()} for s, e in built.examples.items()}),
         data=data_of(built),

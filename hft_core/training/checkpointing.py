@@ -66,6 +66,11 @@ class StageCheckpoints:
     links: Mapping[str, Path] = field(default_factory=dict)
     """Tensor files that all checkpoints of the stage contain, by name."""
 
+    @property
+    def keeps(self) -> bool:
+        """Whether `save` writes anything."""
+        return self.scheduler.output.save_strategy != "no"
+
     def is_due(self, step: int, *, epoch_ended: bool) -> bool:
         """Decide whether to save after step `step`."""
         return self.scheduler.is_due(step, epoch_ended=epoch_ended)

@@ -24,7 +24,7 @@ from hft_core.model import fsdp
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.plugins.observers import Observers
-from hft_core.results import Scores
+from hft_core.results import LabelScores, Scores
 from hft_core.runtime import signals
 
 
@@ -203,16 +203,42 @@ def score(
     keep: Keep | None = None,
 ) -> Scores:
     """Return the metrics of those of `tasks` that have examples; `keep` is given each task's evaluation."""
+    return measure(model, tasks, examples, machine, seed=seed, plan=plan, keep=keep).scores
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The scores of tasks on a split."""
+
+    scores: Scores
+    by_label: dict[str, LabelScores]
+    """By task, of heads with labels."""
+
+
+def measure(
+    model: HybridModel,
+    tasks: Iterable[str],
+    examples: Mapping[str, Examples],
+    machine: Machine,
+    *,
+    seed: int,
+    plan: ExecutionPlan = PLAIN,
+    keep: Keep | None = None,
+) -> Measured:
+    """Return the metrics of those of `tasks` that have examples, also by label; `keep` is given each task's
+    evaluation."""
     scored = {task: examples[task] for task in tasks if task in examples}
     predicting = [task for task in scored if model.head(task).predicts_when_scored]
-    scores = {}
+    scores, by_label = {}, {}
     for task, evaluation in evaluate_tasks(model, scored, machine, seed=seed, predicting=predicting, plan=plan).items():
         head, of_task = model.head(task), scored[task]
         references = of_task.references(range(len(of_task)), head) if evaluation.predictions else []
         scores[task] = head.metrics(evaluation.predictions, references, evaluation.loss)
+        if labels := head.by_label(evaluation.predictions, references):
+            by_label[task] = labels
         if keep is not None:
             keep(task, evaluation)
-    return scores
+    return Measured(scores, by_label)
 
 
 def score_and_report(
@@ -228,15 +254,17 @@ def score_and_report(
     seed: int,
     plan: ExecutionPlan = PLAIN,
     keep: Keep | None = None,
-) -> Scores:
-    """Score `tasks` as `score` does, between the events `evaluation_started` and `evaluation_finished`."""
+) -> Measured:
+    """Score `tasks` as `measure` does, between the events `evaluation_started` and `evaluation_finished`."""
     started = time.perf_counter()
     observers.emit("evaluation_started", events.EvaluationStarted(stage=stage, split=split, tasks=tuple(tasks)))
     with machine.clock.part(EVALUATION):
-        scores = score(model, tasks, examples, machine, seed=seed, plan=plan, keep=keep)
+        measured = measure(model, tasks, examples, machine, seed=seed, plan=plan, keep=keep)
     seconds = time.perf_counter() - started
     observers.emit(
         "evaluation_finished",
-        events.EvaluationFinished(stage=stage, split=split, step=step, scores=scores, seconds=seconds),
+        events.EvaluationFinished(
+            stage=stage, split=split, step=step, scores=measured.scores, seconds=seconds, by_label=measured.by_label
+        ),
     )
-    return scores
+    return measured

@@ -13,9 +13,11 @@
 
 from __future__ import annotations
 
+from hft_core import events
 from hft_core.acceleration import fast_paths
 from hft_core.acceleration.activation_cache import ActivationCache
 from hft_core.device.clock import SAVING
+from hft_core.errors import RunError
 from hft_core.results import Evaluation
 from hft_core.runtime import random_state, signals
 from hft_core.training import loop_state
@@ -27,7 +29,7 @@ from hft_core.training.phases import Phase, next_phase
 from hft_core.training.progress import Progress
 from hft_core.training.selection import BestTracker, main_scores
 from hft_core.training.stage_setup import RandomUse, StageSetup
-from hft_core.training.step import TrainingStep
+from hft_core.training.step import NotFiniteError, TrainingStep
 
 CONSISTENCY_CHECK_STEPS = 100
 """Steps between two checks that all processes have the same weights."""
@@ -77,6 +79,10 @@ class StageLoop:
         except signals.Interrupted:
             self._save_checkpoint(progress)
             raise
+        except NotFiniteError as error:
+            kept = self._save_checkpoint(progress)
+            then = "; the weights before these steps are kept in a checkpoint" if kept else ""
+            raise RunError(f"{error}{then}") from None
         self._set_trunk_trainable(True)
         self.best.finish(progress)
         return progress
@@ -122,7 +128,7 @@ class StageLoop:
         """Score the stage's tasks, keep the weights if they are the best, adapt the mixture, maybe stop early."""
         setup, step = self.setup, progress.step
         random_state.seed(setup.random_seed(step, RandomUse.EVALUATION, setup.machine.group.rank))
-        scores = score_and_report(
+        measured = score_and_report(
             setup.model,
             [task for task in setup.stage.tasks if task in setup.dev],
             setup.dev,
@@ -134,10 +140,13 @@ class StageLoop:
             seed=setup.seed,
             plan=setup.execution,
         )
+        scores = measured.scores
+        for text in setup.watch.see_labels(progress, measured.by_label):
+            setup.observers.emit("noticed", events.Noticed(stage=setup.stage.name, step=step, text=text))
         score = setup.selection(scores)
         progress.history.append(Evaluation(step=step, epoch=setup.epoch(step), scores=scores, score=score))
         if score is not None:
-            self.best.update(progress, score, setup.selection.loss(scores))
+            self.best.update(progress, score, setup.selection.loss(scores), setup.selection.noise(scores))
         losses = {task: values["loss"] for task, values in scores.items() if "loss" in values}
         factors = setup.adaptive_mixture.factors(losses, main_scores(scores, setup.selection.heads))
         if factors is not None and step < setup.plan.steps:
@@ -145,17 +154,18 @@ class StageLoop:
         if step == setup.plan.steps < self.planned_steps:  # no task is left in the mixture
             progress.stopped_early = True
 
-    def _save_checkpoint(self, progress: Progress) -> None:
-        """Save everything from which the stage can be resumed."""
+    def _save_checkpoint(self, progress: Progress) -> bool:
+        """Save everything from which the stage can be resumed. Returns whether anything is kept."""
         setup = self.setup
         if not setup.machine.agree(self.checkpoints is not None):
-            return
+            return False
         with setup.machine.clock.part(SAVING):
             progress.seconds = setup.machine.clock.seconds()
             state, tensors = loop_state.snapshot(setup, progress)
             best = {"best": setup.best_file} if setup.best_file.exists() else {}
             if self.checkpoints is not None:
                 self.checkpoints.save(setup.machine.group.world_size, state, tensors, best)
+        return self.checkpoints is not None and self.checkpoints.keeps
 
     def _set_trunk_trainable(self, trainable: bool) -> None:
         """Freeze the trunk while fresh heads warm up, or train it."""

@@ -32,6 +32,13 @@ class Progress:
     """Floating point operations of this process."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By part of the work (`hft_core.device.clock`), when the progress was last saved."""
+    first_losses: dict[str, list[float]] = field(default_factory=dict)
+    """Training losses of the first steps by task (`hft_core.training.watch`)."""
+    last_losses: dict[str, list[float]] = field(default_factory=dict)
+    only_label: dict[str, str] = field(default_factory=dict)
+    """By task the label that all rows of the last evaluation got, where they have several; empty: none."""
+    noticed: list[str] = field(default_factory=list)
+    """Tasks of which observers were told that something is wrong."""
     dev_losses_step: int = 0
     """The step after which the combiner last got dev losses."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from hft_core.errors import RecipeError, did_you_mean
 from hft_core.head import Head
 from hft_core.plugins.observers import Observers
 from hft_core.recipe.stage import Stage
-from hft_core.results import Scores
+from hft_core.results import Evaluation, Scores
 from hft_core.training import weights
 from hft_core.training.progress import Progress
 
@@ -38,7 +38,10 @@ class Selection:
     have a dev split; without any, minus the mean loss of the others.
     """
 
-    def __init__(self, stage: Stage, heads: Mapping[str, Head]) -> None:
+    def __init__(self, stage: Stage, heads: Mapping[str, Head], rows: Mapping[str, int] | None = None) -> None:
+        """`rows`: dev examples by task."""
+        self.rows = rows or {}
+        self.chooses_by_score = bool(stage.metric_for_best_model) or stage.early_stopping_patience is not None
         self.stage, self.heads = stage.name, {task: heads[task] for task in stage.tasks}
         self.task, _, self.metric = (stage.metric_for_best_model or "").partition(".")
         self.greater_is_better = stage.greater_is_better
@@ -68,6 +71,18 @@ class Selection:
         chosen = supervised or others
         return float(np.mean(chosen)) if chosen else None
 
+    def noise(self, scores: Scores) -> float:
+        """Return the standard error of the score of an evaluation: evaluations that differ by less are not told apart.
+
+        0 where a stage names its metric or stops early by it, and where nothing is known of it: only shares (accuracy
+        and the like) have one.
+        """
+        main = {} if self.chooses_by_score else main_scores(scores, self.heads)
+        shares = {task: value for task, value in main.items() if self.heads[task].supervised}
+        known = {task: value for task, value in shares.items() if 0 <= value <= 1 and self.rows.get(task)}
+        errors = [share_noise(value, self.rows[task]) for task, value in known.items()]
+        return math.sqrt(sum(error**2 for error in errors)) / len(shares) if errors else 0.0
+
     def loss(self, scores: Scores) -> float:
         """Return the mean loss of the tasks whose scores count."""
         supervised = [task for task in scores if self.heads[task].supervised]
@@ -96,17 +111,21 @@ class BestTracker:
     machine: Machine
     observers: Observers
 
-    def update(self, progress: Progress, score: float, loss: float) -> None:
+    def update(self, progress: Progress, score: float, loss: float, noise: float = 0.0) -> None:
         """Compare the last evaluation with the best one so far: save the weights, or stop early after
-        `early_stopping_patience` evaluations without improvement. Of equal scores, the one with the lower loss is
-        better."""
-        if (score, -loss) > (progress.best_score, -progress.best_loss):
+        `early_stopping_patience` evaluations without improvement.
+
+        Of equal scores, the one with the lower loss is better. A later evaluation that is worse by less than the
+        `noise` is not known to be worse, and has trained longer: its weights are kept.
+        """
+        better = (score, -loss) > (progress.best_score, -progress.best_loss)
+        if better:
             progress.best_score, progress.best_loss = score, loss
-            progress.best_step, progress.evaluations_since_best = progress.step, 0
+        if better or score > progress.best_score - noise:
+            progress.best_step = progress.step
             if self.stage.load_best_model_at_end:
                 self._save(progress.step, score)
-            return
-        progress.evaluations_since_best += 1
+        progress.evaluations_since_best = 0 if better else progress.evaluations_since_best + 1
         patience = self.stage.early_stopping_patience
         progress.stopped_early = patience is not None and progress.evaluations_since_best >= patience
 
@@ -138,6 +157,26 @@ class BestTracker:
             weights.put({name: group.broadcast(value.to(tensor.device))}, {name: tensor})
 
 
+def share_noise(value: float, rows: int) -> float:
+    """Return the standard error of a share of `rows` rows; of one that is 0 or 1, that of one row."""
+    return math.sqrt(max(value * (1 - value), 1 / rows) / rows)
+
+
+def why_not_the_best(history: Sequence[Evaluation], best_step: int, noise: float) -> str:
+    """Describe why a stage ends with other weights than those of its highest score; empty if it does not."""
+    scored = [(each.score, each.step) for each in history if each.score is not None]
+    chosen = next((score for score, step in scored if step == best_step), None)
+    if chosen is None or not noise:
+        return ""
+    highest, step = max(scored, key=lambda pair: (pair[0], -pair[1]))
+    if chosen == highest:
+        return ""
+    return (
+        f"the score at step {step} ({highest:.4g}) and that at step {best_step} ({chosen:.4g}) differ by less than the "
+        f"standard error of the dev rows ({noise:.2g}), too few to choose by: the later weights were kept"
+    )
+
+
 def made_worse(before: Scores, after: Scores, heads: Mapping[str, Head], rows: Mapping[str, int]) -> list[str]:
     """Describe the tasks that got worse by more than chance explains, one sentence each.
 
@@ -153,7 +192,7 @@ def made_worse(before: Scores, after: Scores, heads: Mapping[str, Head], rows: M
         was, now = old[name], after[task][name]
         loss = (was - now) if head.greater_is_better else (now - was)
         share = head.greater_is_better and 0 <= was <= 1
-        noise = math.sqrt(max(was * (1 - was), 1 / rows[task]) / rows[task]) if share else 0.01 * abs(was)
+        noise = share_noise(was, rows[task]) if share else 0.01 * abs(was)
         if loss > noise:
             sentences.append(f"task '{task}' got worse: {name} {was:.4g} before, {now:.4g} after")
     return sentences

@@ -26,6 +26,7 @@ from hft_core.training.micro_batches import Batcher
 from hft_core.training.optimizer import LearningRates
 from hft_core.training.phases import evaluation_steps
 from hft_core.training.selection import Selection
+from hft_core.training.watch import Watch
 
 
 class RandomUse(IntEnum):
@@ -60,6 +61,7 @@ class StageSetup:
     dev: Mapping[str, Examples]
     machine: Machine
     selection: Selection
+    watch: Watch
     adaptive_mixture: AdaptiveMixture
     observers: Observers
     best_file: Path

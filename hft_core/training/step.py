@@ -29,6 +29,10 @@ MAX_SKIPPED_IN_A_ROW = 5
 stage."""
 
 
+class NotFiniteError(RunError):
+    """Losses or gradients stayed infinite or NaN. The weights are those before: such steps change nothing."""
+
+
 @dataclass(frozen=True)
 class TrainingStep:
     """Runs the steps of a stage."""
@@ -54,6 +58,7 @@ class TrainingStep:
             norm, skipped = self._apply(combined, batches, slices, progress)
         if setup.ends_epoch(step + 1):
             self.feedback.epoch_finished()
+        losses = dict(zip(combined.tasks, combined.losses.tolist(), strict=True))
         seconds = time.perf_counter() - started
         rows, tokens = self._size(batches)
         progress.step += 1
@@ -66,7 +71,7 @@ class TrainingStep:
                 step=progress.step,
                 steps=setup.plan.steps,
                 epoch=setup.epoch(progress.step),
-                losses=dict(zip(combined.tasks, combined.losses.tolist(), strict=True)),
+                losses=losses,
                 weights=dict(zip(combined.tasks, combined.weights.tolist(), strict=True)),
                 learning_rate=learning_rate,
                 gradient_norm=norm,
@@ -76,6 +81,9 @@ class TrainingStep:
                 skipped=skipped,
             ),
         )
+        if not skipped:
+            for text in setup.watch.see_losses(progress, losses):
+                setup.observers.emit("noticed", events.Noticed(stage=setup.stage.name, step=progress.step, text=text))
 
     def _compute(
         self, batches: list[Batch], slices: list[TaskSlice], progress: Progress
@@ -151,9 +159,10 @@ class TrainingStep:
         setup.optimizer.zero_grad(set_to_none=True)
         setup.schedule.step()
         if progress.skipped_in_a_row >= min(MAX_SKIPPED_IN_A_ROW, setup.plan.steps):
-            raise RunError(
+            raise NotFiniteError(
                 f"stage '{setup.stage.name}', step {step + 1}: {progress.skipped_in_a_row} steps in a row had "
-                f"losses or gradients that are not finite ({skipped}); a lower learning_rate is the usual cure"
+                f"losses or gradients that are not finite ({skipped}); a learning_rate below "
+                f"{setup.learning_rates.trunk:g} is the usual cure"
             )
         return norm, skipped
 

@@ -69,16 +69,18 @@ def test_the_examples_of_the_events_are_told_of_a_run(
     models: Any, toys: ModuleType, one_thread: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = {
-        "backbone": {"model": models["bert"]},
+        "backbone": {"model": models["bert"], "dropout": 0.0},
         "tasks": {"topic": {"head": "classification"}},
-        "stages": [{"name": "only", "max_steps": 2}],
+        "stages": [
+            {"name": "only", "max_steps": 40, "train_batch_size": 8, "learning_rate": 1e-9, "head_learning_rate": 1e-9}
+        ],
         "precision": "fp32",
     }
     observer = plugin_of("\n".join(example(name) for name in LIFECYCLE_HOOKS))
     told = dict.fromkeys(LIFECYCLE_HOOKS, 0)
     for name in LIFECYCLE_HOOKS:
         setattr(observer, name, counted(getattr(observer, name), name, told))
-    splits = {"train": toys.rows(16), "dev": toys.rows(8, seed=1), "test": toys.rows(8, seed=2)}
+    splits = {"train": toys.rows(8), "dev": toys.rows(8, seed=1), "test": toys.rows(8, seed=2)}
     result = hft_core.run(recipe, data={"topic": splits}, observers=[observer])
     assert not [w for w in result.warnings if "observer" in w], "an observer that raises is a warning"
     with pytest.raises(hft_core.RecipeError):

@@ -135,3 +135,20 @@ def test_evaluate_gives_the_scores_that_the_run_gave(folder: Path, finished: Pat
         hft("evaluate", finished, "--task", "topic", "--data", "topics.csv", "--json", cwd=folder).stdout
     )
     assert 0 <= table["topics.csv"]["topic"]["accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_auto_chooses_the_stages_and_trains_them(folder: Path, models: Any) -> None:
+    flags = ["--backbone", models["bert"], "--task", "topic=classification:topics.csv"]
+    done = hft("run", "auto", *flags, "--task", "language=mlm:articles.txt", "--out", "auto-run", cwd=folder)
+    assert "auto: one task with labels, and memory for all weights: full fine-tuning" in done.stderr
+    recipe = (folder / "auto-run/recipe.yaml").read_text()
+    assert recipe.index("name: pretrain") < recipe.index("name: finetune")
+    assert "precision" in hft("evaluate", "auto-run", "--task", "topic", cwd=folder).stdout.split("test, topic")[1]
+    scores = json.loads(hft("evaluate", "auto-run", "--task", "topic", "--json", cwd=folder).stdout)
+    assert sum(values["support"] for values in scores["test"]["topic"]["by_label"].values()) == 6
+    changed = hft("validate", "auto", *flags, "--set", "stages.finetune.max_steps=3", "--json", cwd=folder)
+    assert [stage["steps"] for stage in json.loads(changed.stdout)["stages"]] == [3]
+    refused = hft("run", "auto", *flags, "--strategy", "lora", cwd=folder, code=2)
+    assert "auto chooses strategy and combiner" in refused.stderr
+    assert "auto needs --backbone" in hft("run", "auto", cwd=folder, code=2).stderr

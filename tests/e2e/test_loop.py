@@ -312,7 +312,9 @@ def test_five_steps_in_a_row_that_are_not_finite_end_the_run(models: Any, toys: 
         )
     message = str(caught.value)
     assert message.startswith("stage 'stage-1', step 5: 5 steps in a row had losses or gradients that are not finite")
-    assert "learning_rate" in message
+    assert "a learning_rate below" in message
+    assert message.endswith("; the weights before these steps are kept in a checkpoint")
+    assert list((tmp_path / "run/checkpoints").glob("*/*.safetensors"))
     assert "\n" not in message
     assert [event.error for event in watch.failed] == [caught.value]
     assert watch.failed[0].stage == "stage-1"

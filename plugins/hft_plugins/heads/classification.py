@@ -14,6 +14,9 @@ from torch.nn import functional
 from hft_core.backbone import Backbone, Features, PooledOutput
 from hft_core.data import as_label
 from hft_core.head import Column, Targets
+from hft_core.results import LabelScores
+from hft_plugins.heads.parts import class_weights, label_scores
+from hft_plugins.heads.parts.class_weights import CLASS_WEIGHTS_FIELD, LABEL_SMOOTHING_FIELD, ClassWeights
 from hft_plugins.heads.parts.label_names import LabelNames, config_of, first_rows, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
 
@@ -28,6 +31,8 @@ class Options(SequenceOptions):
         default=None,
         description="class names in the order of their ids; those of the training rows, sorted, when left out",
     )
+    class_weights: ClassWeights | None = CLASS_WEIGHTS_FIELD
+    label_smoothing: float = LABEL_SMOOTHING_FIELD
 
 
 class Classification(SequenceHead):
@@ -42,6 +47,7 @@ class Classification(SequenceHead):
         super().__init__(task, options)
         self.binary = options.loss == "bce"
         self.given_labels = options.labels
+        self.smoothing, self.weights_wanted = options.label_smoothing, options.class_weights
 
     @property
     def labels(self) -> list[str]:
@@ -63,6 +69,9 @@ class Classification(SequenceHead):
         if self.binary and len(labels) != 2:
             raise ValueError(f"loss 'bce' is for two classes, but column '{self.columns_read.label}' has {len(labels)}")
         self.facts = {"labels": labels}
+        if self.weights_wanted is not None:
+            found_labels = (as_label(cell) for cell in rows[self.columns_read.label])
+            self.facts["class_weights"] = class_weights.of_classes(self.weights_wanted, labels, found_labels)
 
     def check(self, row: Mapping[str, Any]) -> str:
         label = as_label(row[self.columns_read.label])
@@ -81,13 +90,19 @@ class Classification(SequenceHead):
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
         target = targets.tensors["target"]
+        if self.smoothing or "class_weights" in self.facts:
+            return self._cross_entropy(features, targets, "sum")
         if self.binary:
             z = self.raw_outputs(features).squeeze(1)
             return functional.binary_cross_entropy_with_logits(z, target.float(), reduction="sum")
         return functional.cross_entropy(self.raw_outputs(features), target, reduction="sum")
 
     def losses(self, features: Features, targets: Targets) -> Tensor | None:
-        return functional.cross_entropy(self.logits(features), targets.tensors["target"], reduction="none")
+        return self._cross_entropy(features, targets, "none")
+
+    def _cross_entropy(self, features: Features, targets: Targets, reduction: str) -> Tensor:
+        logits, weights = self.logits(features), self.facts.get("class_weights")
+        return class_weights.cross_entropy(logits, targets.tensors["target"], weights, self.smoothing, reduction)
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
         return {"logits": self.logits(features)}
@@ -112,7 +127,7 @@ class Classification(SequenceHead):
         scikit-learn."""
         from sklearn.metrics import accuracy_score, precision_recall_fscore_support  # slow to import
 
-        chosen = [max(range(len(p)), key=p.__getitem__) for p in predictions]
+        chosen = _chosen(predictions)
         scores = {"loss": loss, "accuracy": float(accuracy_score(references, chosen))}
         for average in ("macro", "weighted"):
             values = precision_recall_fscore_support(references, chosen, average=average, zero_division=0.0)
@@ -120,6 +135,9 @@ class Classification(SequenceHead):
                 f"{n}_{average}": float(v) for n, v in zip(("precision", "recall", "f1"), values[:3], strict=True)
             }
         return scores
+
+    def by_label(self, predictions: Sequence[Any], references: Sequence[Any]) -> LabelScores:
+        return label_scores.label_scores(self.labels, references, _chosen(predictions))
 
     def config(self) -> dict[str, Any]:
         return {**config_of(self.labels), "problem_type": "single_label_classification"}
@@ -149,6 +167,11 @@ class Classification(SequenceHead):
     def _last_layer(state: Mapping[str, Tensor]) -> set[str]:
         """Return the names of the weight `[1, hidden]` and bias `[1]` of the layer that computes the single logit."""
         return {name for name, tensor in state.items() if tensor.shape[0] == 1}
+
+
+def _chosen(predictions: Sequence[Sequence[float]]) -> list[int]:
+    """Return the most probable class of each row."""
+    return [max(range(len(p)), key=p.__getitem__) for p in predictions]
 
 
 def build(options: Options, *, task: str) -> Classification:

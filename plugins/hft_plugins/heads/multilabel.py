@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label, as_list
 from hft_core.head import Column, Draw, Encoded, RowError, Targets
-from hft_plugins.heads.parts import label_lists
+from hft_core.results import LabelScores
+from hft_plugins.heads.parts import class_weights, label_lists, label_scores
+from hft_plugins.heads.parts.class_weights import LABEL_SMOOTHING_FIELD, ClassWeights
 from hft_plugins.heads.parts.label_names import LabelNames, config_of, first_rows, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.sequence_head import ScoringHead, SequenceOptions, tokenize_texts
 
@@ -29,6 +32,12 @@ class Options(SequenceOptions):
         default=None,
         description="label names in the order of their ids; those of the training rows, sorted, when left out",
     )
+    class_weights: ClassWeights | None = Field(
+        default=None,
+        description="factors on the loss of rows that have a label (`pos_weight`): balanced (rows without / rows with "
+        "it), or by label",
+    )
+    label_smoothing: float = LABEL_SMOOTHING_FIELD
 
 
 class Multilabel(ScoringHead):
@@ -52,13 +61,18 @@ class Multilabel(ScoringHead):
 
     def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
         """Facts: the `labels` and, for rows of 0 and 1 for each of them, `multi_hot`."""
-        name, given = self.options.label, self.options.labels
+        name = self.options.label
         cells = [self._values(cell) for cell in rows[name]]
+        self.facts = self._labels(cells)
+        if self.options.class_weights is not None:
+            self.facts["class_weights"] = self._weights(self.options.class_weights, rows[name])
+
+    def _labels(self, cells: Sequence[list[str]]) -> dict[str, Any]:
+        name, given = self.options.label, self.options.labels
         if width := label_lists.multi_hot_width(cells, given or ()):
             if len(given or ()) != width:
                 raise RowError(0, label_lists.unnamed(name, width, given))
-            self.facts = {"labels": list(given or ()), "multi_hot": True}
-            return
+            return {"labels": list(given or ()), "multi_hot": True}
         found = first_rows(cells)
         refuse_alike(found, name, named=given or ())
         if given is None:
@@ -67,7 +81,14 @@ class Multilabel(ScoringHead):
         if len(labels) < 2:
             some = f"one label only ('{labels[0]}')" if labels else "no label in any row"
             raise ValueError(f"column '{name}' has {some}; expected two labels or more")
-        self.facts = {"labels": labels}
+        return {"labels": labels}
+
+    def _weights(self, wanted: ClassWeights, cells: Sequence[Any]) -> list[float]:
+        """Return the weight of each label's positive targets."""
+        if isinstance(wanted, dict):
+            return class_weights.by_label(wanted, self.labels)
+        counts = Counter(label for cell in cells for label in self._of(cell))
+        return class_weights.balanced_positives([counts[label] for label in self.labels], len(cells))
 
     def classes_of(self, row: Mapping[str, Any]) -> Collection[str]:
         """Return the labels of a row; of 0 and 1 for each label, those that are 1, by their place."""
@@ -127,8 +148,11 @@ class Multilabel(ScoringHead):
         return self._loss(features, targets, "none").sum(dim=1)
 
     def _loss(self, features: Features, targets: Targets, reduction: str) -> Tensor:
-        logits, target = self.raw_outputs(features), targets.tensors["target"]
-        return functional.binary_cross_entropy_with_logits(logits, target, reduction=reduction)
+        logits, target, smoothing = self.raw_outputs(features), targets.tensors["target"], self.options.label_smoothing
+        positive = class_weights.on_device_of(logits, self.facts.get("class_weights"))
+        if smoothing:
+            target = target * (1 - smoothing) + smoothing / 2
+        return functional.binary_cross_entropy_with_logits(logits, target, reduction=reduction, pos_weight=positive)
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
         return {"logits": self.raw_outputs(features)}
@@ -156,8 +180,7 @@ class Multilabel(ScoringHead):
         are over the labels that occur in the rows or in the predictions."""
         from sklearn.metrics import accuracy_score, hamming_loss, precision_recall_fscore_support  # slow to import
 
-        truth = np.asarray(references, dtype=int)
-        said = (np.asarray(predictions) >= self.options.threshold).astype(int)
+        truth, said = np.asarray(references, dtype=int), self._given(predictions)
         scores = {
             "loss": loss,
             "accuracy": float(accuracy_score(truth, said)),
@@ -171,6 +194,14 @@ class Multilabel(ScoringHead):
                 f"{n}_{average}": float(v) for n, v in zip(("precision", "recall", "f1"), values[:3], strict=True)
             }
         return scores
+
+    def by_label(self, predictions: Sequence[Any], references: Sequence[Any]) -> LabelScores:
+        return label_scores.label_scores(self.labels, references, self._given(predictions))
+
+    def _given(self, predictions: Sequence[Any]) -> np.ndarray:
+        """Return 0 or 1 `[rows, labels]`."""
+        given: np.ndarray = (np.asarray(predictions) >= self.options.threshold).astype(int)
+        return given
 
     def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
         return targets["target"]

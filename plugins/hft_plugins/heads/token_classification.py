@@ -9,14 +9,15 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label, as_list
 from hft_core.head import Column, Draw, Encoded, Targets
-from hft_plugins.heads.parts import tag_notations, tag_schemes, token_overlap
+from hft_core.results import LabelScores
+from hft_plugins.heads.parts import class_weights, tag_metrics, tag_notations, tag_schemes, token_overlap
+from hft_plugins.heads.parts.class_weights import CLASS_WEIGHTS_FIELD, LABEL_SMOOTHING_FIELD, ClassWeights
 from hft_plugins.heads.parts.label_names import LabelNames, config_of, first_rows, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.tag_notations import PLAIN, USUAL, Notation
 from hft_plugins.heads.parts.token_head import PositionHead
@@ -39,6 +40,8 @@ class Options(options.Options):
     labels: LabelNames | None = Field(
         default=None, description="tags in the order of their ids; those of the training rows' scheme when left out"
     )
+    class_weights: ClassWeights | None = CLASS_WEIGHTS_FIELD
+    label_smoothing: float = LABEL_SMOOTHING_FIELD
 
 
 class TokenClassification(PositionHead):
@@ -100,6 +103,9 @@ class TokenClassification(PositionHead):
                 "expected two different tags or more"
             )
         self.facts = {"labels": labels, "scheme": scheme, "read_as": read_as, **notation.fact()}
+        if self.options.class_weights is not None:
+            found_tags = (tag for cell in rows[name] for tag in self._learned(self._tags(cell)))
+            self.facts["class_weights"] = class_weights.of_classes(self.options.class_weights, self.labels, found_tags)
 
     def _scheme_of(self, sentences: Sequence[Sequence[str]]) -> tuple[str, Notation]:
         """Return the scheme and notation of the training rows."""
@@ -225,7 +231,8 @@ class TokenClassification(PositionHead):
 
     def _word_losses(self, features: Features, targets: Targets, reduction: str) -> Tensor:
         logits = _of_words(self.raw_outputs(features), targets)
-        return functional.cross_entropy(logits, targets.tensors["label"], reduction=reduction)
+        weights, smoothing = self.facts.get("class_weights"), self.options.label_smoothing
+        return class_weights.cross_entropy(logits, targets.tensors["label"], weights, smoothing, reduction)
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
         """`logits`: `[batch, seq, labels]`; those of a word are at its first token."""
@@ -263,17 +270,20 @@ class TokenClassification(PositionHead):
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
         """Of chunks, by seqeval in its strict mode, micro-averaged; of plain tags, each word is a chunk. `accuracy` is
         that of the words' tags, `cut_words` the share of words that have no token."""
-        truth = [[self.labels[label] for label in reference] for reference in references]
-        said = [self._full(p, len(t)) for p, t in zip(predictions, truth, strict=True)]
+        truth, said = self._as_tags(predictions, references)
         words, found = sum(map(len, truth)), sum(map(len, predictions))
-        right = sum(a == b for t, s in zip(truth, said, strict=True) for a, b in zip(t, s, strict=True))
-        if self.scheme == PLAIN:
-            precision, recall = right / max(found, 1), right / max(words, 1)
-            f1 = 2 * right / max(found + words, 1)
-        else:
-            precision, recall, f1 = _of_chunks(truth, said, self.scheme)
-        shares = {"accuracy": right / max(words, 1), "cut_words": 1 - found / max(words, 1)}
-        return {"loss": loss, "precision": float(precision), "recall": float(recall), "f1": float(f1), **shares}
+        scores = tag_metrics.averages(truth, said, self.scheme, found=found)
+        return {"loss": loss, **scores, "cut_words": 1 - found / max(words, 1)}
+
+    def by_label(self, predictions: Sequence[Any], references: Sequence[Any]) -> LabelScores:
+        return tag_metrics.by_label(*self._as_tags(predictions, references), self.scheme, self.labels)
+
+    def _as_tags(
+        self, predictions: Sequence[Any], references: Sequence[Any]
+    ) -> tuple[list[list[str]], list[list[str]]]:
+        """Return the tags of each sentence's words, and those that were predicted."""
+        truth = [[self.labels[label] for label in reference] for reference in references]
+        return truth, [self._full(p, len(t)) for p, t in zip(predictions, truth, strict=True)]
 
     def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
         return targets["label"]
@@ -285,18 +295,6 @@ class TokenClassification(PositionHead):
 def _of_words(logits: Tensor, targets: Targets) -> Tensor:
     """Select from `[batch, seq, labels]` the logits `[words, labels]` of all words that have a token."""
     return logits[targets.tensors["sequence"], targets.tensors["position"]]
-
-
-def _of_chunks(truth: list[list[str]], said: list[list[str]], scheme: str) -> tuple[float, float, float]:
-    """Compute precision, recall and F1 of the chunks that the tags mark in `scheme`."""
-    from seqeval.metrics.v1 import precision_recall_fscore_support  # slow to import
-    from seqeval.scheme import BILOU, IOB2, IOBES
-
-    scheme_of = {"bio": IOB2, "iobes": IOBES, "bilou": BILOU}
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        truth, said, scheme=scheme_of[scheme], average="micro", zero_division=0
-    )
-    return precision, recall, f1
 
 
 def first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -85,7 +85,7 @@ def test_the_listwise_loss_is_listnets(seed: int) -> None:
     sizes = (3, 5, 2)
     scores = [random.normal(size=n).tolist() for n in sizes]
     relevances = [[2.0, 0.0, 1.0], random.integers(3, size=5).astype(float).tolist(), [1.0, 1.0]]
-    head = head_of(of_queries(a=[0, 2]), loss="listwise")
+    head = head_of(of_queries(a=[0, 2]), loss="listwise", temperature=None)
     total = 0.0
     for s, r in zip(scores[:2], relevances, strict=False):
         wanted = np.exp(r) / np.exp(r).sum()
@@ -93,6 +93,18 @@ def test_the_listwise_loss_is_listnets(seed: int) -> None:
     loss, count = loss_of(head, scores, relevances)
     assert float(loss) == pytest.approx(total, rel=1e-5)
     assert count == 2, "candidates of one relevance have no order to learn"
+
+
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_the_targets_of_a_list_are_scaled_so_that_clicks_teach(temperature: float) -> None:
+    head = head_of(of_queries(a=[0, 4]), loss="listwise", temperature=temperature)
+    scores, relevances = [[0.5, -1.0, 2.0], [0.3, 0.1]], [[0.0, 4.0, 1.0], [1.0, 0.0]]
+    loss, _ = loss_of(head, scores, relevances)
+    wanted = torch.tensor(0.0)
+    for said, true in zip(map(torch.tensor, scores), map(torch.tensor, relevances), strict=True):
+        target = (true - true.min()) / (true.max() - true.min()) / temperature
+        wanted = wanted + functional.cross_entropy(said, target.softmax(dim=0), reduction="sum")
+    torch.testing.assert_close(loss, wanted)
 
 
 @pytest.mark.parametrize("loss", ["pairwise", "listwise"])

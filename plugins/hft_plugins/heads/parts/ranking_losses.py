@@ -54,18 +54,32 @@ def _differing(relevance: Tensor) -> Tensor:
     return relevance.nan_to_num(-math.inf).amax(dim=1) > relevance.nan_to_num(math.inf).amin(dim=1)
 
 
-def _listnet(scores: Tensor, relevance: Tensor) -> Tensor:
-    """Cross-entropy between the softmax of a query's relevances and that of its scores."""
+def _listnet(scores: Tensor, relevance: Tensor, temperature: float | None) -> Tensor:
+    """Cross-entropy between the softmax of a query's relevances and that of its scores.
+
+    With a `temperature`, the relevances of a query are scaled to 0…1 and divided by it.
+    """
     chosen = _differing(relevance)
-    missing = ~_known(relevance[chosen])
-    target = relevance[chosen].masked_fill(missing, -math.inf).softmax(dim=1)
+    relevance, missing = relevance[chosen], ~_known(relevance[chosen])
+    if temperature is not None:
+        low = relevance.nan_to_num(math.inf).amin(dim=1, keepdim=True)
+        high = relevance.nan_to_num(-math.inf).amax(dim=1, keepdim=True)
+        relevance = (relevance - low) / (high - low) / temperature
+    target = relevance.masked_fill(missing, -math.inf).softmax(dim=1)
     predicted = scores[chosen].masked_fill(missing, -math.inf).log_softmax(dim=1)
     return -(target * predicted.masked_fill(missing, 0.0)).sum()
+
+
+def listwise(temperature: float | None) -> RankingLoss:
+    """Return ListNet (Cao et al. 2007), over relevances as they are or scaled for a `temperature`."""
+    return RankingLoss(
+        lambda scores, relevance: _listnet(scores, relevance, temperature),
+        lambda relevance: int(_differing(relevance).sum()),
+    )
 
 
 LOSSES = {
     "bce": RankingLoss(_bce, lambda relevance: int(_known(relevance).sum())),
     "mse": RankingLoss(_mse, lambda relevance: int(_known(relevance).sum())),
     "pairwise": RankingLoss(_ranknet, lambda relevance: int(_pairs(relevance).sum())),
-    "listwise": RankingLoss(_listnet, lambda relevance: int(_differing(relevance).sum())),
 }

@@ -1,0 +1,1 @@
+"""What data files and the machine are like, and what follows for a recipe."""
