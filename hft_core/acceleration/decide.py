@@ -1,6 +1,6 @@
 """Decide how a stage computes: what is frozen, cached, shared, compiled, or left to a fast path.
 
-Every choice is made here, once, before the first step; what excludes what stands in `CONFLICTS`. A path other than the
+Every choice is made here, once, before the first step; `CONFLICTS` lists what excludes what. A path other than the
 plain one is used only where a trial pass has given the same values. Where a stage is resumed, the choices that its
 checkpoint records are used again, on whatever machine; only what excludes a choice is looked at anew.
 """

@@ -86,7 +86,7 @@ def begin(resolved: ResolvedStage, model: HybridModel) -> tuple[Strategy, Combin
     counts = Counts(_size(model.trunk_parameters()), trunk, _size(model.head_parameters(stage.tasks)))
     if not counts.trainable and not counts.heads:
         raise RecipeError(
-            f"stage '{stage.name}' trains nothing: the strategy keeps the trunk still, and the heads of its tasks "
+            f"stage '{stage.name}' trains nothing: the strategy freezes the trunk, and the heads of its tasks "
             f"({', '.join(stage.tasks)}) came with the trunk and train only with it"
         )
     return strategy, combiner, counts

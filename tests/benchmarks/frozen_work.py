@@ -2,7 +2,7 @@
 
 python tests/benchmarks/frozen_work.py [--rounds N] [--steps N] [--json PATH]
 
-Passages of about 70 tokens. `frozen` trains a head on a trunk that stands still, `partial` the upper two of six layers,
+Passages of about 70 tokens. `frozen` trains a head on a frozen trunk, `partial` the upper two of six layers,
 `lora` adapters in the upper three. The store is filled before the first step; loading, tokenizing, filling and the
 first three steps do not count, so that the figures are those of every epoch after the first. `by counting` is what the
 layers that are left allow: forward 1 a layer, backward 2, or 1 where only adapters train.

@@ -127,7 +127,7 @@ def test_equals_the_uncompiled_stage(
 IMPOSSIBLE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "layers computed again": ({"gradient_checkpointing": True}, {}, "set gradient_checkpointing: false"),
     "rows that are routed": ({"strategy": "task-lora"}, {}, "TaskLora routes rows by their task"),
-    "layers that stand still": (
+    "frozen layers": (
         {"strategy": {"type": "partial", "layers": 1}, "max_steps": 30},
         {},
         "set cache_activations: no",

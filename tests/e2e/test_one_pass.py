@@ -107,7 +107,7 @@ OTHERWISE: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "layers that are computed again": ("bert", {"gradient_checkpointing": True}),
     "rows that are routed": ("bert", {"strategy": {"type": "shared-task-lora", "r": 4, "task_r": 2}}),
-    "a trunk that stands still": ("bert", {"strategy": "frozen"}),
+    "a frozen trunk": ("bert", {"strategy": "frozen"}),
     "a combiner of losses": ("bert", {"combiner": "sum"}),
     "a combiner at the representation": ("bert", {"combiner": {"type": "upgrad", "at": "representation"}}),
 }

@@ -1,4 +1,4 @@
-"""What each stage trains, keeps still and hands on to the next."""
+"""What each stage trains, freezes and hands on to the next."""
 
 from __future__ import annotations
 

@@ -396,7 +396,7 @@ PLUGINS = [
             recipe("max_steps: 2\n", "max_steps: 2\n  - {name: more, max_steps: 1}\n"),
         ),
         command=CHECK,
-        says="stage 'train' trains nothing: the strategy keeps the trunk still, and the heads of its tasks (language) "
+        says="stage 'train' trains nothing: the strategy freezes the trunk, and the heads of its tasks (language) "
         "came with the trunk and train only with it",
     ),
     Case(

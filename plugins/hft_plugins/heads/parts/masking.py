@@ -1,4 +1,4 @@
-"""Which tokens of a text masked language modelling hides, and what stands in their place."""
+"""Choose the tokens that masked language modelling hides, and their replacements."""
 
 from __future__ import annotations
 
