@@ -92,6 +92,20 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """Describe how a head's `predict` has a text written, so that plain libraries can do the same."""
+
+    settings: Mapping[str, Any]
+    """Arguments of transformers' `generate`; what they leave open is greedy."""
+    chat: bool = False
+    """The text to go on from is what the chat template makes of a user's message."""
+    before: str = ""
+    """Stands before the text of a row."""
+    after: str = ""
+    """Stands behind the text of a row."""
+
+
+@dataclass(frozen=True)
 class HeadContext:
     """Describe the run that a head is built for. A head's factory receives one when it has a keyword `context`."""
 
@@ -267,6 +281,10 @@ class Head(nn.Module, ABC):
         return []
 
     # --- saving
+
+    def writing(self) -> Writing | None:
+        """Return how `predict` has texts written; None for a head that writes none."""
+        return None
 
     @property
     def family(self) -> FamilyModule | None:

@@ -41,7 +41,7 @@ HEADS = ("classification", "token-classification", "lm")
 EQUAL, HFT_ONLY, FAILS, NOT_RUN = "✓", "h", "✗", "·"
 TOLERANCE = 1e-4
 LONGEST = 45
-"""Seconds that the cells of a family may take."""
+"""CPU seconds that the cells of a family may take in one call."""
 TASK = "task"
 TEXTS = ("the cat saw the dog again and again", "the dog")
 
@@ -261,18 +261,18 @@ class TooLong(BaseException):
 
 @contextlib.contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Raise `TooLong` after so many seconds."""
+    """Raise `TooLong` after so many seconds of CPU time."""
 
     def stop(*_: object) -> None:
         raise TooLong
 
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    previous = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
 
 
 def fill(table: Table, family: str, catalogue: Catalogue, *, heads: Mapping[str, Sequence[str]]) -> None:

@@ -173,7 +173,7 @@ def _stages(stages: tuple[StageResult, ...]) -> str:
 
 def _use(built: BuiltRun, adapter_base: str) -> str:
     """Return what opens each task's folder and predicts, with transformers and PEFT where they can."""
-    plain = not adapter_base or built.model.strategy.plain
+    plain, backbone = not adapter_base or built.model.strategy.plain, built.model.backbone
     parts = ['`hft predict RUN --task TASK "a text"` predicts with any task, where RUN is the folder of this README.\n']
     by_task = {
         task: usage_lines.lines(
@@ -182,6 +182,7 @@ def _use(built: BuiltRun, adapter_base: str) -> str:
                 head=head,
                 max_length=max_length(built.resolved, task, built.model),
                 adapter_base=adapter_base,
+                room=backbone.max_target_length if backbone.encoder_decoder else backbone.max_length,
                 revision=str(built.resolved.recipe.backbone.options.get("revision") or ""),
             )
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hft_core.head import Head
+from hft_core.head import Head, Writing
 from hft_core.recipe.schema import TRUNK_FOLDER
 
 LOADED_WITH = ("id2label", "label2id", "problem_type")
@@ -36,10 +36,6 @@ _POOLED = {
 }
 POOLED_CLASS = "AutoModel"
 """The class that opens the trunk of a head that is a linear layer on a pooled text."""
-_GENERATED = [
-    "with torch.inference_mode():",
-    "    output = model.generate(**inputs, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id)",
-]
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,8 @@ class Usage:
     """Tokens of a text that the task was trained with."""
     adapter_base: str
     """The model that the task's adapter belongs on; empty where the folder holds a whole model."""
+    room: int = 0
+    """Tokens of the longest text that the model writes, what it goes on from included; 0: it writes none."""
     revision: str = ""
     """Of a base model on the hub."""
 
@@ -217,18 +215,57 @@ def _masked(usage: Usage) -> list[str]:
 
 
 def _continued(usage: Usage) -> list[str]:
+    """Go on from a text, or answer a user's message."""
+    writing = usage.head.writing()
+    if writing is not None and writing.chat:
+        begun = [
+            'messages = [{"role": "user", "content": "What is asked?"}]',
+            "inputs = tokenizer.apply_chat_template(",
+            '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
+            ")",
+        ]
+    else:
+        text = _between('"the beginning of a text"', writing)
+        begun = [f'inputs = tokenizer({text}, return_tensors="pt", return_token_type_ids=False)']
     return [
-        'inputs = tokenizer("the beginning of a text", return_tensors="pt", return_token_type_ids=False)',
-        *_GENERATED,
-        'text = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)',
+        *begun,
+        *_generated(usage, 'inputs["input_ids"].shape[1]'),
+        'text = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()',
     ]
 
 
 def _written(usage: Usage) -> list[str]:
+    """Write a text for another one."""
+    text = _between('"a text to read"', usage.head.writing())
     return [
-        _inputs(usage, '["a text to read"]'),
-        *_GENERATED,
-        "text = tokenizer.decode(output[0], skip_special_tokens=True)",
+        _inputs(usage, f"[{text}]"),
+        *_generated(usage, ""),
+        "text = tokenizer.decode(output[0], skip_special_tokens=True).strip()",
+    ]
+
+
+def _between(text: str, writing: Writing | None) -> str:
+    """Return code that puts what a head adds around a text."""
+    parts = (repr(writing.before), text, repr(writing.after)) if writing is not None else (text,)
+    return " + ".join(part for part in parts if part != "''")
+
+
+def _generated(usage: Usage, begun: str) -> list[str]:
+    """Generate as `hft predict` does, of a head that writes; `begun`: code for the tokens that count as written."""
+    writing = usage.head.writing()
+    settings = {"max_new_tokens": 40, "do_sample": False, "num_beams": 1, **(writing.settings if writing else {})}
+    most = settings["max_new_tokens"]
+    if begun:
+        most = f"min({most}, {usage.room} - {begun})" if usage.room else most
+    elif usage.room:
+        most = min(most, usage.room)
+    given = [f"{name}={value!r}" for name, value in settings.items() if name != "max_new_tokens"]
+    return [
+        "with torch.inference_mode():",
+        "    output = model.generate(",
+        f"        **inputs, max_new_tokens={most}, pad_token_id=tokenizer.pad_token_id,",
+        f"        {', '.join(given)},",
+        "    )",
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from hft_core.backbone import Backbone
 from hft_core.data import as_list, shown
 from hft_core.errors import DataError
-from hft_core.head import Column, Encoded
+from hft_core.head import Column, Encoded, Writing
 from hft_plugins.heads.parts import chat_template, message_weights
 from hft_plugins.heads.parts.added_tokens import AddedTokens, ended
 from hft_plugins.heads.parts.end_tokens import NO_END, end_tokens, stop_tokens
@@ -101,6 +101,11 @@ class Instruction(GenerationHead):
         super().attach(backbone)
         if self.read.chat or self.read.messages is not None:
             chat_template.need_template(backbone.tokenizer)
+
+    def writing(self) -> Writing:
+        chat = self.read.chat or self.read.messages is not None
+        apart = self.backbone is not None and self.backbone.encoder_decoder
+        return replace(super().writing(), chat=chat, after="" if chat or apart else self.read.separator)
 
     # --- from rows to tokens
 

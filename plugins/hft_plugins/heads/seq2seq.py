@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from hft_core.backbone import Backbone
-from hft_core.head import Column, Encoded
+from hft_core.head import Column, Encoded, Writing
 from hft_plugins.heads.parts.generation_head import GenerationHead, GenerationOptions
 
 
@@ -42,6 +43,9 @@ class Seq2Seq(GenerationHead):
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
         sources = [self.read.source_prefix + source for source in rows[self.read.source]]
         return self.encode_apart(sources, rows.get(self.read.target), tokenizer, max_length)
+
+    def writing(self) -> Writing:
+        return replace(super().writing(), before=self.read.source_prefix)
 
 
 def build(options: Options, *, task: str) -> Seq2Seq:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, Features
-from hft_core.head import Draw, Encoded, Targets
+from hft_core.head import Draw, Encoded, Targets, Writing
 from hft_plugins.heads.parts.added_tokens import AddedTokens
 from hft_plugins.heads.parts.end_tokens import NO_END, end_tokens
 from hft_plugins.heads.parts.language_model_head import LmHead, targets_at
@@ -142,6 +142,9 @@ class GenerationHead(LmHead):
         written = self.backbone.generate({"input_ids": ids, "attention_mask": mask}, **self.generation.settings())
         texts = self.backbone.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+    def writing(self) -> Writing:
+        return Writing(self.generation.settings())
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         return {"text": predictions[0]}
