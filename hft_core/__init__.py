@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hft_core.predict.saved_run import SavedRun, open_run
     from hft_core.recipe.schema import Recipe
     from hft_core.results import RunResult
-    from hft_core.runs.runner import run, session
+    from hft_core.runs.runner import resume, run, session
     from hft_core.runs.session import Session
     from hft_core.runtime.run_check import RunCheck, check_run
 
@@ -46,6 +46,7 @@ __all__ = [
     "check_run",
     "hookimpl",
     "open_run",
+    "resume",
     "run",
     "session",
 ]
@@ -59,6 +60,7 @@ _LAZY = {
     "Session": "hft_core.runs.session:Session",
     "check_run": "hft_core.runtime.run_check:check_run",
     "open_run": "hft_core.predict.saved_run:open_run",
+    "resume": "hft_core.runs.runner:resume",
     "run": "hft_core.runs.runner:run",
     "session": "hft_core.runs.runner:session",
 }

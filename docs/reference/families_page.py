@@ -50,8 +50,7 @@ INTRODUCTION = """\
 
 Tiny random models of {count} families of transformers {version}, with six strategies and three heads:
 `classification`, `token-classification`, and the one that trains the family's LM head (`mlm`, `clm` or `seq2seq`;
-second column). Each cell has the marks of the three heads in this order. All heads were run with `full` and `lora`;
-with the other strategies, `classification` alone.
+second column). Each cell has the marks of the three heads in this order. All heads were run with `full` and `lora`.
 
 - ✓: trained for two steps, reopened by hft, and opened by the lines of the run's README, with equal outputs each time
 - h: trained and reopened with equal outputs; transformers has no class for it, so that only hft opens it

@@ -86,6 +86,11 @@ def group_key(value: Any) -> Hashable:
     return (type(value).__name__, repr(value))
 
 
+def is_missing_word(text: str) -> bool:
+    """Return whether a text is what programs write for a missing value (`nan`, `None`, `NULL`, `N/A`)."""
+    return text.strip().lower() in ("nan", "none", "null", "na", "n/a", "<na>", "nat")
+
+
 def as_number(value: Any) -> float:
     """Convert a number, or its text (as in a CSV file). Raises `ValueError` for anything else, and if not finite."""
     if isinstance(value, bool) or not isinstance(value, int | float | str) or (isinstance(value, str) and "_" in value):

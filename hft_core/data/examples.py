@@ -13,6 +13,7 @@ import pyarrow as pa
 from hft_core.data import row_notes, token_cache
 from hft_core.data.arrow import Column, digest, numeric_column
 from hft_core.data.cells import group_key
+from hft_core.data.special_tokens import SpecialTokens
 from hft_core.head import OWN_LENGTH, Draw, Encoded, Head, Targets
 from hft_core.runtime import signals
 
@@ -152,6 +153,7 @@ def encode(
     names = [column.name for column in columns if rows.has(column.name)]
     group = head.group_column if head.group_column and rows.has(head.group_column) else ""
     special = frozenset(getattr(tokenizer, "all_special_ids", ()))
+    written = SpecialTokens(tokenizer)
 
     def tokenize() -> Iterator[pa.Table]:
         batches = _batches_by_group(rows, group, names) if group else rows.batches(ENCODE_ROWS, names)
@@ -160,6 +162,8 @@ def encode(
             encoded = head.encode(values, tokenizer, max_length)
             for row in row_notes.without_tokens(encoded, special):
                 encoded.notes.setdefault(row, row_notes.NO_TOKEN)
+            for row, note in row_notes.of_texts(values, columns, written).items():
+                encoded.notes.setdefault(row, note)
             yield _table(encoded, indices)
 
     if cache is None:

@@ -8,22 +8,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from hft_core.data.readers import SUFFIXES, read_file
+from hft_core.data.readers import SUFFIXES, Quoting, read_file
 from hft_core.data.row_checks import nearest
 from hft_core.data.rows import Rows, join
 from hft_core.errors import DataError
 from hft_core.file_guard import outside_link
 
 
-def read(paths: Sequence[str], format: str | None, row: Literal["line", "file"], *, task: str) -> Rows:
+def read(
+    paths: Sequence[str], format: str | None, row: Literal["line", "file"], *, task: str, quoting: Quoting = "minimal"
+) -> Rows:
     """Read the files that `paths` (which may have wildcards) name, in order; a file named twice is read once.
 
     `format` overrides the file name's suffix (`hft_core.data.readers.SUFFIXES`); `row` is the unit of a row in a txt
-    file. Raises `DataError` for a file that is missing, empty, damaged, not UTF-8, or has other columns than the first.
+    file; `quoting`: `none` where double quotes in csv and tsv files are text. Raises `DataError` for a file that is
+    missing, empty, damaged, not UTF-8, or has other columns than the first.
     """
     parts: list[Rows] = []
     for path in dict.fromkeys(path for pattern in paths for path in _expand(pattern, task)):
-        part = read_file(path, format or _format_of(path, task), row)
+        part = read_file(path, format or _format_of(path, task), row, quoting)
         if parts and set(part.columns) != set(parts[0].columns):
             odd = sorted(set(part.columns) ^ set(parts[0].columns))
             raise DataError(

@@ -21,6 +21,7 @@ def check(
     Without `need_targets`, target columns are not checked: rows to predict on may lack them.
     """
     wanted = [column for column in columns if need_targets or not column.target]
+    _refuse_target_as_input(wanted, task)
     for column in wanted:
         need_column(rows, column.name, f"{expected(column)} in each row", task=task, split=split)
 
@@ -29,6 +30,16 @@ def check(
         return next((f"column {name!r}: {text}" for name, text in problems if text), "")
 
     check_each(rows, first_problem, [column.name for column in wanted], task=task, split=split)
+
+
+def _refuse_target_as_input(columns: Sequence[Column], task: str) -> None:
+    """Raise `DataError` for labels or numbers that are also what they are predicted from."""
+    inputs = {column.name for column in columns if not column.target}
+    both = next((c.name for c in columns if c.target and c.kind != "text" and c.name in inputs), None)
+    if both is not None:
+        raise DataError(
+            f"task '{task}': column {both!r} is both what is read and what is predicted, expected two columns"
+        )
 
 
 def check_each(

@@ -1,15 +1,20 @@
-"""Report rows that training does not learn as they stand: what their heads noted, and texts without tokens."""
+"""Report rows that training does not learn as they stand: what their heads noted, texts without tokens, and texts that
+are read as something else."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from hft_core.data.cells import is_missing_word
 from hft_core.errors import DataError
 
 if TYPE_CHECKING:
     from hft_core.data.rows import Rows
-    from hft_core.head import Encoded
+    from hft_core.data.special_tokens import SpecialTokens
+    from hft_core.head import Column, Encoded
 
 NO_TOKEN = "the tokenizer of the backbone leaves no token of the text that it knows"
 
@@ -22,6 +27,70 @@ def without_tokens(encoded: Encoded, special: Collection[int]) -> set[int]:
         if any(token not in special for token in sequence)
     }
     return set(encoded.rows) - with_text
+
+
+def of_texts(values: Mapping[str, Sequence[Any]], columns: Iterable[Column], special: SpecialTokens) -> dict[int, str]:
+    """Return what is odd about the texts that a head reads, by row (index in the batch).
+
+    `values`: the cells by column.
+    """
+    found: dict[int, str] = {}
+    for column in columns:
+        if column.kind not in ("text", "messages") or column.name not in values:
+            continue
+        for row, cell in enumerate(values[column.name]):
+            for text in _texts(cell):
+                if token := special.written_in(text):
+                    found[row] = (
+                        f"column '{column.name}' holds {token!r} in its text, which the tokenizer reads as its special "
+                        "token of that name, not as text"
+                    )
+                elif isinstance(cell, str) and is_missing_word(text):
+                    found.setdefault(
+                        row,
+                        f"column '{column.name}' is {text.strip()!r}, which programs write for a missing value; here "
+                        "it is a text",
+                    )
+    return found
+
+
+def _texts(cell: Any) -> Iterator[str]:
+    """Yield the texts in a cell: a text, a list of texts, or messages."""
+    if isinstance(cell, str):
+        yield cell
+    elif isinstance(cell, list):
+        for item in cell:
+            text = item.get("content") if isinstance(item, Mapping) else item
+            if isinstance(text, str):
+                yield text
+
+
+def shared_rows(task: str, splits: Mapping[str, Rows]) -> list[str]:
+    """Return a line for each split of evaluation that has rows of files that `train` has too, as for a file that is
+    given for both."""
+    found = []
+    for split, rows in splits.items():
+        count = 0 if split == "train" else _shared(splits["train"], rows)
+        if count:
+            found.append(
+                f"task '{task}': {count} of {len(rows)} {split} rows are rows of train, from the same file: the "
+                f"scores on {split} are of what was trained on"
+            )
+    return found
+
+
+def _shared(one: Rows, other: Rows) -> int:
+    """Count the rows of `other` that come from the same place of a file as a row of `one`."""
+    numbers = [{rows.sources[i].name: n for i, n in _numbers(rows)} for rows in (one, other)]
+    return sum(int(np.isin(n, numbers[0][name]).sum()) for name, n in numbers[1].items() if name in numbers[0])
+
+
+def _numbers(rows: Rows) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each file's index, and the numbers of the rows that come from it; nothing of rows passed in Python."""
+    ids, numbers = rows.origins()
+    for i in np.unique(ids):
+        if rows.sources[i].unit != "memory":
+            yield int(i), numbers[ids == i]
 
 
 def warnings(task: str, splits: Mapping[str, Rows], notes: Mapping[str, Mapping[str, Sequence[int]]]) -> list[str]:

@@ -223,7 +223,10 @@ def file_plugin(path: str | Path) -> ProviderPlugins:
     digest = hashlib.sha256(source).hexdigest()
     resolved = file.resolve()
     module = f"hft_file_{hashlib.sha256(str(resolved).encode(errors='surrogateescape')).hexdigest()[:8]}_{digest[:8]}"
-    provider = Provider(str(path), path=resolved, sha256=digest, module=module)
+    from hft_core.plugins.file_imports import digest_with_imports
+
+    whole = digest_with_imports(source, resolved)
+    provider = Provider(str(path), path=resolved, sha256=whole, module=module)
     plugins = collect_specs(_import_file(resolved, source, module, path), provider)
     for entry in plugins.entries:
         if entry.state is State.BROKEN:

@@ -36,7 +36,7 @@ class Provider:
     path: Path | None = None
     """The resolved path of a single file."""
     sha256: str = ""
-    """The hash of a single file."""
+    """The hash of a single file; of modules beside it that it imports as well, where there are any."""
     module: str = ""
     """The name under which a single file was imported."""
 

@@ -88,6 +88,8 @@ class Data(Model):
     """By default, from the file name; `folder`: one subfolder of text files per class."""
     row: Literal["line", "file"] = "line"
     """For `txt`: whether a line or a file is a row."""
+    quoting: Literal["minimal", "none"] = "minimal"
+    """For `csv` and `tsv`: whether double quotes enclose cells, or are text as any other character (`none`)."""
     split: Split = Split()
     """How `files` is split."""
     max_rows: Annotated[int, Field(gt=0)] | None = None

@@ -205,6 +205,7 @@ def _warnings(
     """Return what the heads found odd about their rows. Raises `DataError` for training rows without any token."""
     found = [f"task '{task}' (train): {warning}" for task, head in heads.items() for warning in head.warnings]
     for task, splits in rows.items():
+        found += row_notes.shared_rows(task, splits)
         found += row_notes.warnings(task, splits, {split: examples[split][task].notes() for split in splits})
     return tuple(found)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from hft_core.errors import UsageError
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import Resolved, resolve
@@ -17,6 +18,7 @@ from hft_core.runs.assembly import HostData
 from hft_core.runs.opening import RunOptions, open_session
 from hft_core.runs.session import Session
 from hft_core.runtime import time_limit
+from hft_core.runtime.run_folder import RunFolder
 
 
 def run(
@@ -57,6 +59,39 @@ def run(
         accept_changed=accept_changed,
     )
     return run_resolved(resolve(_as_recipe(recipe), catalogue), catalogue, options)
+
+
+def resume(
+    folder: str | Path,
+    *,
+    catalogue: Catalogue | None = None,
+    data: HostData | None = None,
+    observers: Sequence[object] = (),
+    accelerator: Accelerator | None = None,
+    trust_remote_code: bool = False,
+    max_time: float | str | None = None,
+    accept_changed: bool = False,
+) -> RunResult:
+    """Resume the unfinished run in `folder` from its last checkpoint, by the recipe that it began with.
+
+    Parameters as of `run`; rows that a host passed to the run have to be passed again. Raises `UsageError` for a folder
+    without a run that had begun, and for a run that is finished, and otherwise what `run` raises.
+    """
+    recipe = RunFolder(Path(folder)).recipe
+    if not recipe.exists():
+        raise UsageError(f"'{folder}' holds no run that had begun: it has no {recipe.name}")
+    return run(
+        recipe,
+        output=folder,
+        catalogue=catalogue,
+        data=data,
+        observers=observers,
+        accelerator=accelerator,
+        trust_remote_code=trust_remote_code,
+        resume=True,
+        max_time=max_time,
+        accept_changed=accept_changed,
+    )
 
 
 def run_resolved(resolved: Resolved, catalogue: Catalogue, options: RunOptions) -> RunResult:

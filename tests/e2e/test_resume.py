@@ -125,7 +125,11 @@ def test_a_run_stopped_by_another_signal_or_its_time_ends_as_one_never_stopped(
     assert stopped.value.exit_code == (124 if name == "max_time" else 128 + getattr(signal, name))
     assert (tmp_path / "stopped" / "checkpoints" / "LATEST").read_text() == "0000-00000003\n"
     monkeypatch.undo()
-    hft_core.run(chosen, output=tmp_path / "stopped", data=data, resume=True, max_time=3600)
+    hft_core.resume(tmp_path / "stopped", data=data, max_time=3600)
+    with pytest.raises(UsageError, match="is finished"):
+        hft_core.resume(tmp_path / "stopped", data=data)
+    with pytest.raises(UsageError, match="holds no run that had begun"):
+        hft_core.resume(tmp_path)
     assert digest(tmp_path / "stopped") == digest(tmp_path / "whole")
 
 

@@ -12,11 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from hft_core.data.readers import conll, delimited, folder, json_lines, json_list, parquet, txt
 from hft_core.data.rows import Rows
 from hft_core.errors import DataError
+
+Quoting = Literal["minimal", "none"]
+"""Whether double quotes enclose the cells of csv and tsv files, or are text."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +45,23 @@ FORMATS: dict[str, Format] = {
     "folder": Format(folder.read),
 }
 
+UNQUOTED: dict[str, Callable[[str], Rows]] = {
+    "csv": partial(delimited.read_csv, quotes=False),
+    "tsv": partial(delimited.read_tsv, quotes=False),
+}
+"""Readers for files in which double quotes are text."""
+
 SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
 """Formats by file suffix. A directory is a `folder`."""
 
 
-def read_file(path: str, format: str, row: str) -> Rows:
-    """Read a file, or the folder `path` if `format` is `folder`; `row` (`line` or `file`) is for txt. Raises
-    `DataError`."""
+def read_file(path: str, format: str, row: str, quoting: Quoting = "minimal") -> Rows:
+    """Read a file, or the folder `path` if `format` is `folder`; `row` (`line` or `file`) is for txt, `quoting` for csv
+    and tsv. Raises `DataError`."""
+    if quoting == "none" and format not in UNQUOTED:
+        raise DataError(f"{path}: quoting: none is for {' and '.join(UNQUOTED)} files, found {format}")
     if format != "folder" and Path(path).is_dir():
         raise DataError(f"{path} is a folder: name the files in it, for instance '{path.rstrip('/')}/*.{format}'")
     if format == "txt" and row == "file":
         return txt.read_file(path)
-    return FORMATS[format].read(path)
+    return UNQUOTED[format](path) if quoting == "none" else FORMATS[format].read(path)

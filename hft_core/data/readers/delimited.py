@@ -16,14 +16,14 @@ CELL_LIMIT = 2**31 - 1
 """Characters in a csv cell; the `csv` module's default of 131,072 is shorter than some articles."""
 
 
-def read_csv(path: str) -> Rows:
-    """Read a comma-separated file. Raises `DataError`."""
-    return pack(only_good(csv_records(path)), Source(path, "row"))
+def read_csv(path: str, *, quotes: bool = True) -> Rows:
+    """Read a comma-separated file; without `quotes`, double quotes are text. Raises `DataError`."""
+    return pack(only_good(_records(path, ",", "csv", quotes=quotes)), Source(path, "row"))
 
 
-def read_tsv(path: str) -> Rows:
-    """Read a tab-separated file. Raises `DataError`."""
-    return pack(only_good(tsv_records(path)), Source(path, "row"))
+def read_tsv(path: str, *, quotes: bool = True) -> Rows:
+    """Read a tab-separated file; without `quotes`, double quotes are text. Raises `DataError`."""
+    return pack(only_good(_records(path, "\t", "tsv", quotes=quotes)), Source(path, "row"))
 
 
 def csv_records(path: str) -> AnyRecords:
@@ -47,16 +47,17 @@ def count(lines: Iterable[str], delimiter: str) -> int:
     return max(found - 1, 0)
 
 
-def _cells(lines: Iterable[str], delimiter: str) -> Any:
+def _cells(lines: Iterable[str], delimiter: str, *, quotes: bool = True) -> Any:
     # The limit is global to the process and checked for each row; raising it affects no other user.
     csv.field_size_limit(max(CELL_LIMIT, csv.field_size_limit()))
-    return csv.reader(lines, delimiter=delimiter, strict=True)
+    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    return csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
 
 
-def _records(path: str, delimiter: str, format: str) -> AnyRecords:
+def _records(path: str, delimiter: str, format: str, *, quotes: bool = True) -> AnyRecords:
     """Yield the records below the header, skipping blank lines."""
     with open_bytes(path) as file:
-        cells = _cells((line for _, line in numbered_lines(path, file)), delimiter)
+        cells = _cells((line for _, line in numbered_lines(path, file)), delimiter, quotes=quotes)
         header: list[str] = []
         joined = JoinedRows(delimiter)
         row, start = 0, 1
@@ -80,7 +81,8 @@ def _records(path: str, delimiter: str, format: str) -> AnyRecords:
             place = f"row {row + 1}" if header else "the header"
             raise DataError(
                 f"{path}, {place} (line {start}): not well-formed {format}: {problem} "
-                f"(a cell with a double quote in it must be in double quotes, with the inner ones doubled)"
+                f"(a cell with a double quote in it must be in double quotes, with the inner ones doubled; where "
+                f"quotes are only text, set quoting: none)"
             ) from None
         joined.refuse()
         if not header:

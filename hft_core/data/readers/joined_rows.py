@@ -80,7 +80,7 @@ class JoinedRows:
         raise DataError(
             f"{place}: cell {column + 1} is in quotes and holds {lines} lines with the cells of further rows, expected "
             f"one row (a quote that belongs to a text is doubled, in a cell in quotes; where quotes are only text, "
-            f"write the file as jsonl)"
+            f"set quoting: none)"
         )
 
 

@@ -12,13 +12,23 @@ from hft_core.errors import DataError
 def parse(text: str, place: str) -> Any:
     """Parse JSON text. Raises `DataError` that begins with `place`."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in text else ""
         hint = "; one object a line is the format jsonl" if error.msg == "Extra data" and line else ""
         raise DataError(f"{place}: not valid JSON: {error.msg} ({line}column {error.colno}){hint}") from None
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits; very deep nesting
         raise DataError(f"{place}: JSON that cannot be read: {str(error).split(';')[0]}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON. Raises `ValueError` for a key that it has twice: json would keep the last value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has the key {twice[:40]!r} twice")
+    return found
 
 
 def as_record(value: Any, place: str) -> Record:

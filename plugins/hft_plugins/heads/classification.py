@@ -17,7 +17,15 @@ from hft_core.head import Column, Targets
 from hft_core.results import LabelScores
 from hft_plugins.heads.parts import class_weights, label_scores
 from hft_plugins.heads.parts.class_weights import CLASS_WEIGHTS_FIELD, LABEL_SMOOTHING_FIELD, ClassWeights
-from hft_plugins.heads.parts.label_names import LabelNames, config_of, first_rows, in_order, refuse_alike, unknown
+from hft_plugins.heads.parts.label_names import (
+    LabelNames,
+    config_of,
+    first_rows,
+    in_order,
+    oddities,
+    refuse_alike,
+    unknown,
+)
 from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
 
 
@@ -72,6 +80,8 @@ class Classification(SequenceHead):
         if self.weights_wanted is not None:
             found_labels = (as_label(cell) for cell in rows[self.columns_read.label])
             self.facts["class_weights"] = class_weights.of_classes(self.weights_wanted, labels, found_labels)
+        if self.given_labels is None:
+            self.warnings += oddities(labels, self.columns_read.label)
 
     def check(self, row: Mapping[str, Any]) -> str:
         label = as_label(row[self.columns_read.label])

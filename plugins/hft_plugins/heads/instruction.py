@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from hft_core.backbone import Backbone
-from hft_core.data import as_list, shown
+from hft_core.data import SpecialTokens, as_list, shown
 from hft_core.errors import DataError
 from hft_core.head import Column, Encoded, Writing
 from hft_plugins.heads.parts import chat_template, message_weights
@@ -38,6 +38,12 @@ class Options(GenerationOptions):
     )
     separator: str = Field(
         default="\n", description="text between prompt and response for a decoder, unless a chat template is used"
+    )
+
+    special_tokens: Literal["keep", "refuse"] = Field(
+        default="keep",
+        description="special tokens written out in texts, such as '<|im_end|>' in a message: keep them as tokens, with "
+        "a warning, or refuse the row",
     )
 
     @model_validator(mode="after")
@@ -111,6 +117,8 @@ class Instruction(GenerationHead):
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
         assert self.backbone is not None, "attach comes first"
+        if self.read.special_tokens == "refuse":
+            self._refuse_special_tokens(rows, SpecialTokens(tokenizer))
         prompts, responses = rows.get(self.read.prompt, []), rows.get(self.read.response)
         talks = self._conversations(rows)
         if self.backbone.encoder_decoder:
@@ -121,6 +129,17 @@ class Instruction(GenerationHead):
             return self._joined([self._talk(messages, tokenizer) for messages in talks], max_length, tokenizer)
         pairs, added = zip(prompts, responses or [None] * len(prompts), strict=True), AddedTokens.of(tokenizer)
         return self._joined([self._pair(*pair, tokenizer, added) for pair in pairs], max_length, tokenizer)
+
+    def _refuse_special_tokens(self, rows: Mapping[str, Sequence[Any]], special: SpecialTokens) -> None:
+        """Raise `DataError` for a text that the tokenizer would read special tokens in."""
+        for column in self.columns():
+            for cell in rows.get(column.name, []):
+                texts = [m["content"] for m in as_list(cell, column)] if column.kind == "messages" else [cell]
+                for text in texts:
+                    if isinstance(text, str) and (token := special.written_in(text)):
+                        raise self._fault(
+                            text, f"holds the special token {token!r}, expected none (special_tokens: refuse)"
+                        )
 
     def _conversations(self, rows: Mapping[str, Sequence[Any]]) -> list[list[dict[str, Any]]] | None:
         """Return the rows as conversations; None if prompt and response are concatenated."""

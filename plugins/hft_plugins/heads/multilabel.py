@@ -19,7 +19,15 @@ from hft_core.head import Column, Draw, Encoded, RowError, Targets
 from hft_core.results import LabelScores
 from hft_plugins.heads.parts import class_weights, label_lists, label_scores
 from hft_plugins.heads.parts.class_weights import LABEL_SMOOTHING_FIELD, ClassWeights
-from hft_plugins.heads.parts.label_names import LabelNames, config_of, first_rows, in_order, refuse_alike, unknown
+from hft_plugins.heads.parts.label_names import (
+    LabelNames,
+    config_of,
+    first_rows,
+    in_order,
+    oddities,
+    refuse_alike,
+    unknown,
+)
 from hft_plugins.heads.parts.sequence_head import ScoringHead, SequenceOptions, tokenize_texts
 
 
@@ -81,6 +89,8 @@ class Multilabel(ScoringHead):
         if len(labels) < 2:
             some = f"one label only ('{labels[0]}')" if labels else "no label in any row"
             raise ValueError(f"column '{name}' has {some}; expected two labels or more")
+        if given is None:
+            self.warnings += oddities(labels, name)
         return {"labels": labels}
 
     def _weights(self, wanted: ClassWeights, cells: Sequence[Any]) -> list[float]:

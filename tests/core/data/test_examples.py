@@ -10,6 +10,7 @@ import torch
 from hft_core.data import examples, loading, row_notes
 from hft_core.errors import DataError
 from hft_core.head import Column, Draw, Encoded, Head, Targets
+from hft_core.testing.toy_tokenizers import word_pieces
 
 
 class Chunks(Head):
@@ -153,3 +154,23 @@ def test_texts_of_which_the_tokenizer_knows_nothing_are_named() -> None:
     assert warning == f"task 't': {row_notes.NO_TOKEN} (1 of 3 train rows; first: row 2 of task 't')"
     with pytest.raises(DataError, match=r"^task 't' \(train\): row 1 of task 't': the tokenizer .*in every row"):
         notes_of(["ABC", "D"], Chunks("t"))
+
+
+def test_texts_that_are_read_as_something_else_are_named() -> None:
+    rows = [{"text": text} for text in ("the cat", "the [SEP] cat", "nan", "a dog [CLS]", "[ SEP ]")]
+    tokenizer = word_pieces(["the", "cat", "dog", "nan", "a"], model_max_length=64)
+    made = examples.encode(loading.from_python(rows, task="t"), Texts("t"), tokenizer, 16).notes()
+    found = {note.partition(",")[0]: rows for note, rows in made.items()}
+    assert found == {
+        "column 'text' holds '[SEP]' in its text": [1],
+        "column 'text' is 'nan'": [2],
+        "column 'text' holds '[CLS]' in its text": [3],
+    }
+
+
+class Texts(Chunks):
+    """A text is the tokenizer's tokens."""
+
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> Encoded:
+        ids = tokenizer(list(rows["text"]))["input_ids"]
+        return Encoded(ids, list(range(len(ids))))

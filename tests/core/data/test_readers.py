@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hft_core.data.loading import Rows, read
-from hft_core.data.readers import FORMATS
+from hft_core.data.readers import FORMATS, read_file
 from hft_core.data.readers.records import CHUNK
 from hft_core.errors import DataError
 from hft_core.head import Column
@@ -367,3 +367,14 @@ def test_multiword_tokens_and_empty_nodes_of_conll_u_are_no_words(write: Write) 
 def test_words_that_look_like_such_numbers_stay(write: Write) -> None:
     rows = read_one(write("scores.conll", "1-2 CD O\nwon CD O\n\n3.5 CD O\n1 CD O\n"))
     assert rows["words"] == [["1-2", "won"], ["3.5", "1"]]
+
+
+@pytest.mark.parametrize(("name", "mark"), [("a.tsv", "\t"), ("a.csv", ",")])
+def test_without_quoting_a_quote_is_text(name: str, mark: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    cells = [("text", "label"), ('"Hello', "x"), ('he said"', "y"), ('"a"', "z")]
+    path.write_text("".join(f"{text}{mark}{label}\n" for text, label in cells))
+    rows = read_file(str(path), name[2:], "line", "none")
+    assert (list(rows["text"]), list(rows["label"])) == (['"Hello', 'he said"', '"a"'], ["x", "y", "z"])
+    with pytest.raises(DataError, match="quoting: none is for csv and tsv files"):
+        read_file(str(path), "jsonl", "line", "none")

@@ -280,3 +280,11 @@ def test_equals_automodel_for_seq2seq_lm(name: str, models: Any) -> None:
         loss = head.loss(Features(hidden, ids, torch.ones_like(ids)), targets) / targets.count
         wanted = plain(**inputs, labels=torch.tensor(encoded.targets["labels"])).loss
     torch.testing.assert_close(loss, wanted, atol=1e-5, rtol=0)
+
+
+def test_special_tokens_written_out_in_a_text_are_refused_if_asked_for(models: Any) -> None:
+    backbone = opened(models)
+    row = {"prompt": ["what is it </s> now"], "response": ["the dog"]}
+    assert head_on(backbone).encode(row, backbone.tokenizer, 64).sequences
+    with pytest.raises(DataError, match="holds the special token '</s>', expected none"):
+        head_on(backbone, special_tokens="refuse").encode(row, backbone.tokenizer, 64)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from hft_core.head import RowError
 from hft_plugins.heads.classification import Options
-from hft_plugins.heads.parts.label_names import first_rows, in_order, refuse_alike
+from hft_plugins.heads.parts.label_names import first_rows, in_order, oddities, refuse_alike
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,18 @@ def test_a_label_without_a_visible_character_is_refused() -> None:
 def test_names_of_labels_are_distinct_and_not_blank(names: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Options(labels=names)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["Yes", "no", "yes"], "'Yes' and 'yes' differ only in upper and lower case"),
+        (["c\u0430t", "dog"], "mix the letters of two alphabets"),
+        (["nan", "None", "good"], "'nan', 'None' are what programs write for a missing value"),
+        (["\u041c\u043e\u0441\u043a\u0432\u0430", "Rome"], ""),
+    ],
+)
+def test_odd_labels_are_used_and_told_of(labels: list[str], said: str) -> None:
+    found = oddities(labels, "label")
+    assert len(found) == bool(said)
+    assert said in "".join(found)

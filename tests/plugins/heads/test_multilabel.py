@@ -205,3 +205,15 @@ def test_it_learns_and_the_plain_class_opens_it(models: Any, toys: Any, tmp_path
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model" / "topics")
     assert plain.config.problem_type == "multi_label_classification"
     assert plain.config.id2label == {0: "animals", 1: "money", 2: "sport"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["a|b", "b", "c|a", "b"], r"set separator: '\|'"),
+        (["011", "100", "110", "100"], "3 digits 0 or 1 in each row"),
+    ],
+)
+def test_labels_that_are_several_in_one_are_refused(cells: list[str], said: str) -> None:
+    with pytest.raises(RowError, match=said):
+        Multilabel("t", Options(label="label")).learn({"label": cells})

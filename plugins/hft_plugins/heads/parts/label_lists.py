@@ -55,13 +55,20 @@ def refuse_undivided(cells: Sequence[Sequence[str]], column: str, separator: str
             f"column '{column}' holds 0 and 1 divided at blanks, and the separator is '{separator}': set "
             "separator: ' ' and the names of all 'labels'",
         )
+    widths = {len(label) for label in labels}
+    if len(labels) > 1 and len(widths) == 1 and all(set(label) <= set("01") for label in labels) and widths != {1}:
+        raise RowError(
+            0,
+            f"column '{column}' holds {widths.pop()} digits 0 or 1 in each row (multi-hot, without separators); "
+            "expected the names of the labels in each row, or all 'labels' if these are names",
+        )
     for mark in (mark for mark in MARKS if mark != separator):
         parts = {label: [part.strip() for part in label.split(mark)] for label in labels if mark in label}
         seen: dict[str, int] = dict.fromkeys(labels, 1)
         for part in (part for found in parts.values() for part in found):
             seen[part] = seen.get(part, 0) + 1
         divided = [label for label, found in parts.items() if all(seen[part] > 1 for part in found)]
-        if divided and len(divided) * 2 > len(parts):
+        if divided and len(divided) * 2 >= len(parts):
             first = min(divided, key=labels.__getitem__)
             raise RowError(
                 labels[first],

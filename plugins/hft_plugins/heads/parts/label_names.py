@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from hft_core.data import as_label
+from hft_core.data import as_label, is_missing_word
 from hft_core.errors import did_you_mean
 from hft_core.head import RowError
 
@@ -78,6 +78,36 @@ def refuse_alike(found: Mapping[str, int], column: str, *, named: Iterable[str] 
                 f"column '{column}' holds the label {label!a}, which looks like the label {other!a} of "
                 "other rows and would be another class; expected one spelling, or both named in 'labels'",
             )
+
+
+def oddities(labels: Sequence[str], column: str) -> list[str]:
+    """Return what is odd about labels that are used as they are: a line for each kind, with the labels."""
+    by_case: dict[str, list[str]] = {}
+    for label in labels:
+        by_case.setdefault(label.casefold(), []).append(label)
+    found = {
+        "differ only in upper and lower case, and are classes of their own": [
+            " and ".join(map(repr, same)) for same in by_case.values() if len(same) > 1
+        ],
+        "mix the letters of two alphabets in a word": [repr(label) for label in labels if _mixes_alphabets(label)],
+        "are what programs write for a missing value, and are classes here": [
+            repr(label) for label in labels if is_missing_word(label)
+        ],
+    }
+    return [f"column '{column}': the labels {_some(names)} {what}" for what, names in found.items() if names]
+
+
+def _mixes_alphabets(label: str) -> bool:
+    """Return whether a word has letters of Latin and of an alphabet whose letters look like those of Latin."""
+    for word in label.split():
+        alphabets = {unicodedata.name(letter, "").partition(" ")[0] for letter in word if letter.isalpha()}
+        if "LATIN" in alphabets and alphabets & {"CYRILLIC", "GREEK"}:
+            return True
+    return False
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _look(label: str) -> str:
