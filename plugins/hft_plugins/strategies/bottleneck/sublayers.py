@@ -79,6 +79,12 @@ def _watch(backbone: Backbone) -> Sequence[tuple[nn.Module, list[_Call]]]:
             device = next(backbone.trunk.parameters()).device
             two_tokens = torch.ones(1, 2, dtype=torch.long, device=device)
             backbone.forward({"input_ids": two_tokens, "attention_mask": two_tokens})
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{type(backbone.trunk).__name__} cannot compute a text of two tokens, from which the parts of its layers "
+            f"are known: {reason}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
