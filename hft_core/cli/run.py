@@ -216,29 +216,34 @@ def run_source(
     from hft_core.cli.progress import observer
     from hft_core.runtime import signals
 
-    resolved = resolved_of(source, catalogue)  # before torch is imported, so that a wrong recipe is reported at once
-    from hft_core.runs.opening import RunOptions
-    from hft_core.runs.runner import run_resolved
-
     progress = observer() if launch.is_main() else None
-    observers: list[object] = [progress] if progress else []
-    if profile:
-        from hft_core.runs.profiler import StepProfiler
-
-        observers.append(StepProfiler(folder))
-    options = RunOptions(
-        output=folder,
-        observers=observers,
-        trust_remote_code=trust_remote_code,
-        resume=resume,
-        max_time=max_seconds,
-        accept_changed=accept_changed,
-    )
     try:
-        with signals.listening():
+        with signals.listening():  # imports take seconds too
+            resolved = resolved_of(source, catalogue)  # before most of them, so that a wrong recipe is reported at once
+            from hft_core.runs.opening import RunOptions
+            from hft_core.runs.runner import run_resolved
+
+            observers: list[object] = [progress] if progress else []
+            if profile:
+                from hft_core.runs.profiler import StepProfiler
+
+                observers.append(StepProfiler(folder))
+            options = RunOptions(
+                output=folder,
+                observers=observers,
+                trust_remote_code=trust_remote_code,
+                resume=resume,
+                max_time=max_seconds,
+                accept_changed=accept_changed,
+            )
+            signals.check()
             return run_resolved(resolved, catalogue, options)
     except signals.Interrupted as stopped:
-        raise signals.Interrupted(stopped.number, f"; resume with: hft resume {folder}") from stopped
+        from hft_core.runtime.run_folder import RECIPE_FILE
+
+        begun = (folder / RECIPE_FILE).exists()
+        where = f"; resume with: hft resume {folder}" if begun else "; the run had not begun"
+        raise signals.Interrupted(stopped.number, where) from stopped
     finally:
         if progress:
             with suppress(OSError):  # a terminal that has gone

@@ -50,8 +50,9 @@ def count(lines: Iterable[str], delimiter: str) -> int:
 def _cells(lines: Iterable[str], delimiter: str, *, quotes: bool = True) -> Any:
     # The limit is global to the process and checked for each row; raising it affects no other user.
     csv.field_size_limit(max(CELL_LIMIT, csv.field_size_limit()))
-    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    return csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    if quotes:
+        return csv.reader(lines, delimiter=delimiter, strict=True)
+    return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
 
 
 def _records(path: str, delimiter: str, format: str, *, quotes: bool = True) -> AnyRecords:
