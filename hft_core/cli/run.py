@@ -241,7 +241,7 @@ def run_source(
     except signals.Interrupted as stopped:
         from hft_core.runtime.run_folder import RECIPE_FILE
 
-        begun = (folder / RECIPE_FILE).exists()
+        begun = not launch.is_main() or (folder / RECIPE_FILE).exists()  # which one process writes
         where = f"; resume with: hft resume {folder}" if begun else "; the run had not begun"
         raise signals.Interrupted(stopped.number, where) from stopped
     finally:
