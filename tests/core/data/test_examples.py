@@ -157,7 +157,7 @@ def test_texts_of_which_the_tokenizer_knows_nothing_are_named() -> None:
 
 
 def test_texts_that_are_read_as_something_else_are_named() -> None:
-    rows = [{"text": text} for text in ("the cat", "the [SEP] cat", "nan", "a dog [CLS]", "[ SEP ]")]
+    rows = [{"text": text} for text in ("the cat", "the [SEP] cat", "nan", "a dog [CLS]", "a [ SEP ]")]
     tokenizer = word_pieces(["the", "cat", "dog", "nan", "a"], model_max_length=64)
     made = examples.encode(loading.from_python(rows, task="t"), Texts("t"), tokenizer, 16).notes()
     found = {note.partition(",")[0]: rows for note, rows in made.items()}
