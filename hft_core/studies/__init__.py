@@ -1,0 +1,1 @@
+"""Studies: arms × seeds, where they run, and what their differences say."""
