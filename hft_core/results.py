@@ -145,6 +145,11 @@ class RunResult:
     """By split and task: the score of an answer that ignores the text, of heads that have one (`Head.baseline`)."""
     pins: Pins = field(default_factory=Pins)
     """Digests of what the run was begun with, and what was accepted when it was resumed."""
+    peak_memory: int = 0
+    """The most memory in bytes that the process held, since it began: on the GPU where it computes there, in RAM
+    otherwise; 0 where the system does not tell, and in results of older versions."""
+    greater_is_better: dict[str, bool] = field(default_factory=dict)
+    """The direction of each task's main metric; empty in results of older versions."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `results.json`: plain data, with null for numbers that are not finite."""

@@ -28,6 +28,7 @@ COMMANDS = {
     "demo": "hft_core.cli.demo:demo",
     "run": "hft_core.cli.run:run",
     "resume": "hft_core.cli.resume:resume",
+    "compare": "hft_core.cli.compare:compare",
     "validate": "hft_core.cli.validate:validate",
     "evaluate": "hft_core.cli.evaluate:evaluate",
     "predict": "hft_core.cli.predict:predict",

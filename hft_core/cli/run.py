@@ -63,6 +63,12 @@ MaxTimeOption = Annotated[
     str | None,
     typer.Option("--max-time", metavar="TIME", help="Save and stop after this time (2h30m), to be resumed later."),
 ]
+SharedStagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--shared-stages", metavar="FOLDER", help="Take first stages that another run has trained alike, or leave them."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 CacheSizeOption = Annotated[
     str | None,
@@ -88,6 +94,7 @@ def run(
     profile: Annotated[
         bool, typer.Option("--profile", help="Profile a few steps of each stage, into RUN/profile.")
     ] = False,
+    shared_stages: SharedStagesOption = None,
     trust_remote_code: TrustOption = False,
     cache_size: CacheSizeOption = None,
     max_time: MaxTimeOption = None,
@@ -98,6 +105,8 @@ def run(
     seconds = time_limit.seconds_of(max_time, "--max-time")
     if resume and out is None:
         raise UsageError("--resume needs --out RUN, the folder of the run that was stopped")
+    if shared_stages is not None and processes > 1:
+        raise UsageError("--shared-stages is for runs of one process")
     if fsdp:
         launch.request_fsdp(processes)
     source = tracked(source_of(recipe, backbone, task, strategy, combiner, set_, ctx.obj.catalogue), track)
@@ -113,6 +122,7 @@ def run(
         resume=resume,
         profile=profile,
         max_seconds=seconds,
+        shared_stages=shared_stages,
     )
     report(result, as_json=as_json)
 
@@ -211,6 +221,7 @@ def run_source(
     accept_changed: bool = False,
     profile: bool = False,
     max_seconds: float | None = None,
+    shared_stages: Path | None = None,
 ) -> RunResult:
     """Run with progress on standard error; after a signal to stop, or `max_seconds`, the run can be resumed."""
     from hft_core.cli.progress import observer
@@ -235,6 +246,7 @@ def run_source(
                 resume=resume,
                 max_time=max_seconds,
                 accept_changed=accept_changed,
+                shared_stages=shared_stages,
             )
             signals.check()
             return run_resolved(resolved, catalogue, options)

@@ -30,6 +30,7 @@ from hft_core.runs.consistency import check_same_inputs, check_same_start
 from hft_core.runs.event_log import RunLog
 from hft_core.runs.learned_facts import check_unchanged, facts_of
 from hft_core.runs.session import Session
+from hft_core.runs.shared_stages import SharedStages
 from hft_core.runs.stages import Stages
 from hft_core.runs.tracking import Tracking
 from hft_core.runs.trials import try_run
@@ -55,6 +56,8 @@ class RunOptions:
     resume: bool = False
     max_time: float | str | None = None
     accept_changed: bool = False
+    shared_stages: Path | None = None
+    """Where runs that begin alike leave their first stages for each other; for a single process."""
 
     @property
     def folder(self) -> RunFolder | None:
@@ -162,7 +165,8 @@ def _build(
         check_unchanged(resume_from.state.run.facts, facts)
         pins, notes = check_same_inputs(resume_from, pins, place, options.folder, accept=options.accept_changed)
     problems += [warning for warning in built.warnings if warning not in problems]
-    stages = Stages(built, machine, observers, files, pins=pins)
+    shared = None if options.shared_stages is None else SharedStages(options.shared_stages)
+    stages = Stages(built, machine, observers, files, pins=pins, shared=shared)
     if options.folder is not None and requested_rank() == 0:
         files.write_recipe(recipe_file.dump(resolved.recipe))
         problems[:] = dict.fromkeys([*notes, *problems])

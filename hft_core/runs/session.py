@@ -11,6 +11,7 @@ from importlib import metadata
 from hft_core import events
 from hft_core.device import failures
 from hft_core.device.machine import Machine
+from hft_core.device.peak_memory import peak_memory
 from hft_core.errors import RunError, UsageError
 from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
@@ -179,6 +180,8 @@ def _result(
         by_label={split: found_labels for split, found_labels in by_label.items() if found_labels},
         floors=found,
         pins=stages.pins,
+        peak_memory=peak_memory(machine.device),
+        greater_is_better={task: head.greater_is_better for task, head in built.heads.items()},
     )
 
 

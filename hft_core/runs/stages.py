@@ -25,6 +25,7 @@ from hft_core.recipe.stage import Stage
 from hft_core.results import LabelScores, Scores, StageResult
 from hft_core.runs import assembly, stage_report
 from hft_core.runs.assembly import BuiltRun
+from hft_core.runs.shared_stages import SharedStages
 from hft_core.runs.stage_parts import begin, head_steps_of, plan_of, selection_of
 from hft_core.runtime import random_state
 from hft_core.runtime.run_folder import RunFolder
@@ -63,6 +64,8 @@ class Stages:
     """How passes through the model are computed; of evaluations between stages too."""
     scheduler: CheckpointScheduler | None = None
     """Saves checkpoints; None in other processes than the first and for a run without a folder."""
+    shared: SharedStages | None = None
+    """Where runs that begin alike leave their first stages for each other."""
     done: list[StageResult] = field(default_factory=list)
     """The results of the stages before."""
     _own: frozenset[int] = frozenset()
@@ -78,6 +81,9 @@ class Stages:
             selection_of(each.stage, self.material, self.machine)
         if resume_from is not None:
             self._restore(resume_from)
+        elif self.shared is not None and (taken := self.shared.take(self.material, self.pins, self.folder)):
+            self.done, self.scores, self.trunk_changed = taken
+            self._know_tasks()
         self._resume_from = resume_from
 
     def next(self) -> StageResult:
@@ -86,16 +92,23 @@ class Stages:
         resolved = self.material.resolved
         result = self.run(index, resolved.stages[index], fold=resolved.folds_after(index), resume_from=resume_from)
         self.done.append(result)
+        if self.shared is not None:
+            left = (self.material, self.pins, self.done, self.scores, self.trunk_changed, self.folder)
+            self.shared.leave(*left)
         return result
+
+    def _know_tasks(self) -> None:
+        """Mark the heads as trained that the stages before have trained."""
+        for result in self.done:
+            for task in result.tasks:
+                self.material.model.head(task).pretrained = True
 
     def _restore(self, resume_from: Checkpoint) -> None:
         """Bring the model to where the checkpoint's stage began."""
         state, model, resolved = resume_from.state.stage, self.material.model, self.material.resolved
         self.done = list(state.finished)
         self.trunk_changed, self.scores = state.trunk_changed, state.scores_before
-        for result in self.done:
-            for task in result.tasks:
-                model.head(task).pretrained = True
+        self._know_tasks()
         for stage in resolved.strategies_before(state.index):  # parts that the stage found in the trunk
             model.apply_strategy(assembly.strategy_of(stage), stage.stage.tasks)
         base = resume_from.tensors("base")
