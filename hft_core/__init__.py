@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hft_core.runs.runner import resume, run, session
     from hft_core.runs.session import Session
     from hft_core.runtime.run_check import RunCheck, check_run
+    from hft_core.studies.compare import compare
 
     __version__: str
 
@@ -44,6 +45,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "check_run",
+    "compare",
     "hookimpl",
     "open_run",
     "resume",
@@ -59,6 +61,7 @@ _LAZY = {
     "SavedRun": "hft_core.predict.saved_run:SavedRun",
     "Session": "hft_core.runs.session:Session",
     "check_run": "hft_core.runtime.run_check:check_run",
+    "compare": "hft_core.studies.compare:compare",
     "open_run": "hft_core.predict.saved_run:open_run",
     "resume": "hft_core.runs.runner:resume",
     "run": "hft_core.runs.runner:run",

@@ -84,7 +84,7 @@ def summarize(
         comparisons=tuple(comparisons),
         delta_m=delta,
         budgets={arm.name: tuple(unequal_budgets(arm, base)) for arm in arms if arm is not base},
-        pareto=_pareto(arms, delta),
+        pareto=_pareto(_whole(arms, tasks), delta),
         recommended=recommended,
         reason=reason,
         notes=tuple(said),
@@ -142,6 +142,11 @@ def _pareto(arms: Sequence[ArmEvidence], delta: dict[str, dict[str, Any]]) -> tu
     )
 
 
+def _whole(arms: Sequence[ArmEvidence], tasks: Collection[str]) -> list[ArmEvidence]:
+    """Return the arms that were trained, on all tasks."""
+    return [arm for arm in arms if arm.cost and all(arm.mean("dev", task) is not None for task in tasks)]
+
+
 def _recommend(
     arms: Sequence[ArmEvidence],
     base: ArmEvidence,
@@ -150,7 +155,7 @@ def _recommend(
     tasks: Collection[str],
 ) -> tuple[str, str]:
     """Return the recommended arm and why, among those that have all tasks and a recipe of their own."""
-    whole = [arm for arm in arms if arm.cost and all(arm.mean("dev", task) is not None for task in tasks)]
+    whole = _whole(arms, tasks)
     if not whole:
         return base.name, "no arm was finished on all tasks"
     verdicts = {arm.name: [c.verdict for c in comparisons if c.arm == arm.name] for arm in whole}
