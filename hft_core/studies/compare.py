@@ -69,14 +69,14 @@ def compare(
 
 def request(
     path: Path,
-    arms: Mapping[str, Sequence[str]],
+    arms: Mapping[str, Sequence[str]] | None = None,
     against: str = "",
     seeds: tuple[int, ...] | None = None,
     kinds: tuple[str, ...] | None = None,
 ) -> Request:
     """Return what is asked of a study: arms of a recipe file, or a `compare.yaml`, whose keys the others replace."""
     if arms or not _names_arms(path):
-        asked = Request(path, dict(arms), seeds=tuple(range(SEEDS)))
+        asked = Request(path, dict(arms or {}), seeds=tuple(range(SEEDS)))
     else:
         asked = arm_module.read(path)
     return replace(
