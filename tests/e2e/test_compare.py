@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-import hft_core
+from hft_core.studies.local import THREAD_VARIABLES, cores
 
 PAGE = (Path(__file__).parents[2] / "docs/how-to/compare.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
@@ -35,8 +35,8 @@ output: {save_strategy: steps, save_steps: 2}
 """
 
 
-def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def start(words: list[str], folder: Path, threads: int = 1) -> subprocess.Popen[str]:
+    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
     return subprocess.Popen(
         [sys.executable, "-m", "hft_core", *words[1:]],
         cwd=folder,
@@ -83,9 +83,11 @@ def test_a_study_goes_on_after_ctrl_c_and_shares_its_first_stage(models: Any, to
 
     one, other = (json.loads((study / f"runs/{arm}/seed-0/results.json").read_text()) for arm in ("full", "lora"))
     assert one["stages"][0]["seconds"] == other["stages"][0]["seconds"]  # one run trained it for both
-    apart = hft_core.run(study / "recipes/lora/0.yaml", output=tmp_path / "apart")
+    apart = start(["hft", "run", str(study / "recipes/lora/0.yaml"), "--out", "apart"], tmp_path, threads=cores())
+    said = apart.communicate()[0]
+    assert apart.returncode == 0, said
     assert weights(tmp_path / "apart") == weights(study / "runs/lora/seed-0")
-    assert apart.final["test"]["topic"]["accuracy"] == lora[0]
+    assert json.loads((tmp_path / "apart/results.json").read_text())["final"]["test"]["topic"]["accuracy"] == lora[0]
     assert (study / "recommended.yaml").read_text().startswith(f"# {summary['reason']}.\n")
 
 
