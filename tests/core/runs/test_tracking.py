@@ -13,10 +13,11 @@ import pytest
 from pydantic import Field
 
 import hft_core
-from hft_core import Catalogue, HftError, TrackerSpec, hookimpl
+from hft_core import Catalogue, HftError, TrackerSpec, UsageError, hookimpl
 from hft_core.options import Options
 from hft_core.runs import tracking
 from hft_core.runs.sender import Sender
+from hft_core.runtime.run_folder import RunFolder
 from hft_core.tracker import TrackedRun, Tracker
 from hft_plugins import backbones, combiners, heads, strategies, trackers
 
@@ -158,6 +159,18 @@ def test_a_tracker_that_cannot_be_used_is_refused_before_anything_is_written(
         hft_core.run(recipe(*track), output=output, data=data, catalogue=catalogue())
     assert refused.value.exit_code == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_links_of_a_tracker_itself_do_not_keep_a_run_from_being_resumed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    logs = folder.tracking / "wandb" / "logs"
+    logs.mkdir(parents=True)
+    folder.write_recipe("seed: 0\n")
+    (logs / "debug.log").symlink_to(tmp_path)
+    folder.open(resume=True)
+    (folder.tracking / "tensorboard").symlink_to(tmp_path)  # what would be written there lands elsewhere
+    with pytest.raises(UsageError, match="tensorboard' is a symbolic link"):
+        folder.open(resume=True)
 
 
 def test_what_finds_the_queue_full_is_dropped_and_nobody_waits() -> None:
