@@ -59,7 +59,7 @@ def evaluate(
         print_json({split: _with_labels(by_task, measured[split].by_label) for split, by_task in scores.items()})
         return
     print_table(("split", "task", "metric", *columns), _lines(scores))
-    for split, part in measured.items():
+    for split, part in measured.items() if quantized is None else ():
         for name, labels in part.by_label.items():
             say()
             print_table((f"{split}, {name}", *LABEL_COLUMNS), label_lines(labels))

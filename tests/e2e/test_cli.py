@@ -130,7 +130,8 @@ def test_evaluate_gives_the_scores_that_the_run_gave(folder: Path, finished: Pat
     scores = json.loads(hft("evaluate", finished, "--json", cwd=folder).stdout)
     for split in ("dev", "test"):
         for task, metrics in results[split].items():
-            assert scores[split][task] == pytest.approx(metrics, rel=1e-3), (split, task)
+            again = {name: value for name, value in scores[split][task].items() if name != "by_label"}
+            assert again == pytest.approx(metrics, rel=1e-3), (split, task)
     table = json.loads(
         hft("evaluate", finished, "--task", "topic", "--data", "topics.csv", "--json", cwd=folder).stdout
     )
