@@ -174,11 +174,14 @@ def _answers(head: Head) -> list[str]:
 def _tokens(usage: Usage) -> list[str]:
     return [
         'words = ["A", "text", "in", "words"]',
-        _inputs(usage, "words", is_split_into_words=True),
+        _inputs(usage, '" ".join(words)', return_offsets_mapping=True),
+        'offsets = inputs.pop("offset_mapping")[0].tolist()',
+        'starts = [len(" ".join(["", *words[:i]])) for i in range(len(words))]',
         *_LOGITS,
         "ids, labels = logits.argmax(dim=-1)[0].tolist(), {}",
-        "for place, word in enumerate(inputs.word_ids()):",
-        "    if word is not None:",
+        "for place, (begin, end) in enumerate(offsets):",
+        "    shared = [i for i, start in enumerate(starts) if max(begin, start) < min(end, start + len(words[i]))]",
+        "    for word in shared[:1]:",
         "        labels.setdefault(word, model.config.id2label[ids[place]])  # of the word's first token",
     ]
 
