@@ -39,6 +39,8 @@ COMMANDS = {
     "describe": "hft_core.cli.describe:describe",
     "new-plugin": "hft_core.cli.new_plugin:new_plugin",
     "check-plugin": "hft_core.cli.check_plugin:check_plugin",
+    "serve": "hft_core.cli.serve:serve",
+    "ui": "hft_core.cli.ui:ui",
     "cache": "hft_core.cli.cache:cache",
     "env": "hft_core.cli.env:env",
 }

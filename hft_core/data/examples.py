@@ -171,6 +171,11 @@ def encode(
     return Examples(cache.get(rows, [*names, group] if group else names, head, max_length, tokenize))
 
 
+def in_memory(parts: Sequence[tuple[Encoded, Sequence[int]]]) -> Examples:
+    """Return rows that are already tokenized as examples; beside each part, the numbers of its rows."""
+    return Examples([_table(encoded, numbers) for encoded, numbers in parts])
+
+
 def _table(encoded: Encoded, indices: Sequence[int]) -> pa.Table:
     """Return the examples of the rows `indices` as a table."""
     columns = {

@@ -1,0 +1,1 @@
+"""Serve finished runs over HTTP."""
