@@ -1,0 +1,1 @@
+"""Show runs, and start them, in a page for the browser."""
