@@ -36,8 +36,12 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 ROOT = Path(__file__).parents[2]
-PLAIN = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")]), "OMP_NUM_THREADS": "1"}
-"""The environment of processes that belong to no group."""
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that belongs to no group."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")]), "OMP_NUM_THREADS": "1"}
+
 
 POISONED_HEAD = str(Path(__file__).parent / "poisoned_head.py")
 
@@ -82,7 +86,7 @@ def rows(toys: ModuleType, tmp_path: Path) -> Path:
 def started(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "hft_core", *arguments],
-        env=PLAIN,
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -407,7 +411,7 @@ def test_evaluation_counts_each_row_once_however_unevenly_the_processes_share_th
         capture_output=True,
         text=True,
         timeout=120,
-        env=PLAIN,
+        env=environment(),
     )
     (first, _), _ = in_two_processes(script, str(tmp_path / "given.json"))
     found = {1: json.loads(alone.stdout), 2: json.loads(first)}
