@@ -18,6 +18,7 @@ from hft_core.data import as_label, as_list, as_number
 from hft_core.errors import ModelError, did_you_mean
 from hft_core.head import Column, Draw, Encoded, HeadContext, Targets
 from hft_core.options import LocalPath
+from hft_core.results import LabelScores
 from hft_plugins.heads import classification
 from hft_plugins.heads.classification import Classification
 from hft_plugins.heads.parts.label_names import LabelNames
@@ -191,6 +192,10 @@ class Distillation(Classification):
 
     def baseline(self, references: Sequence[Any]) -> None:
         return None  # a teacher is no class label
+
+    def by_label(self, predictions: Sequence[Any], references: Sequence[Any]) -> LabelScores:
+        """Return the scores of the true labels; none where there are none."""
+        return super().by_label(predictions, [label for _, label in references]) if self.labelled else {}
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
         """`agreement`: how often student and teacher choose the same class; `kl`: the mean of KL(teacher ‖ student).

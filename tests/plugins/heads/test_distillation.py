@@ -103,11 +103,14 @@ def test_metrics_compare_the_student_with_the_teacher_and_with_the_labels(seed: 
     wanted["agreement"] = accuracy_score(teacher.argmax(axis=1), student.argmax(axis=1))
     assert found == pytest.approx(wanted)
     assert head.main_metric == "agreement"
+    assert head.by_label(student.tolist(), [(p, None) for p in teacher.tolist()]) == {}
     both = head_of(rows, label="label")
     found = both.metrics(student.tolist(), list(zip(teacher.tolist(), labels.tolist(), strict=True)), 0.5)
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, student.argmax(axis=1)))
     assert wanted.items() <= {name: pytest.approx(value) for name, value in found.items()}.items()
     assert "f1_macro" in found
+    of_labels = both.by_label(student.tolist(), list(zip(teacher.tolist(), labels.tolist(), strict=True)))
+    assert sum(scores["support"] for scores in of_labels.values()) == len(labels)
     assert both.main_metric == "accuracy"
 
 
