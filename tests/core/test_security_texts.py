@@ -126,10 +126,18 @@ def test_the_model_card_quotes_the_texts_that_its_code_holds() -> None:
     assert [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)].count(harm) == 4
 
 
-def test_nothing_writes_csv_or_a_workbook_and_no_archive_is_read() -> None:
+CSV_WRITERS = {
+    "hft_core/predict/answer_tables.py",  # a table of answers that was asked for, in the user's own texts
+    "hft_core/cli/templates/tracker/hft_my_plugin/tracker.py",  # numbers
+}
+
+
+def test_no_other_module_writes_csv_or_a_workbook_and_no_archive_is_read() -> None:
     """What a spreadsheet would compute needs a file that a spreadsheet opens; what unpacks to elsewhere, an archive."""
     found = []
     for source in [*(ROOT / "hft_core").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]:
+        if source.relative_to(ROOT).as_posix() in CSV_WRITERS:
+            continue
         text = source.read_text(encoding="utf-8")
         found += [f"{source}: {word}" for word in FORBIDDEN if re.search(rf"\b{word}\b", text)]
     assert found == []

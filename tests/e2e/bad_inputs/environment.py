@@ -84,7 +84,7 @@ CASES = [
         code=1,
         needs=("done",),
         largest_file=512,
-        says="out.jsonl cannot be written: File too large",
+        says="out.jsonl.part cannot be written: File too large",
     ),
     Case(
         what="SIGTERM while it trains",
