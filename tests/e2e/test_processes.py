@@ -269,9 +269,9 @@ def test_memory_that_is_too_small_in_one_process_ends_all_with_a_clear_error(
     monkeypatch.setenv("STOP_AFTER", "-1")
     begun = time.monotonic()
     process = started("run", recipe, "--out", str(tmp_path / "run"), "--processes", "2", "--plugin", str(plugin))
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=240)
     assert process.returncode == 1, error[-2000:]
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 180  # and does not wait for the timeout of collectives
     told = [line for line in error.splitlines() if line.startswith("error: ")]
     assert len(told) == 2, error[-2000:]
     assert all("gloo" not in line and "unexpected" not in line for line in told)
