@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hft_core.serve.api_keys import ApiKeys
 from hft_core.serve.errors import Refused, error_body
@@ -16,10 +15,6 @@ from hft_core.serve.limits import Limits
 from hft_core.serve.metrics import Metrics
 
 LOG = logging.getLogger("hft.serve")
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN_TO_ALL = ("/health", "/ready", "/v2/health/live", "/v2/health/ready")
 """Paths that need no key: what a supervisor asks."""
 
@@ -28,7 +23,7 @@ class Guard:
     """An ASGI application around another one."""
 
     def __init__(
-        self, app: App, *, limits: Limits, metrics: Metrics, keys: ApiKeys | None, hosts: frozenset[str] | None
+        self, app: ASGIApp, *, limits: Limits, metrics: Metrics, keys: ApiKeys | None, hosts: frozenset[str] | None
     ) -> None:
         """`hosts`: names that a request's `Host` may have; None for any. A page of the web whose name leads to the
         loopback address has another one."""
@@ -42,7 +37,7 @@ class Guard:
             return
         started, status = time.perf_counter(), 0
 
-        async def counted(message: MutableMapping[str, Any]) -> None:
+        async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -116,7 +111,7 @@ def _replaying(body: bytes, receive: Receive) -> Receive:
     """Return a `receive` that gives the whole body first."""
     pending = True
 
-    async def receive_again() -> MutableMapping[str, Any]:
+    async def receive_again() -> Message:
         nonlocal pending
         if pending:
             pending = False

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MAX_BODY = 2 * 1024 * 1024
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -27,7 +22,7 @@ REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src
 class Guard:
     """An ASGI application around the page's."""
 
-    def __init__(self, app: App, *, token: str, port: int, names: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, token: str, port: int, names: frozenset[str]) -> None:
         """`names`: of this host, as a `Host` header may give them (with the port)."""
         self._app, self._token, self._cookie, self._names = app, token, f"hft_ui_{port}", names
 
@@ -96,7 +91,7 @@ def _no(status: int, message: str) -> Response:
 
 
 def _with_headers(send: Send) -> Send:
-    async def sending(message: MutableMapping[str, Any]) -> None:
+    async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             present = {name.lower() for name, _ in message["headers"]}
             for name, value in (
