@@ -18,6 +18,7 @@ from hft_core.combiner import Combiner
 from hft_core.data.examples import Examples
 from hft_core.device.machine import Machine
 from hft_core.errors import RunError, UsageError
+from hft_core.model import frozen_weights
 from hft_core.model.activation_store import Store
 from hft_core.model.execution_plan import ExecutionChoices, ExecutionPlan, FrozenPrefix
 from hft_core.model.hybrid import HybridModel
@@ -114,7 +115,9 @@ def decide(
         kernels = usable_kernels(model, frozen, probe, machine, seed=seed)
         why_kernels = "; ".join(kernels.warnings)
     one_pass, why_one_pass = _one_pass(model, facts, combiner, probe, machine, one_pass_matches, recorded)
-    why_bfloat16 = facts.obstacle("bfloat16_weights") or weight_check.obstacle(model, frozen, probe, machine, seed=seed)
+    exact = frozen_weights.representable(model) if machine.precision.name == "bf16" else []
+    why_bfloat16 = facts.obstacle("bfloat16_weights")
+    why_bfloat16 = why_bfloat16 or weight_check.obstacle(model, exact, frozen, probe, machine, seed=seed)
     return ExecutionPlan(
         strategy=model.strategy,
         frozen=frozen,
@@ -123,7 +126,7 @@ def decide(
         one_pass=one_pass,
         compiled=compiled,
         fast_kernels=kernels.usable,
-        bfloat16_weights=not why_bfloat16,
+        bfloat16_weights=() if why_bfloat16 else tuple(exact),
         reasons={
             "store": why_store,
             "compiled": why_compiled,

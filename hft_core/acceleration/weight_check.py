@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from hft_core.acceleration.kernel_check import padded, trial_pass
 from hft_core.batching.batch import Batch
@@ -18,20 +19,27 @@ MIN_SHARE = 0.5
 """Of the trunk's numbers: below, little memory would be saved."""
 
 
-def obstacle(model: HybridModel, frozen: FrozenPrefix, probe: Sequence[Batch], machine: Machine, *, seed: int) -> str:
-    """Return why the frozen weights of `model` are not held in bfloat16; empty where they are."""
+def obstacle(
+    model: HybridModel,
+    exact: Sequence[nn.Parameter],
+    frozen: FrozenPrefix,
+    probe: Sequence[Batch],
+    machine: Machine,
+    *,
+    seed: int,
+) -> str:
+    """Return why `exact`, the frozen weights that bfloat16 represents, are not held in it; empty where they are."""
     if machine.precision.name != "bf16":
         return "the stage does not train under bfloat16"
-    held = frozen_weights.representable(model)
     whole = sum(parameter.numel() for parameter in model.trunk.parameters())
-    if sum(parameter.numel() for parameter in held) < MIN_SHARE * whole:
+    if sum(parameter.numel() for parameter in exact) < MIN_SHARE * whole:
         return "most of the trunk trains, or bfloat16 does not represent its weights exactly"
     plan = ExecutionPlan(frozen=frozen)
     batch = min(probe, key=lambda batch: batch.inputs["input_ids"].numel())
     batch = padded(batch, model).to(machine.device)
     expected = trial_pass(model, plan, batch, machine, seed, mixed=True)
     try:
-        with frozen_weights.in_bfloat16(model, held):
+        with frozen_weights.in_bfloat16(model, exact):
             found = trial_pass(model, plan, batch, machine, seed, mixed=True)
     except Exception as error:  # a family's code may fail in any way
         if is_out_of_memory(error):

@@ -69,8 +69,8 @@ class ExecutionPlan:
     """The trunk's layers run compiled code while they train (`hft_core.acceleration.compile`)."""
     fast_kernels: tuple[str, ...] = ()
     """Whose fast paths are used in training steps (`hft_core.acceleration.fast_paths.KERNELS`)."""
-    bfloat16_weights: bool = False
-    """Frozen weights are held in bfloat16 (`hft_core.model.frozen_weights`)."""
+    bfloat16_weights: tuple[nn.Parameter, ...] = ()
+    """Frozen weights that are held in bfloat16 (`hft_core.model.frozen_weights`)."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Why, for people, by the name of the field."""
     warnings: tuple[str, ...] = ()

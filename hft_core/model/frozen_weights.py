@@ -50,7 +50,7 @@ def _is_exact(tensor: Tensor) -> bool:
 
 def held(model: HybridModel, plan: ExecutionPlan) -> AbstractContextManager[None]:
     """Hold frozen weights inside the context as the plan says."""
-    return in_bfloat16(model, representable(model)) if plan.bfloat16_weights else nullcontext()
+    return in_bfloat16(model, plan.bfloat16_weights) if plan.bfloat16_weights else nullcontext()
 
 
 @contextmanager
