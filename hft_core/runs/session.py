@@ -153,9 +153,9 @@ def _result(
     kept = AnswerFiles(built, folder, writes=machine.group.is_main)
     stages.measure(built.heads, keep=kept.of("dev"))
     test = stages.score("test", tuple(built.heads), done[-1].best_step, keep=kept.of("test"))
-    stages.answer("dev", kept.missing("dev"), kept.of("dev"))
     untested = [task for task in built.heads if task not in test.scores]
-    by_label = {"test": test.by_label, "dev": stages.dev_by_label(untested)}
+    of_dev = stages.evaluate_dev_again(kept.missing("dev"), untested, kept.of("dev"))
+    by_label = {"test": test.by_label, "dev": of_dev}
     final, found = {"dev": stages.scores, "test": test.scores}, floors.floors(built.heads, built.examples)
     warnings = [f"stage '{stage.name}': {warning}" for stage in done for warning in stage.warnings]
     training = {task: facts for stage in done for task, facts in stage.training.items()}

@@ -33,7 +33,7 @@ from hft_core.strategy import Strategy
 from hft_core.training import weights
 from hft_core.training.checkpoint import Checkpoint
 from hft_core.training.checkpointing import CheckpointScheduler, StageCheckpoints
-from hft_core.training.evaluation import Keep, Measured, measure, score, score_and_report
+from hft_core.training.evaluation import Keep, Measured, measure, score_and_report
 from hft_core.training.head_rates import rate_factors
 from hft_core.training.loop import StageLoop
 from hft_core.training.optimizer import learning_rates, make_optimizer
@@ -190,13 +190,6 @@ class Stages:
         unknown = [task for task in dict.fromkeys(tasks) if task not in self.scores]
         self.scores |= self.score("dev", unknown, step, keep=keep).scores
 
-    def answer(self, split: str, tasks: Sequence[str], keep: Keep | None) -> None:
-        """Evaluate tasks, whose scores are known, once more for their answers alone."""
-        if tasks:
-            material, examples = self.material, self.material.examples[split]
-            seed = material.resolved.recipe.seed
-            score(material.model, tasks, examples, self.machine, seed=seed, plan=self.execution, keep=keep)
-
     def score(self, split: str, tasks: Iterable[str], step: int = 0, *, keep: Keep | None = None) -> Measured:
         """The scores of those of `tasks` that have rows in `split`, announced to the observers."""
         examples, seed = self.material.examples[split], self.material.resolved.recipe.seed
@@ -217,14 +210,19 @@ class Stages:
             keep=keep,
         )
 
-    def dev_by_label(self, tasks: Iterable[str]) -> dict[str, LabelScores]:
-        """Return the dev scores by label of those of `tasks` that have labels and dev rows."""
-        examples = self.material.examples["dev"]
-        scored = [t for t in tasks if t in examples and type(self.material.model.head(t)).by_label is not Head.by_label]
-        if not scored:
+    def evaluate_dev_again(
+        self, unanswered: Sequence[str], untested: Sequence[str], keep: Keep | None
+    ) -> dict[str, LabelScores]:
+        """Evaluate dev rows, whose scores are known, in one more pass: those of `unanswered` for `keep`, and those of
+        `untested` for the scores by label that are returned."""
+        material, examples = self.material, self.material.examples["dev"]
+        labeled = [t for t in untested if t in examples and type(material.model.head(t)).by_label is not Head.by_label]
+        tasks = tuple(dict.fromkeys((*unanswered, *labeled)))
+        if not tasks:
             return {}
-        seed = self.material.resolved.recipe.seed
-        return measure(self.material.model, scored, examples, self.machine, seed=seed, plan=self.execution).by_label
+        seed = material.resolved.recipe.seed
+        found = measure(material.model, tasks, examples, self.machine, seed=seed, plan=self.execution, keep=keep)
+        return {task: scores for task, scores in found.by_label.items() if task in labeled}
 
     def _decide(
         self, stage: Stage, combiner: Combiner, plan: Plan, an_epoch: int, recorded: ExecutionChoices | None

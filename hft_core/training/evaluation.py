@@ -199,11 +199,9 @@ def score(
     machine: Machine,
     *,
     seed: int,
-    plan: ExecutionPlan = PLAIN,
-    keep: Keep | None = None,
 ) -> Scores:
-    """Return the metrics of those of `tasks` that have examples; `keep` is given each task's evaluation."""
-    return measure(model, tasks, examples, machine, seed=seed, plan=plan, keep=keep).scores
+    """Return the metrics of those of `tasks` that have examples."""
+    return measure(model, tasks, examples, machine, seed=seed).scores
 
 
 @dataclass(frozen=True)
