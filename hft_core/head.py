@@ -98,7 +98,7 @@ class Writing:
     settings: Mapping[str, Any]
     """Arguments of transformers' `generate`; what they leave open is greedy."""
     chat: bool = False
-    """The text to go on from is what the chat template makes of a user's message."""
+    """The text to continue is what the chat template makes of a user's message."""
     before: str = ""
     """Stands before the text of a row."""
     after: str = ""

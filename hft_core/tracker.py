@@ -31,7 +31,7 @@ class TrackedRun:
 class Tracker(ABC):
     """Records one run.
 
-    Built and called in a thread of its own, with one call at a time: it may block, and where it raises, the run goes on
+    Built and called in a thread of its own, one call at a time: it may block, and where it raises, the run continues
     without it. It draws nothing from the global generators of Python, numpy and torch, which the run uses meanwhile.
     """
 

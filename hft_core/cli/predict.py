@@ -36,7 +36,7 @@ def predict(
             "--output",
             metavar="FILE",
             help="Write the input's columns and the answers there (.csv, .tsv, .parquet, or JSON lines); the same "
-            "command goes on where one was interrupted.",
+            "command resumes where one was interrupted.",
         ),
     ] = None,
     rejects: Annotated[

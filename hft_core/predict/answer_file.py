@@ -1,4 +1,4 @@
-"""Write answers to a file that a later process can go on with.
+"""Write answers to a file that a later process can resume.
 
 While it grows, the file is `OUTPUT.part` (JSON lines), and `OUTPUT.part.json` says what it holds: of which run, tasks
 and input, and how many bytes are whole rows. Both are gone once `OUTPUT` is there.

@@ -38,7 +38,7 @@ def predict_file(
     """Predict each row of a data file and write the answers, beside the row's columns, to `output`.
 
     The suffix of `output` chooses its format: `.csv`, `.tsv`, `.parquet`, and otherwise JSON lines. Where an earlier
-    call ended early, its answers stay and this one goes on behind them; the input must be the same. `tasks`: all that
+    call ended early, its answers stay and this one resumes after them; the input must be the same. `tasks`: all that
     have answers when left out. `rejects`: where rows that cannot be used are written, with the reason; without it the
     first of them ends the call. `by_task`: each answer stands under its task's name; so by default with several tasks.
 

@@ -1,4 +1,4 @@
-"""Share the first stages of runs that begin alike: one run trains them, the others go on from its weights.
+"""Share the first stages of runs that begin alike: one run trains them, the others continue from its weights.
 
 Two runs share a stage if everything that it depends on is equal: the stages up to it with all options, seed and number
 format, and the digests of the base model, of the heads and rows of its tasks, of the plugins' code and of the versions.
@@ -81,7 +81,7 @@ class SharedStages:
         self._locks.close()
 
     def close(self) -> None:
-        """Let other runs go on that wait for this one."""
+        """Release the runs that wait for this one."""
         self._locks.close()
 
     def _found(

@@ -49,7 +49,7 @@ class Usage:
     adapter_base: str
     """The model that the task's adapter belongs on; empty where the folder holds a whole model."""
     room: int = 0
-    """Tokens of the longest text that the model writes, what it goes on from included; 0: it writes none."""
+    """Tokens of the longest text that the model writes, the text that it continues included; 0: it writes none."""
     revision: str = ""
     """Of a base model on the hub."""
 

@@ -52,7 +52,7 @@ def compare(
     `recipe`: the path of a recipe file, or of a `compare.yaml`. `arms`: overrides by key path, by the name of the arm;
     `vary`: values by key path, of which all combinations are arms. `against`: the reference, by default the first arm.
     `seeds`: how many, or which. `controls`: kinds of controls, by default all that apply. `slots`: runs at a time. The
-    runs are processes, which read the installed plugins. `resume`: go on with the study in `output`.
+    runs are processes, which read the installed plugins. `resume`: resume the study in `output`.
 
     Raises `UsageError` (and its kinds), and `HftError` where every run fails.
     """
@@ -104,7 +104,7 @@ def study(
     launcher: Launcher | None = None,
     say: Say = lambda line: None,
 ) -> Summary:
-    """Run a study, or go on with the one in `folder` (`asked` may then be None), and write its results."""
+    """Run a study, or resume the one in `folder` (`asked` may then be None), and write its results."""
     asked = _asked(asked, folder, resume=resume)
     kinds = controls.checked(controls.KINDS if asked.controls is None else asked.controls)
     given = arm_module.build(asked, catalogue)
@@ -140,13 +140,13 @@ def _asked(asked: Request | None, folder: Path, *, resume: bool) -> Request:
     plan = folder / PLAN_FILE
     if not resume:
         if folder.exists() and any(folder.iterdir()):
-            raise UsageError(f"'{folder}' is not empty: name another folder, or give --resume to go on with its study")
+            raise UsageError(f"'{folder}' is not empty: name another folder, or give --resume to resume its study")
         if asked is None:
             raise UsageError("give a recipe, or --resume with the folder of a study")
         return asked
     if not plan.is_file():
         if asked is None or folder.exists():
-            raise UsageError(f"'{folder}' holds no study to go on with: it has no {PLAN_FILE}")
+            raise UsageError(f"'{folder}' holds no study to resume: it has no {PLAN_FILE}")
         return asked
     kept = json.loads(plan.read_text(encoding="utf-8"))
     known = Request(
@@ -157,7 +157,7 @@ def _asked(asked: Request | None, folder: Path, *, resume: bool) -> Request:
         controls=None if kept["controls"] is None else tuple(kept["controls"]),
     )
     if asked is not None and {n: list(o) for n, o in asked.arms.items()} != known.arms:
-        raise UsageError(f"the study in '{folder}' has other arms: go on without naming any, or give a new folder")
+        raise UsageError(f"the study in '{folder}' has other arms: resume without naming any, or give a new folder")
     if asked is not None and asked.seeds != known.seeds:
         return replace(known, seeds=tuple(dict.fromkeys((*known.seeds, *asked.seeds))))
     return known

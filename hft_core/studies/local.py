@@ -43,7 +43,7 @@ class Launcher(Protocol):
         """Return the slots: `count`, or as many as fit."""
 
     def launch(self, argv: Sequence[str], slot: Slot, log: Path) -> Handle:
-        """Start a command that writes its output to `log`; it goes on when this process ends."""
+        """Start a command that writes its output to `log`; it outlives this process."""
 
 
 class LocalHandle:

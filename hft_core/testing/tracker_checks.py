@@ -36,7 +36,7 @@ def a_run_is_recorded(subject: Subject) -> None:
 
 @check("tracker", CHECKS)
 def a_resumed_run_is_the_same_run(subject: Subject) -> None:
-    """A run that failed goes on, when it is resumed, under the identity that it had, from an earlier step."""
+    """A failed run that is resumed keeps its identity, and starts from an earlier step."""
     with _opened(subject) as (tracker, run):
         tracker.record({"train/a/loss": 1.0}, 10)
         tracker.finish(failed=True)

@@ -16,7 +16,7 @@ SHOWN = ("run_started", "stage_started", "step", "evaluation", "stage_finished",
 async def follow(log: Path, offset: int, alive: Callable[[], bool], poll: float = POLL_SECONDS) -> AsyncIterator[str]:
     """Yield server-sent events: `log` with a list of new lines, `end` when the run has ended.
 
-    Each event's id is the byte up to which the log was read, from which a browser that lost its connection goes on.
+    Each event's id is the byte up to which the log was read, from which a browser that lost its connection resumes.
     """
     quiet = 0.0
     while True:

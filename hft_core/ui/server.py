@@ -22,7 +22,7 @@ def serve(
     options: Sequence[str],
     say: Callable[[str], None],
 ) -> None:
-    """Serve the page until SIGTERM or SIGINT; runs that it started go on. `say` is told the address, with its token."""
+    """Serve the page until SIGTERM or SIGINT; its runs keep running. `say` is told the address, with its token."""
     port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
     shown = f"[{host}]" if ":" in host else host
     names = frozenset(f"{name}:{port}" for name in {shown.lower(), "localhost", "127.0.0.1", "[::1]"})

@@ -19,7 +19,7 @@ def build(options: Options, *, run: TrackedRun) -> Tracker:
 
 
 class TensorBoard(Tracker):
-    """Writes scalars; a resumed run hides what was recorded after the step that it goes on from."""
+    """Writes scalars; a resumed run hides what was recorded after the step that it resumes from."""
 
     def __init__(self, run: TrackedRun) -> None:
         self.identity = run.name
