@@ -148,6 +148,13 @@ def test_links_lead_somewhere() -> None:
     assert broken == []
 
 
+def test_the_overview_links_every_page() -> None:
+    overview = ROOT / "docs" / "README.md"
+    linked = {(overview.parent / path).resolve() for path in re.findall(r"\]\(([^)#]+)", TEXTS["docs/README.md"])}
+    pages = {page.resolve() for page in PAGES if page.is_relative_to(overview.parent)}
+    assert pages - linked - {overview.resolve()} == set(), "the site takes its contents from docs/README.md"
+
+
 def test_modules_that_a_page_names_exist() -> None:
     named = re.compile(r"`((?:hft_core|plugins|tests|docs)/[\w/]+\.py)`")
     missing = [
