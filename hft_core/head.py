@@ -34,9 +34,10 @@ class Column:
     """Describe a column that a head reads from its rows."""
 
     name: str
-    kind: Literal["text", "label", "number", "messages"]
+    kind: Literal["text", "label", "number", "messages", "tools"]
     """`text`: a non-blank string. `label`: a string, integer or boolean, compared as text. `number`: finite.
-    `messages`: a conversation, a list of `{role, content}`."""
+    `messages`: a conversation, a list of `{role, content}`. `tools`: functions that a conversation may call, a list of
+    their JSON schemas; a row may have none."""
     target: bool = False
     """The column holds the target: rows for prediction may lack it."""
     classes: bool = True
