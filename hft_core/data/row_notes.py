@@ -1,5 +1,5 @@
 """Report rows that training does not learn as they stand: what their heads noted, texts without tokens, and texts that
-are read as something else."""
+are damaged or read as something else."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hft_core.data.cells import is_missing_word
+from hft_core.data.damaged_text import damage
 from hft_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def of_texts(values: Mapping[str, Sequence[Any]], columns: Iterable[Column], spe
                         f"column '{column.name}' is {text.strip()!r}, which programs write for a missing value; here "
                         "it is a text",
                     )
+                elif found_damage := damage(text):
+                    found.setdefault(row, f"column '{column.name}' holds {found_damage}")
     return found
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hft_core.head import Head
     from hft_core.recipe.resolve import Chosen
 
-FORMAT = 2
+FORMAT = 3
 """Version of the cached format."""
 ROWS = 20_000
 """Rows hashed at a time."""

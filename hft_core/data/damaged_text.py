@@ -1,0 +1,40 @@
+"""Find what programs leave behind in texts: characters read in the wrong encoding, HTML, control characters."""
+
+from __future__ import annotations
+
+import re
+
+CONTROL = "a control character (NUL or another that no keyboard writes)"
+REPLACED = "the replacement character U+FFFD, which stands where a program could not decode a character"
+WRONG_ENCODING = "characters such as 'Ã©' for 'é': UTF-8 that was read as Windows-1252"
+HTML = "HTML (an entity such as '&amp;' or a tag such as '<br>')"
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1b\x7f]")
+"""Control characters but tab, line feed, carriage return and separators, which text programs write."""
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]{2,}")
+_HTML = re.compile(
+    r"&(?:[A-Za-z]{2,8}|#\d{2,6}|#[xX][0-9A-Fa-f]{2,5});"
+    r"|</?(?:p|br|div|span|b|i|em|strong|a|li|ul|td|tr|h[1-6])(?:\s[^<>]{0,200})?/?>",
+    re.IGNORECASE,
+)
+
+
+def damage(text: str) -> str:
+    """Return which of the above a text holds, the first one; empty for none."""
+    if _CONTROL.search(text) is not None:
+        return CONTROL
+    if not text.isascii():
+        if "\ufffd" in text:
+            return REPLACED
+        if any(_is_utf8(found[0]) for found in _NOT_ASCII.finditer(text)):
+            return WRONG_ENCODING
+    return HTML if ("<" in text or "&" in text) and _HTML.search(text) is not None else ""
+
+
+def _is_utf8(characters: str) -> bool:
+    """Return whether the characters, in Windows-1252, are the bytes of others in UTF-8: correct text hardly ever is."""
+    try:
+        characters.encode("cp1252").decode("utf-8")
+    except UnicodeError:
+        return False
+    return True
