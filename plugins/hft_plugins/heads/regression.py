@@ -1,24 +1,38 @@
-"""`regression`: a number for a text or a pair of texts."""
+"""`regression`: a number for a text or a pair of texts.
+
+The output layer learns targets divided by their standard deviation, from a bias that is their mean: a step of AdamW
+changes outputs by about the learning rate, whatever the targets' unit, and beside other tasks the squares of large
+numbers would be the only loss that counts. The divisor is rounded to a power of two, so that multiplying the saved
+weights by it loses no bit: the saved model gives the targets' own numbers.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 from torch.nn import functional
 
-from hft_core.backbone import Backbone, Features
+from hft_core.backbone import Backbone, Features, PooledOutput
 from hft_core.data import as_number
 from hft_core.head import Column, Targets
 from hft_plugins.heads.parts.number_targets import problem_of_target
-from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions
+from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions, single_output_layer
 
 
 class Options(SequenceOptions):
-    """Options of `regression`: columns."""
+    """Options of `regression`: columns and the unit of the loss."""
+
+    standardize: bool = Field(
+        default=True,
+        description="learn targets divided by about their standard deviation, starting from their mean; predictions "
+        "and the saved model are in the targets' own unit",
+    )
 
 
 class Regression(SequenceHead):
@@ -26,6 +40,16 @@ class Regression(SequenceHead):
 
     main_metric = "pearson"
     target_dtype = torch.float32
+
+    def __init__(self, task: str, options: Options) -> None:
+        super().__init__(task, options)
+        self.standardizes = options.standardize
+        self._mean = 0.0
+
+    @property
+    def scale(self) -> float:
+        """A power of two: outputs of the scorer times this are predictions."""
+        return float(self.facts.get("scale", 1.0))
 
     def columns(self) -> Sequence[Column]:
         return [*self.text_columns(), Column(self.columns_read.label, "number", target=True)]
@@ -37,6 +61,10 @@ class Regression(SequenceHead):
                 f"column '{self.columns_read.label}': the numbers from {values.min():.17g} to {values.max():.17g} are "
                 "one and the same in float32: subtract what they have in common"
             )
+        if self.standardizes:
+            self._mean = float(values.mean())
+            # To so many digits that rounding on another machine does not change it.
+            self.facts = {"scale": _power_of_two(float(f"{values.std():.3g}"))}
 
     def check(self, row: Mapping[str, Any]) -> str:
         return problem_of_target(as_number(row[self.columns_read.label]), self.columns_read.label)
@@ -46,15 +74,28 @@ class Regression(SequenceHead):
 
     def attach(self, backbone: Backbone) -> None:
         self.attach_outputs(backbone, 1, self.columns_read.pooling)
+        if self.standardizes:
+            self._begin_at_mean()
+
+    def _begin_at_mean(self) -> None:
+        assert self.scorer is not None, "attach comes first"
+        *_, output = (m for m in self.scorer.modules() if isinstance(m, nn.Linear) and m.out_features == 1)
+        if output.bias is not None:  # decoders' classes have none
+            nn.init.constant_(output.bias, self._mean / self.scale)
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
-        return functional.mse_loss(self.outputs(features)["value"], targets.tensors["target"], reduction="sum")
+        """Return the sum of squared errors of the standardized targets."""
+        return self._squared_errors(features, targets, "sum")
 
     def losses(self, features: Features, targets: Targets) -> Tensor | None:
-        return functional.mse_loss(self.outputs(features)["value"], targets.tensors["target"], reduction="none")
+        return self._squared_errors(features, targets, "none")
+
+    def _squared_errors(self, features: Features, targets: Targets, reduction: str) -> Tensor:
+        outputs = self.raw_outputs(features).squeeze(1)
+        return functional.mse_loss(outputs, targets.tensors["target"] / self.scale, reduction=reduction)
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
-        return {"value": self.raw_outputs(features).squeeze(1)}
+        return {"value": self.raw_outputs(features).squeeze(1) * self.scale}
 
     def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
         return outputs["value"].tolist()
@@ -68,11 +109,16 @@ class Regression(SequenceHead):
         return float(np.mean(references))
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
-        """Correlations are 0 where they are not defined (a constant on either side)."""
+        """Return `mse` and `mae` in the targets' unit (`loss` is of the standardized ones), and correlations, which are
+        0 where they are not defined (a constant on either side)."""
         from scipy.stats import pearsonr, spearmanr  # slow to import
-        from sklearn.metrics import mean_absolute_error
+        from sklearn.metrics import mean_absolute_error, mean_squared_error
 
-        scores = {"loss": loss, "mae": float(mean_absolute_error(references, predictions))}
+        scores = {
+            "loss": loss,
+            "mse": float(mean_squared_error(references, predictions)),
+            "mae": float(mean_absolute_error(references, predictions)),
+        }
         defined = len(predictions) > 1 and np.ptp(predictions) > 0 and np.ptp(references) > 0
         for name, correlation in (("pearson", pearsonr), ("spearman", spearmanr)):
             scores[name] = float(correlation(references, predictions).statistic) if defined else 0.0
@@ -84,6 +130,25 @@ class Regression(SequenceHead):
             "label2id": {self.columns_read.label: 0},
             "problem_type": "regression",
         }
+
+    def pooled_output(self) -> PooledOutput | None:
+        output = super().pooled_output()
+        if output is None:
+            return None
+        return PooledOutput(output.pooling, output.weight * self.scale, output.bias * self.scale)
+
+    def export_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        last = single_output_layer(state)
+        return {name: tensor * self.scale if name in last else tensor for name, tensor in state.items()}
+
+    def import_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        last = single_output_layer(state)
+        return {name: tensor / self.scale if name in last else tensor for name, tensor in state.items()}
+
+
+def _power_of_two(deviation: float) -> float:
+    """Return the power of two nearest to a standard deviation; 1 for targets that are all the same."""
+    return 2.0 ** round(math.log2(deviation)) if deviation > 0 else 1.0
 
 
 def build(options: Options, *, task: str) -> Regression:

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from sklearn.metrics import mean_absolute_error
+from sklearn.metrics import mean_absolute_error, mean_squared_error
 from transformers import AutoModelForSequenceClassification
 
 import hft_core
 from hft_core.backbone import Features
 from hft_core.head import Targets
-from hft_plugins.backbones import encoder
-from hft_plugins.backbones.options import EncoderOptions
+from hft_plugins.backbones import decoder, encoder
+from hft_plugins.backbones.options import DecoderOptions, EncoderOptions
 from hft_plugins.heads.regression import Options, build
 
 
@@ -27,6 +27,7 @@ def test_metrics_are_those_of_scipy_and_scikit_learn(seed: int) -> None:
     assert found == pytest.approx(
         {
             "loss": 0.3,
+            "mse": mean_squared_error(references, predictions),
             "mae": mean_absolute_error(references, predictions),
             "pearson": stats.pearsonr(references, predictions).statistic,
             "spearman": stats.spearmanr(references, predictions).statistic,
@@ -79,7 +80,53 @@ def test_targets_that_differ_in_float64_only_are_refused() -> None:
         head.learn({"label": [1_700_000_000, 1_700_000_030]})
     head.learn({"label": [5, 5, 5]})
     head.learn({"label": [1_700_000_000, 1_700_001_000]})
-    assert head.facts == {}
+    assert head.facts == {"scale": 512.0}
+
+
+@pytest.mark.parametrize(
+    ("targets", "scale"),
+    [([1, 2, 3, 4, 5], 1.0), ([0, 300], 128.0), ([7, 7], 1.0), ([0.0, 0.001], 2.0**-11)],
+)
+def test_targets_are_divided_by_a_power_of_two_near_their_deviation(targets: list[float], scale: float) -> None:
+    head = build(Options(), task="t")
+    head.learn({"label": targets})
+    assert head.facts == {"scale": scale}
+    plain = build(Options(standardize=False), task="t")
+    plain.learn({"label": targets})
+    assert plain.facts == {} and plain.scale == 1.0
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
+def test_saved_weights_give_the_targets_own_numbers(family: str, models: Any, toys: Any) -> None:
+    """The plain class of transformers predicts what the head does, and the weights come back to the last bit."""
+    head = build(Options(label="score", pooling="auto"), task="t")
+    head.learn({"score": [0.0, 900.0, 1800.0]})
+    kind = decoder if family == "llama" else encoder
+    backbone = kind.build((DecoderOptions if family == "llama" else EncoderOptions)(model=str(models[family])))
+    head.attach(backbone)
+    scorer = head.scorer
+    assert scorer is not None
+    before = {name: tensor.clone() for name, tensor in scorer.state_dict().items()}
+    head.eval()
+    backbone.trunk.eval()
+    inputs = backbone.tokenizer([row["text"] for row in toys.rows(3)], padding=True, return_tensors="pt")
+    inputs = {name: tensor for name, tensor in inputs.items() if name in ("input_ids", "attention_mask")}
+    features = Features(backbone.forward(inputs), inputs["input_ids"], inputs["attention_mask"])
+    values = head.predict(features, Targets(0, {}))
+    if family != "llama":  # whose class has no bias
+        assert all(300 < value < 1500 for value in values), "starts from the mean"
+    if head.family is None:
+        output = head.pooled_output()
+        assert output is not None
+        torch.testing.assert_close(output.bias, head.scale * scorer.output.bias, atol=0, rtol=0)
+        return
+    state = head.export_state(head.family.plain_state())
+    plain = AutoModelForSequenceClassification.from_pretrained(models[family], num_labels=1).eval()
+    plain.config.pad_token_id = backbone.tokenizer.pad_token_id
+    plain.load_state_dict(state, strict=False)
+    assert plain(**inputs).logits.squeeze(1).tolist() == pytest.approx(values, rel=1e-4, abs=1e-2)
+    head.family.load_plain_state(head.import_state(state))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in scorer.state_dict().items())
 
 
 @pytest.mark.parametrize("scale", [4e14, 1e-15])

@@ -99,6 +99,11 @@ class ScoringHead(Head):
         return self.scorer if isinstance(self.scorer, FamilyModule) else None
 
 
+def single_output_layer(state: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of the weight `[1, hidden]` and bias `[1]` of the layer that computes a head's single output."""
+    return {n for n, tensor in state.items() if tensor.is_floating_point() and tensor.ndim and tensor.shape[0] == 1}
+
+
 def tokenize_texts(
     texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[list[int]], dict[str, list[Any]]]:
