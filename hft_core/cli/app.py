@@ -151,7 +151,7 @@ def _call(invocation: Invocation, arguments: list[str]) -> int:
         return 0
     first = arguments[0] if arguments else "--help"
     if first not in COMMANDS and not first.startswith("-"):
-        from hft_core.recipe.synonyms import suggest_command
+        from hft_core.recipe.did_you_mean import suggest_command
 
         raise UsageError(f"there is no command '{first}'.{suggest_command(first, COMMANDS)}")
     try:

@@ -16,7 +16,7 @@ def usage_error(error: Exception, command: str, options: Iterable[str]) -> Usage
     """Convert the error of a `command` (`hft run`) that has these `options`."""
     unknown = getattr(error, "option_name", "")
     if unknown and getattr(error, "possibilities", None) is not None:
-        from hft_core.recipe.synonyms import suggest_flag
+        from hft_core.recipe.did_you_mean import suggest_flag
 
         message = f"there is no option {unknown}.{suggest_flag(unknown, list(options))}"
     else:

@@ -9,8 +9,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from hft_core.recipe.did_you_mean import suggest_key
 from hft_core.recipe.fields import KeyPathError
-from hft_core.recipe.synonyms import suggest_key
 
 Key = str | int
 KeyPath = tuple[Key, ...]

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hft_core.errors import RecipeError, did_you_mean
+from hft_core.recipe.did_you_mean import suggest_key
 from hft_core.recipe.error_messages import model_at
 from hft_core.recipe.fields import PluginChoice
 from hft_core.recipe.names import normalized
 from hft_core.recipe.schema import DATA_FILES, Data, Recipe, Task
 from hft_core.recipe.stage import Stage
-from hft_core.recipe.synonyms import suggest_key
 from hft_core.recipe.yaml_source import KeyPath, Source, absolute, existing, parse_value
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from hft_core.plugins import provenance
 from hft_core.plugins.catalogue import Catalogue, Entry, accepted
 from hft_core.plugins.entries import one_line
 from hft_core.recipe.backbone_opener import opener_of
+from hft_core.recipe.did_you_mean import suggest_key
 from hft_core.recipe.error_messages import KeyPath, in_one_line, model_at, problems
 from hft_core.recipe.fields import PluginChoice
 from hft_core.recipe.schema import BackboneChoice, Recipe, Task
 from hft_core.recipe.stage import Stage
-from hft_core.recipe.synonyms import suggest_key
 from hft_core.recipe.yaml_source import Source
 
 Where = Callable[[KeyPath], str]

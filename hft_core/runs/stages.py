@@ -34,9 +34,10 @@ from hft_core.training import weights
 from hft_core.training.checkpoint import Checkpoint
 from hft_core.training.checkpointing import CheckpointScheduler, StageCheckpoints
 from hft_core.training.evaluation import Keep, Measured, measure, score_and_report
-from hft_core.training.head_rates import rate_factors
+from hft_core.training.head_input_scale import rate_factors
+from hft_core.training.learning_rates import learning_rates
 from hft_core.training.loop import StageLoop
-from hft_core.training.optimizer import learning_rates, make_optimizer
+from hft_core.training.optimizer import make_optimizer
 from hft_core.training.phases import evaluation_steps
 from hft_core.training.stage_setup import StageSetup
 from hft_core.training.training_state import StageState

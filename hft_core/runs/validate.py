@@ -20,7 +20,7 @@ from hft_core.runs.stage_parts import begin, plan_of, selection_of
 from hft_core.runs.stage_report import plugin_name
 from hft_core.runs.trials import try_run
 from hft_core.runtime.run_lock import exclusive
-from hft_core.training.optimizer import learning_rates
+from hft_core.training.learning_rates import learning_rates
 
 BYTES = 4
 """Of a float32 value."""

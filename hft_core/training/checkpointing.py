@@ -1,4 +1,4 @@
-"""When checkpoints of a run are saved, and what they hold."""
+"""Decide when checkpoints of a run are saved."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor
-
 from hft_core.recipe.schema import Output
-from hft_core.runtime import random_state
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.training.checkpoint import Checkpoints
-from hft_core.training.training_state import LoopState, RunState, StageState, TrainingState
+from hft_core.training.snapshot import Snapshot
+from hft_core.training.training_state import RunState, StageState, TrainingState
 
 AUTO_SECONDS = 120.0
 """`save_strategy: auto` saves after so many seconds, which bounds the work that a crash loses, …"""
@@ -43,17 +41,17 @@ class CheckpointScheduler:
         self,
         world_size: int,
         stage: StageState,
-        loop: LoopState,
-        tensors: Mapping[str, Mapping[str, Tensor]],
+        taken: Snapshot,
         links: Mapping[str, Path],
     ) -> None:
         """Publish a checkpoint, unless the recipe disables them. Raises `RunError` when it cannot be written."""
         if self.output.save_strategy == "no":
             return
         self.folder.sync_log()
-        random, random_tensors = random_state.snapshot()
-        state = TrainingState(run=self.run, stage=stage, loop=loop, random=random, log_size=self.folder.log_size())
-        self._cost = self.checkpoints.publish(world_size, state, {**tensors, "random": random_tensors}, links)
+        state = TrainingState(
+            run=self.run, stage=stage, loop=taken.loop, random=taken.random, log_size=self.folder.log_size()
+        )
+        self._cost = self.checkpoints.publish(world_size, state, taken.tensors, links)
         self._last_save = time.monotonic()
 
 
@@ -78,9 +76,8 @@ class StageCheckpoints:
     def save(
         self,
         world_size: int,
-        loop: LoopState,
-        tensors: Mapping[str, Mapping[str, Tensor]],
+        taken: Snapshot,
         links: Mapping[str, Path],
     ) -> None:
-        """Publish a checkpoint with `tensors` and the files `links`. Raises `RunError` when it cannot be written."""
-        self.scheduler.save(world_size, self.stage, loop, tensors, {**self.links, **links})
+        """Publish a checkpoint with the files `links`. Raises `RunError` when it cannot be written."""
+        self.scheduler.save(world_size, self.stage, taken, {**self.links, **links})

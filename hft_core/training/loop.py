@@ -20,7 +20,7 @@ from hft_core.device.clock import SAVING
 from hft_core.errors import RunError
 from hft_core.results import Evaluation
 from hft_core.runtime import random_state, signals
-from hft_core.training import loop_state
+from hft_core.training import snapshot
 from hft_core.training.checkpoint import Checkpoint
 from hft_core.training.checkpointing import StageCheckpoints
 from hft_core.training.combiner_feedback import CombinerFeedback
@@ -69,7 +69,7 @@ class StageLoop:
         """
         setup = self.setup
         setup.model.strategy.begin(setup.model.backbone, setup.plan.steps - setup.head_steps)
-        progress = Progress() if resume_from is None else loop_state.restore(setup, resume_from)
+        progress = Progress() if resume_from is None else snapshot.restore(setup, resume_from)
         setup.machine.clock.add(progress.seconds)
         self._set_trunk_trainable(progress.step >= setup.head_steps)
         try:
@@ -161,10 +161,10 @@ class StageLoop:
             return False
         with setup.machine.clock.part(SAVING):
             progress.seconds = setup.machine.clock.seconds()
-            state, tensors = loop_state.snapshot(setup, progress)
+            taken = snapshot.take(setup, progress)
             best = {"best": setup.best_file} if setup.best_file.exists() else {}
             if self.checkpoints is not None:
-                self.checkpoints.save(setup.machine.group.world_size, state, tensors, best)
+                self.checkpoints.save(setup.machine.group.world_size, taken, best)
         return self.checkpoints is not None and self.checkpoints.keeps
 
     def _set_trunk_trainable(self, trainable: bool) -> None:

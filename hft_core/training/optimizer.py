@@ -1,14 +1,8 @@
-"""Make the optimizer of a stage (AdamW over trunk, heads and combiner, each with its learning rate) and the schedules.
-
-The schedules are those of `transformers.get_scheduler`, to the last bit; importing them from there would import peft, a
-fifth of the time that a run takes to start.
-"""
+"""Make the optimizer of a stage: AdamW over trunk, heads and combiner, each with its learning rate."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import groupby
 
 from torch import nn
@@ -19,77 +13,8 @@ from hft_core.combiner import Combiner
 from hft_core.device import dtensor
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage
-
-HEAD_LEARNING_RATE = 1e-3
-"""Heads are small and mostly fresh: the trunk's rate would leave them behind."""
-ALONE_HEAD_LEARNING_RATE = 3e-3
-"""Of an output layer on a frozen trunk, where its inputs have a root mean square of 1."""
-POLYNOMIAL_END = 1e-7
-"""The final factor of a `polynomial` schedule."""
-
-
-@dataclass(frozen=True)
-class LearningRates:
-    """Learning rates of a stage."""
-
-    trunk: float
-    """Also of the heads' pre-trained parts."""
-    head: float
-    """Of fresh heads without a rate of their own, and of the combiner."""
-    by_task: Mapping[str, float] = field(default_factory=dict)
-    """Of the heads whose rate fits the scale of their inputs."""
-
-    def of_head(self, task: str) -> float:
-        """Return the learning rate of a task's fresh head."""
-        return self.by_task.get(task, self.head)
-
-
-def learning_rates(
-    stage: Stage, strategy_default: float, factors: Mapping[str, float] | None = None, *, trunk_trains: bool = True
-) -> LearningRates:
-    """Return the stage's learning rates.
-
-    By default the strategy's for the trunk, and at least `HEAD_LEARNING_RATE` for a head. Where a head has a factor
-    (`hft_core.training.head_rates`), it is `HEAD_LEARNING_RATE`, or on a frozen trunk `ALONE_HEAD_LEARNING_RATE`, times
-    that (docs/explanation/defaults.md).
-    """
-    trunk = stage.learning_rate or strategy_default
-    if stage.head_learning_rate is not None:
-        return LearningRates(trunk, stage.head_learning_rate)
-    base = HEAD_LEARNING_RATE if trunk_trains else ALONE_HEAD_LEARNING_RATE
-    by_task = {task: max(base * factor, trunk) for task, factor in (factors or {}).items()}
-    return LearningRates(trunk, max(HEAD_LEARNING_RATE, trunk), by_task)
-
-
-def schedule(name: str, warmup: int, steps: int) -> Callable[[int], float]:
-    """Return the factor of the learning rate by step.
-
-    It rises from 0 in the first `warmup` steps, except for `constant`. `name`: one of `Stage.lr_scheduler_type`.
-    """
-    if name == "constant":
-        return lambda step: 1.0
-    decay, decay_steps = DECAYS[name], max(1, steps - warmup)
-    return lambda step: step / warmup if step < warmup else decay(step - warmup, decay_steps, steps - step)
-
-
-def _flat(done: int, decay_steps: int, left: int) -> float:
-    return 1.0
-
-
-def _linear(done: int, decay_steps: int, left: int) -> float:
-    return max(0.0, left / decay_steps)
-
-
-def _cosine(done: int, decay_steps: int, left: int) -> float:
-    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (done / decay_steps))))
-
-
-def _polynomial(done: int, decay_steps: int, left: int) -> float:
-    return POLYNOMIAL_END if left < 0 else (1.0 - POLYNOMIAL_END) * (1 - done / decay_steps) + POLYNOMIAL_END
-
-
-DECAYS = {"constant_with_warmup": _flat, "linear": _linear, "cosine": _cosine, "polynomial": _polynomial}
-"""The factor after the warm-up, from the steps since then, all steps after the warm-up, and the steps left."""
+from hft_core.training.learning_rates import LearningRates
+from hft_core.training.lr_schedule import schedule
 
 
 def make_optimizer(

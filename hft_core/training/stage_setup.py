@@ -22,8 +22,8 @@ from hft_core.plugins.observers import Observers
 from hft_core.recipe.stage import Stage
 from hft_core.runtime import random_state
 from hft_core.training import weights
+from hft_core.training.learning_rates import LearningRates
 from hft_core.training.micro_batches import Batcher
-from hft_core.training.optimizer import LearningRates
 from hft_core.training.phases import evaluation_steps
 from hft_core.training.selection import Selection
 from hft_core.training.watch import Watch

@@ -10,7 +10,7 @@ from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage
 from hft_core.results import LabelScores, TrainingFacts
 from hft_core.training.causes import likeliest_cause
-from hft_core.training.optimizer import LearningRates, learning_rates
+from hft_core.training.learning_rates import LearningRates, learning_rates
 from hft_core.training.progress import Progress
 
 WINDOW = 10

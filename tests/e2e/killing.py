@@ -29,7 +29,7 @@ from preloaded import Forked, fork_ranks, redirect_output, run_command, serve
 
 from hft_core.cli import launch
 from hft_core.plugins.observers import Observers
-from hft_core.training import checkpointing, loop_state
+from hft_core.training import checkpointing, snapshot
 
 ALIVE = 900
 """The file descriptor by which the end of a run's processes is noticed."""
@@ -95,7 +95,7 @@ INSTANTS = {
     "the first stage is over": Instant("between stages", Observers, "emit", _event("stage_finished"), after=True),
     "what it made is beside its place": Instant("between stages", os, "replace", r"\.base\.safetensors$"),
     "the second stage is announced": Instant("between stages", Observers, "emit", _event("stage_started"), after=True),
-    "the run is taken up again": Instant("resuming", loop_state, "restore", after=True),
+    "the run is taken up again": Instant("resuming", snapshot, "restore", after=True),
     "what the combiner learned is beside its place": Instant("end", os, "replace", r"combiners/"),
     "the model is half written": Instant("end", os, "replace", r"model/\w+/task\.json$"),
     "the card is beside its place": Instant("end", os, "replace", r"/README\.md$"),

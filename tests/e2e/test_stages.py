@@ -17,7 +17,7 @@ from hft_core.device.machine import find_machine
 from hft_core.model.hybrid import HybridModel
 from hft_core.runs import assembly
 from hft_core.runs.stages import Stages
-from hft_core.training.head_rates import rate_factors
+from hft_core.training.head_input_scale import rate_factors
 
 STRATEGIES: dict[str, Any] = {
     "full": "full",

@@ -13,13 +13,13 @@ from hft_core.combiner import Combiner
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.stage import Stage
 from hft_core.strategy import Strategy
-from hft_core.training.optimizer import (
+from hft_core.training.learning_rates import (
     ALONE_HEAD_LEARNING_RATE,
     HEAD_LEARNING_RATE,
     LearningRates,
     learning_rates,
-    make_optimizer,
 )
+from hft_core.training.optimizer import make_optimizer
 
 
 class Part(nn.Linear):

@@ -4,9 +4,9 @@ import pytest
 
 from hft_core.errors import RecipeError, UsageError
 from hft_core.plugins.catalogue import Catalogue
+from hft_core.recipe.did_you_mean import COMMANDS, FLAGS, SYNONYMS, places, suggest_command, suggest_flag, suggest_key
 from hft_core.recipe.recipe_file import from_dict, load, parse
 from hft_core.recipe.resolve import resolve
-from hft_core.recipe.synonyms import COMMANDS, FLAGS, SYNONYMS, places, suggest_command, suggest_flag, suggest_key
 
 RECIPE = """\
 backbone: encoder

@@ -1,8 +1,11 @@
-"""Save the state of a stage's training loop, and restore it."""
+"""Collect what a checkpoint holds of a stage's training loop, and restore it: weights, optimizer, schedule, random
+numbers."""
 
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -16,8 +19,19 @@ from hft_core.training.stage_setup import StageSetup
 from hft_core.training.training_state import LoopState
 
 
-def snapshot(setup: StageSetup, progress: Progress) -> tuple[LoopState, dict[str, dict[str, Tensor]]]:
-    """Return what a checkpoint holds of the stage after `progress`: state and tensors by kind.
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A stage after a step."""
+
+    loop: LoopState
+    random: dict[str, Any]
+    """States of the random number generators that are no tensors."""
+    tensors: dict[str, dict[str, Tensor]]
+    """By kind: `weights`, `optimizer`, `strategy`, `random`."""
+
+
+def take(setup: StageSetup, progress: Progress) -> Snapshot:
+    """Return what a checkpoint holds of the stage after `progress`.
 
     With FSDP, all processes must call it, and the first one gets the whole tensors.
     """
@@ -34,7 +48,8 @@ def snapshot(setup: StageSetup, progress: Progress) -> tuple[LoopState, dict[str
         "strategy": setup.model.strategy.state(),
     }
     tensors = {kind: dtensor.full_tensors(named, keep=setup.machine.group.is_main) for kind, named in tensors.items()}
-    return state, tensors
+    random, random_tensors = random_state.snapshot()
+    return Snapshot(loop=state, random=random, tensors={**tensors, "random": random_tensors})
 
 
 def restore(setup: StageSetup, resume_from: Checkpoint) -> Progress:

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import get_scheduler
 
 from hft_core.recipe.stage import Stage
-from hft_core.training.optimizer import schedule
+from hft_core.training.lr_schedule import schedule
 
 NAMES = get_args(Stage.model_fields["lr_scheduler_type"].annotation)
 
