@@ -52,7 +52,7 @@ def page() -> str:
     reasons, rows, after = {}, [], {}
     for strategy in strategies:
         cells = {head: crossing().cell(head, strategy) for head in heads}
-        rows.append([_mark(_reason(head, cell), reasons) for head, cell in cells.items()])
+        rows.append([_mark(reason(head, cell), reasons) for head, cell in cells.items()])
         after[strategy] = next((cell.after for cell in cells.values() if cell.after), "")
     parts.append(_table(["strategy", *(f"`{head}`" for head in heads)], strategies, rows))
     follows = [f"`{name}` is for a stage right after one of `{before}`." for name, before in after.items() if before]
@@ -60,21 +60,40 @@ def page() -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _reason(head: str, cell: object) -> str:
-    """Why no trunk that takes the head takes the strategy as well."""
+def reason(head: str, cell: object) -> str:
+    """Return why no trunk that takes the head takes the strategy as well, as the page says it; empty if one does."""
     if cell.trunk:  # type: ignore[attr-defined]
         return ""
     found = [(trunk, reason) for trunk, reason in cell.reasons if not crossing().refusal(head, "", trunk)]  # type: ignore[attr-defined]
-    said = dict.fromkeys(reason for _, reason in found)
+    said = dict.fromkeys(text for _, text in found)
     if len(said) == 1:
-        return next(iter(said))
-    return "; ".join(f"{trunk}: {reason}" for trunk, reason in found)
+        return shown(next(iter(said)))
+    return shown("; ".join(f"{trunk}: {text}" for trunk, text in found))
 
 
-def _mark(reason: str, reasons: dict[str, int]) -> str:
+def shown(refusal: str) -> str:
+    """Return a refusal as the page says it."""
+    return refusal.removeprefix("task 'one': ")
+
+
+def reasons_on_page(section: str, name: str) -> dict[str, str]:
+    """Return what the first table of a section of the page says in the row of `name`, by column: a reason, or nothing
+    for a tick."""
+    lines = section.splitlines()
+    header = next(line for line in lines if line.startswith("| ") and not line.startswith("| `"))
+    row = next(line for line in lines if line.startswith(f"| `{name}` |"))
+    notes = dict(line.split(". ", 1) for line in lines if line.partition(". ")[0].isdigit())
+    columns, cells = ([cell.strip() for cell in line.strip("| ").split("|")] for line in (header, row))
+    return {
+        column.strip("`"): "" if mark == "✓" else notes[mark]
+        for column, mark in zip(columns[1:], cells[1:], strict=True)
+    }
+
+
+def _mark(refusal: str, reasons: dict[str, int]) -> str:
     """A tick, or the number of the reason."""
-    reason = reason.removeprefix("task 'one': ")
-    return f"{reasons.setdefault(reason, len(reasons) + 1)}" if reason else "✓"
+    text = shown(refusal)
+    return f"{reasons.setdefault(text, len(reasons) + 1)}" if text else "✓"
 
 
 def _table(header: list[str], names: list[str], rows: list[list[str]]) -> str:

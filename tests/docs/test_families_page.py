@@ -46,7 +46,7 @@ def test_the_page_has_ninety_families() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("family", "strategy", "head"), cells())
 def test_a_cell_is_what_the_page_says(family: str, strategy: str, head: str, one_thread: Any) -> None:
     page = writer().read((REFERENCE / "families.md").read_text(encoding="utf-8"))

@@ -92,6 +92,7 @@ def off(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> floa
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 def test_equals_the_uncompiled_stage(
     kind: str, models: Any, toys: ModuleType, tmp_path: Path, stop_after: Callable[[int], object]

@@ -96,7 +96,7 @@ PAGE = load("hft_combinations_page", HERE.parents[1] / "docs" / "reference" / "c
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(56)
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("strategy", CROSSING.names("strategy"))
 @pytest.mark.parametrize("head", CROSSING.names("head"))
 def test_a_head_and_a_strategy_work_under_three_combiners_or_are_refused_with_a_reason(
@@ -113,8 +113,21 @@ def test_a_head_and_a_strategy_work_under_three_combiners_or_are_refused_with_a_
 
 
 @pytest.mark.slow
-def test_the_page_says_what_the_crossing_found() -> None:
-    assert PAGE.PAGE.read_text(encoding="utf-8") == PAGE.page(), "run: python docs/reference/combinations_page.py"
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("strategy", CROSSING.names("strategy"))
+def test_the_page_says_which_heads_take_a_strategy_and_why_others_do_not(strategy: str) -> None:
+    told = PAGE.reasons_on_page(PAGE.PAGE.read_text(encoding="utf-8").partition(PAGE.STRATEGIES)[2], strategy)
+    found = {head: PAGE.reason(head, CROSSING.cell(head, strategy)) for head in CROSSING.names("head")}
+    assert told == found, "run: python docs/reference/combinations_page.py"
+
+
+@pytest.mark.slow
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("head", CROSSING.names("head"))
+def test_the_page_says_on_which_trunks_a_head_works(head: str) -> None:
+    told = PAGE.reasons_on_page(PAGE.PAGE.read_text(encoding="utf-8").partition(PAGE.STRATEGIES)[0], head)
+    found = {trunk: PAGE.shown(CROSSING.refusal(head, "", trunk)) for trunk in CROSSING.TRUNKS}
+    assert told == found, "run: python docs/reference/combinations_page.py"
 
 
 def test_the_page_has_every_head_and_strategy() -> None:

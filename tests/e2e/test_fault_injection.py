@@ -177,6 +177,7 @@ def chosen(positions: int, config: pytest.Config, what: str) -> list[int]:
     return sorted(random.Random(f"{seed} {what}").sample(everything, SAMPLE))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=lambda error: errno.errorcode[error])
 @pytest.mark.parametrize("forever", [False, True], ids=["once", "for good"])
 def test_a_write_that_fails_ends_in_one_line_or_an_equal_result(
@@ -194,6 +195,7 @@ def test_a_write_that_fails_ends_in_one_line_or_an_equal_result(
         shutil.rmtree(run)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("names_kept", [False, True], ids=["all unsynced is lost", "names are kept"])
 def test_a_run_goes_on_after_the_power_was_cut(names_kept: bool, faults: Faults, pytestconfig: pytest.Config) -> None:
     for number in chosen(faults.positions, pytestconfig, f"cut {names_kept}"):

@@ -95,6 +95,7 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", CASES)
 def test_equals_one_process(case: str, models: Any, rows: Path, tmp_path: Path, hft: Hft) -> None:
     model, tasks, stages = CASES[case]
@@ -141,6 +142,7 @@ def stopped(tmp_path: Path, hft: Hft) -> Callable[[str], Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("case", ["full, tied embeddings", "lora, uncertainty"])
 def test_a_resumed_run_ends_bit_for_bit_as_an_uninterrupted_one(
     case: str, models: Any, rows: Path, tmp_path: Path, hft: Hft, stopped: Callable[[str], Path]
@@ -179,28 +181,26 @@ def test_a_divided_run_with_tied_weights_is_resumed_divided_only(
 
 
 @pytest.mark.slow
-def test_plain_libraries_open_what_accelerate_launched(models: Any, rows: Path, tmp_path: Path) -> None:
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize("strategy", ["full", "lora"])
+def test_plain_libraries_open_what_accelerate_launched(strategy: str, models: Any, rows: Path, tmp_path: Path) -> None:
     path = os.pathsep.join([str(ROOT), str(ROOT / "plugins")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     launcher = (
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--use_fsdp",
-        "--fsdp_version",
-        "2",
-        "--num_processes",
-        "2",
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"),
     )
-    for name, strategy in (("full", "full"), ("lora", LORA)):
-        recipe = str(written(tmp_path / "recipe.yaml", models["bert"], rows, CLASSIFIERS, {"strategy": strategy}))
-        command = [*launcher, "-m", "hft_core", "run", recipe, "--out", str(tmp_path / name)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "full" / "model" / "topic")
-    assert opened.config.num_labels == 3
+    stage = {"strategy": LORA if strategy == "lora" else strategy}
+    recipe = str(written(tmp_path / "recipe.yaml", models["bert"], rows, CLASSIFIERS, stage))
+    command = [*launcher, "-m", "hft_core", "run", recipe, "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    saved = tmp_path / "run" / "model" / "topic"
+    if strategy == "full":
+        assert AutoModelForSequenceClassification.from_pretrained(saved).config.num_labels == 3
+        return
     plain = AutoModelForSequenceClassification.from_pretrained(models["bert"], num_labels=3)
-    adapted = PeftModel.from_pretrained(plain, str(tmp_path / "lora" / "model" / "topic"))
+    adapted = PeftModel.from_pretrained(plain, str(saved))
     assert any(parameter.abs().max() > 0 for name, parameter in adapted.named_parameters() if "lora_B" in name)
 
 

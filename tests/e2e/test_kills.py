@@ -252,7 +252,7 @@ def finish(starter: Starter, case: str, folder: Path, world: int) -> Digest:
     return digest(folder)
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("case", "instant", "nth"), [(case, *instant) for case, instants in INSTANTS.items() for instant in instants]
 )
@@ -265,7 +265,7 @@ def test_killed_at_any_instant_of_saving_learning_and_ending(
     assert differing(finish(starter, case, folder, 1), uninterrupted(case, 1)) == set()
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("case", "instant", "nth", "who"), [(case, *kill) for case, kills in TOGETHER.items() for kill in kills]
 )
@@ -332,7 +332,7 @@ def test_killed_at_random_instants(
         assert differing(finish(starter, case, folder, world), uninterrupted(case, world)) == set()
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("instant", "nth", "world", "sent"),
     [

@@ -103,6 +103,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{path.relative_to(folder)}:{name}": t for path in files for name, t in load_file(path).items()}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_equal_one(case: str, models: Any, rows: Path, tmp_path: Path, hft: Hft) -> None:
     """After 100 steps the processes compare their weights bit by bit: a run that ends has found them the same."""
@@ -208,6 +209,7 @@ def hft_step_finished(event):
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_run_is_resumed_with_another_number_of_processes(
     before: int, after: int, models: Any, rows: Path, tmp_path: Path, hft: Hft
@@ -258,6 +260,7 @@ BertModel.forward = limited
 """
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("short", ["0", "1"])
 def test_memory_that_is_too_small_in_one_process_ends_all_with_a_clear_error(
     short: str, models: Any, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
