@@ -26,6 +26,7 @@ from hft_core.specs import load
 
 COMMANDS = {
     "demo": "hft_core.cli.demo:demo",
+    "init": "hft_core.cli.init:init",
     "run": "hft_core.cli.run:run",
     "resume": "hft_core.cli.resume:resume",
     "compare": "hft_core.cli.compare:compare",

@@ -19,6 +19,9 @@ ROLES = ("system", "user", "assistant", "tool")
 LARGEST = 3.4028234e38
 """The largest number of float32, in which models compute; that of bfloat16 is about the same."""
 
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "chatgpt": "assistant"}
+"""Roles of ShareGPT's messages that have another name here."""
+
 _ONE = {
     "text": "a non-empty text",
     "label": "a label (text, a whole number or true/false)",
@@ -109,8 +112,14 @@ def as_list(value: Any, column: Column) -> list[Any]:
 
     A list is returned as it is. Text in the form of a JSON or Python list (as pandas writes it) is parsed; other text
     is split at the column's separator (a blank: at any blanks), and empty text is an empty list. Anything else is a
-    list of one value.
+    list of one value. Messages in ShareGPT's form `{from, value}` become `{role, content}`.
     """
+    if column.kind == "messages":
+        return [_message(item) for item in _as_list(value, column)]
+    return _as_list(value, column)
+
+
+def _as_list(value: Any, column: Column) -> list[Any]:
     if not isinstance(value, str):
         return value if isinstance(value, list) else [value]
     text = value.strip()
@@ -152,6 +161,14 @@ def _item_problem(value: Any, kind: str) -> str:
     if kind == "label" and isinstance(value, str) and any(unicodedata.category(c) == "Cc" for c in value.strip()):
         return f"found {shown(value)}, expected a label without line breaks and control characters"
     return ""
+
+
+def _message(item: Any) -> Any:
+    """Return a message as `{role, content}`; anything that is not in ShareGPT's form unchanged."""
+    if not isinstance(item, Mapping) or "from" not in item or "role" in item:
+        return item
+    others = {key: part for key, part in item.items() if key not in ("from", "value")}
+    return {"role": SHAREGPT_ROLES.get(item["from"], item["from"]), "content": item.get("value"), **others}
 
 
 def _message_problem(message: Any) -> str:

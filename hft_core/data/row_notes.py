@@ -63,7 +63,7 @@ def _texts(cell: Any) -> Iterator[str]:
         yield cell
     elif isinstance(cell, list):
         for item in cell:
-            text = item.get("content") if isinstance(item, Mapping) else item
+            text = item.get("content", item.get("value")) if isinstance(item, Mapping) else item
             if isinstance(text, str):
                 yield text
 

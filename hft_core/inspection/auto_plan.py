@@ -31,6 +31,8 @@ class TaskFacts:
     """Training rows."""
     tokens: int
     """95 % of the texts have at most about so many."""
+    may_be_cut: bool = True
+    """The head reads texts that lose only their end if they are too long, and writes none."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def choose(situation: Situation) -> Choice:
         stage, why = _finetune(situation, labelled, fits=fits)
         stages.append(stage)
         reasons += [*why, _why_budget(labelled)]
-    lengths = {task.name: limit for task in labelled if (limit := _limit(task.tokens)) is not None}
+    lengths = {task.name: limit for task in labelled if (limit := _limit(task)) is not None}
     reasons += [
         f"{name}: 95 % of its texts have at most about {task.tokens} tokens, so that longer ones are cut at {limit}"
         for name, limit in lengths.items()
@@ -134,8 +136,8 @@ def _memory(situation: Situation) -> str:
     )
 
 
-def _limit(tokens: int) -> int | None:
-    return next((limit for limit in LENGTHS if tokens <= limit), None)
+def _limit(task: TaskFacts) -> int | None:
+    return next((limit for limit in LENGTHS if task.tokens <= limit), None) if task.may_be_cut else None
 
 
 def _lora() -> dict[str, Any]:

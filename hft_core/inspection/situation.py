@@ -66,7 +66,9 @@ def _facts(name: str, kind: str, head: Head, splits: Splits) -> TaskFacts:
     sample = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)).tolist()
     columns = [rows[text] for text in texts]
     tokens = [sum(estimated_tokens(column[i]) for column in columns) for i in sample]
-    return TaskFacts(name, kind, head.supervised, len(rows), int(np.quantile(tokens, 0.95)) if tokens else 0)
+    longest = int(np.quantile(tokens, 0.95)) if tokens else 0
+    may_be_cut = not head.chunks_long_texts and head.writing() is None
+    return TaskFacts(name, kind, head.supervised, len(rows), longest, may_be_cut)
 
 
 def estimated_tokens(cell: Any) -> int:
@@ -76,7 +78,7 @@ def estimated_tokens(cell: Any) -> int:
 
 
 def _text(item: Any) -> str:
-    return str(item.get("content", "")) if isinstance(item, Mapping) else str(item)
+    return str(item.get("content", item.get("value", ""))) if isinstance(item, Mapping) else str(item)
 
 
 def weights_of(model: str) -> int | None:

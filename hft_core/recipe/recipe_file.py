@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["Source", "dump", "from_dict", "load", "override", "parse", "read", "validate"]
+__all__ = ["Source", "dump", "from_dict", "load", "override", "parse", "plain_yaml", "read", "validate"]
 
 
 def load(path_or_source: str | Path | Source, overrides: Iterable[str] = ()) -> Recipe:
@@ -47,8 +47,14 @@ def validate(source: Source) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """Write a recipe as YAML with every key, so that later defaults change nothing. `parse` reads it back."""
-    data = recipe.model_dump(mode="json")
-    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100)
+    return plain_yaml(recipe.model_dump(mode="json"))
+
+
+def plain_yaml(data: Mapping[str, Any]) -> str:
+    """Write plain data as YAML that `parse` reads back."""
+    text = yaml.dump(
+        dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100
+    )
     return CONTROL.sub(lambda match: f"\\u{ord(match[0]):04X}", str(text))  # all of them are in double quotes
 
 

@@ -12,6 +12,7 @@ LABELS = Column("labels", "label", target=True, many=True, separator=";")
 SHARES = Column("shares", "number", target=True, many=True)
 CHOICES = Column("choices", "text", many=True)
 MESSAGES = Column("messages", "messages")
+SHAREGPT = [{"from": "human", "value": "hi", "weight": 0}, {"from": "gpt", "value": "hello"}]
 
 
 def test_labels_and_numbers_are_used_by_their_plain_value() -> None:
@@ -210,3 +211,10 @@ def test_cells_of_one_group_are_compared_as_labels_and_whole_numbers_by_value() 
     assert len({group_key(value) for value in (7, "07", "7.5", "seven", None, "None", [7], True)}) == 8
     assert len({group_key(2**53 + i) for i in range(10)}) == 10
     assert group_key(True) == group_key("true")
+
+
+def test_messages_of_sharegpt_have_roles_and_contents() -> None:
+    read = [{"role": "user", "content": "hi", "weight": 0}, {"role": "assistant", "content": "hello"}]
+    assert as_list(SHAREGPT, MESSAGES) == as_list(read, MESSAGES) == read
+    assert problem(SHAREGPT, MESSAGES) == ""
+    assert "found the role 'narrator'" in problem([{"from": "narrator", "value": "hi"}], MESSAGES)

@@ -178,6 +178,7 @@ BAD_FILES: list[tuple[str, str | bytes, list[str]]] = [
     ("a.json", '{"text": "a"}\n{"text": "b"}\n', ["a.json: not valid JSON", "line 2", "jsonl"]),
     ("a.json", '[{"text": "a"},\n "b"]', ["a.json, row 2: expected an object", "found a text"]),
     ("a.json", '[{"text": "a"},\n{"text": }]', ["a.json: not valid JSON: Expecting value (line 2, column 10)"]),
+    ("a.json", '{"data": [{"text": "a"}]}', ["a.json, article 1 of 'data': expected SQuAD's form", "'paragraphs'"]),
     ("a.json", DEEP, ["a.json: JSON that cannot be read"]),
     ("a.json", '[{"\\u0000": 1, "": 2}]', ["a.json: the column name '\\x00' contains", "control character"]),
     ("a.jsonl", '{"\\ud800": 1}', ["a.jsonl"]),

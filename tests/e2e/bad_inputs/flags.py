@@ -69,6 +69,32 @@ LINES = [
         command="run recipe.yaml --resume",
         says="--resume needs --out RUN, the folder of the run that was stopped",
     ),
+    Case(
+        what="a recipe that is there already",
+        given=nothing,
+        command="init news.csv --model model",
+        says="recipe.yaml exists, and hft init overwrites nothing; name another file with --out",
+    ),
+    Case(
+        what="a folder for the recipe that is not there",
+        given=nothing,
+        command="init news.csv --model model --out my/recipe.yaml",
+        says="--out my/recipe.yaml: there is no folder 'my'",
+    ),
+    Case(
+        what="a table without anything to read",
+        given=write("counts.csv", "a,b\n1,2\n2,3\n"),
+        command="init counts.csv --model model --out new.yaml",
+        says="counts.csv: no column of texts, or of something to learn from them, was recognized; found 'a' (number), "
+        "'b' (number)",
+    ),
+    Case(
+        what="texts to write and an encoder",
+        given=write("faq.csv", "question,answer\nwho are you,a model\nhow are you,very well\n"),
+        command="init faq.csv --model model --out new.yaml",
+        says="--model model: it is an encoder, which writes no text, but 'answer' is the answer to 'question'; "
+        "expected a decoder or an encoder-decoder",
+    ),
 ]
 
 RECIPES = [
