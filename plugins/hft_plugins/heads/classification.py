@@ -17,10 +17,11 @@ from hft_core.head import Column, Targets
 from hft_core.results import LabelScores
 from hft_plugins.heads.parts import class_weights, label_scores
 from hft_plugins.heads.parts.class_weights import CLASS_WEIGHTS_FIELD, LABEL_SMOOTHING_FIELD, ClassWeights
-from hft_plugins.heads.parts.label_names import (
+from hft_plugins.heads.parts.label_ids import (
     LabelNames,
     config_of,
     first_rows,
+    ids_of,
     in_order,
     oddities,
     refuse_alike,
@@ -87,8 +88,9 @@ class Classification(SequenceHead):
         label = as_label(row[self.columns_read.label])
         return "" if label in self.labels else unknown(f"column '{self.columns_read.label}' holds", label, self.labels)
 
-    def target_of(self, cell: Any) -> int:
-        return self.labels.index(as_label(cell))
+    def targets_of(self, cells: Sequence[Any]) -> list[int]:
+        ids = ids_of(self.labels)
+        return [ids[as_label(cell)] for cell in cells]
 
     def attach(self, backbone: Backbone) -> None:
         self.attach_outputs(backbone, 1 if self.binary else len(self.labels), self.columns_read.pooling)

@@ -21,7 +21,7 @@ from hft_core.options import LocalPath
 from hft_core.results import LabelScores
 from hft_plugins.heads import classification
 from hft_plugins.heads.classification import Classification
-from hft_plugins.heads.parts.label_names import LabelNames
+from hft_plugins.heads.parts.label_ids import LabelNames
 from hft_plugins.heads.parts.sequence_head import SequenceOptions
 from hft_plugins.heads.parts.teacher import Teacher
 

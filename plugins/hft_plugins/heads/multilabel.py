@@ -19,10 +19,11 @@ from hft_core.head import Column, Draw, Encoded, RowError, Targets
 from hft_core.results import LabelScores
 from hft_plugins.heads.parts import class_weights, label_lists, label_scores
 from hft_plugins.heads.parts.class_weights import LABEL_SMOOTHING_FIELD, ClassWeights
-from hft_plugins.heads.parts.label_names import (
+from hft_plugins.heads.parts.label_ids import (
     LabelNames,
     config_of,
     first_rows,
+    ids_of,
     in_order,
     oddities,
     refuse_alike,
@@ -132,7 +133,7 @@ class Multilabel(ScoringHead):
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
         sequences, extra = tokenize_texts([rows[name] for name in self.options.texts], tokenizer, max_length)
-        ids = {label: i for i, label in enumerate(self.labels)}
+        ids = ids_of(self.labels)
         targets: dict[str, list[Any]] = {}
         if self.options.label in rows:
             table = np.zeros((len(sequences), len(ids)))

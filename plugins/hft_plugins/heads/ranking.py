@@ -106,8 +106,8 @@ class Ranking(SequenceHead):
             )
         return ""
 
-    def target_of(self, cell: Any) -> float:
-        return as_number(cell)
+    def targets_of(self, cells: Sequence[Any]) -> list[float]:
+        return [as_number(cell) for cell in cells]
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
         encoded = super().encode(rows, tokenizer, max_length)

@@ -69,8 +69,8 @@ class Regression(SequenceHead):
     def check(self, row: Mapping[str, Any]) -> str:
         return problem_of_target(as_number(row[self.columns_read.label]), self.columns_read.label)
 
-    def target_of(self, cell: Any) -> float:
-        return as_number(cell)
+    def targets_of(self, cells: Sequence[Any]) -> list[float]:
+        return [as_number(cell) for cell in cells]
 
     def attach(self, backbone: Backbone) -> None:
         self.attach_outputs(backbone, 1, self.columns_read.pooling)

@@ -18,7 +18,7 @@ from hft_core.head import Column, Draw, Encoded, Targets
 from hft_core.results import LabelScores
 from hft_plugins.heads.parts import class_weights, tag_metrics, tag_notations, tag_schemes, token_overlap
 from hft_plugins.heads.parts.class_weights import CLASS_WEIGHTS_FIELD, LABEL_SMOOTHING_FIELD, ClassWeights
-from hft_plugins.heads.parts.label_names import LabelNames, config_of, first_rows, in_order, refuse_alike, unknown
+from hft_plugins.heads.parts.label_ids import LabelNames, config_of, first_rows, ids_of, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.tag_notations import PLAIN, USUAL, Notation
 from hft_plugins.heads.parts.token_head import PositionHead
 
@@ -196,7 +196,7 @@ class TokenClassification(PositionHead):
             "word": [[word for _, word in first] for first in firsts],
         }
         if self.tags.name in rows:
-            ids = {label: i for i, label in enumerate(self.labels)}
+            ids = ids_of(self.labels)
             cells = rows[self.tags.name]
             targets["label"] = [[ids[tag] for tag in self._learned(self._tags(cell))] for cell in cells]
         return Encoded(encoding["input_ids"], list(range(len(sentences))), extra=extra, targets=targets)

@@ -62,7 +62,7 @@ def test_an_unknown_label_is_named_with_the_nearest_known_one() -> None:
 def test_labels_go_to_ids_and_back() -> None:
     head = head_of(labelled("x", "y", "z"))
     for i, label in enumerate(head.labels):
-        assert head.target_of(label) == i
+        assert head.targets_of([label]) == [i]
         probabilities = [0.1, 0.1, 0.1]
         probabilities[i] = 0.8
         answer = head.answer([probabilities], {})
@@ -79,7 +79,7 @@ def test_equals_the_loss_and_logits_of_the_plain_class(name: str, models: Any, t
     head.attach(backbone)
     head.eval()
     features, inputs = features_of(backbone, [row["text"] for row in rows])
-    target = torch.tensor([head.target_of(row["label"]) for row in rows])
+    target = torch.tensor(head.targets_of([row["label"] for row in rows]))
     plain = AutoModelForSequenceClassification.from_pretrained(
         path, num_labels=3, pad_token_id=backbone.tokenizer.pad_token_id
     ).eval()
@@ -102,7 +102,7 @@ def test_binary_cross_entropy_on_one_logit_is_the_cross_entropy_of_0_and_z(model
     head.attach(backbone)
     head.eval()
     features, _ = features_of(backbone, [row["text"] for row in rows], [row["other"] for row in rows])
-    target = torch.tensor([head.target_of(row["fits"]) for row in rows])
+    target = torch.tensor(head.targets_of([row["fits"] for row in rows]))
     z = head.raw_outputs(features)
     assert z.shape == (6, 1)
     loss = head.loss(features, Targets(6, {"target": target}))

@@ -52,7 +52,7 @@ def test_equals_the_loss_and_values_of_the_plain_class(models: Any, toys: Any) -
     backbone.trunk.eval()
     inputs = backbone.tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
     features = Features(backbone.forward(dict(inputs)), inputs["input_ids"], inputs["attention_mask"])
-    target = torch.tensor([head.target_of(row["score"]) for row in rows])
+    target = torch.tensor(head.targets_of([row["score"] for row in rows]))
     plain = AutoModelForSequenceClassification.from_pretrained(models["bert"], num_labels=1).eval()
     assert head.family is not None
     plain.load_state_dict(head.family.plain_state(), strict=False)

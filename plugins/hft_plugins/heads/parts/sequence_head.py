@@ -123,13 +123,13 @@ class SequenceHead(ScoringHead):
         self.columns_read = options
 
     @abstractmethod
-    def target_of(self, cell: Any) -> int | float:
-        """Return the target of a label cell."""
+    def targets_of(self, cells: Sequence[Any]) -> list[int] | list[float]:
+        """Return the targets of label cells."""
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
         sequences, extra = tokenize_texts([rows[name] for name in self.columns_read.texts], tokenizer, max_length)
         cells = rows.get(self.columns_read.label)
-        targets = {} if cells is None else {"target": [self.target_of(cell) for cell in cells]}
+        targets = {} if cells is None else {"target": list(self.targets_of(cells))}
         return Encoded(sequences, list(range(len(sequences))), extra=extra, targets=targets)
 
     def text_columns(self) -> list[Column]:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from hft_core.head import RowError
 from hft_plugins.heads.classification import Options
-from hft_plugins.heads.parts.label_names import first_rows, in_order, oddities, refuse_alike
+from hft_plugins.heads.parts.label_ids import first_rows, in_order, oddities, refuse_alike
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Class names: their order, which are alike, how an unknown one is reported, and what a saved model says of them."""
+"""Give labels their ids: their order, which are alike, how an unknown one is reported, and what a saved model says."""
 
 from __future__ import annotations
 
@@ -127,6 +127,11 @@ def unknown(what: str, label: str, labels: Sequence[str]) -> str:
     )
 
 
+def ids_of(labels: Sequence[str]) -> dict[str, int]:
+    """Return the id of each label: its place."""
+    return {label: i for i, label in enumerate(labels)}
+
+
 def config_of(labels: Sequence[str]) -> dict[str, Any]:
     """Return the labels in the words of transformers' configurations."""
-    return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    return {"id2label": dict(enumerate(labels)), "label2id": ids_of(labels)}
