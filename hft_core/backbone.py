@@ -95,6 +95,16 @@ class PooledOutput:
     """`[outputs]`"""
 
 
+class QuantizedModule(nn.Module):
+    """Compute with frozen weights that are stored in few bits, in buffers that never change: they are no parameters,
+    and checkpoints leave them out."""
+
+    @property
+    def numbers(self) -> int:
+        """How many weights it has."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how many weights it has")
+
+
 class Backbone(ABC):
     """Wrap a trunk and its tokenizer.
 
@@ -124,6 +134,9 @@ class Backbone(ABC):
     """`forward` packs several rows of a batch into one, so that strategies cannot route rows by position."""
     saves_pooled: bool = False
     """`save_pooled` is implemented."""
+    quantization: str = ""
+    """The number format of the trunk's linear layers (`QuantizedModule`); empty for plain ones. Only strategies that
+    save an adapter go together with it."""
     pooling: TextPooling | None = None
     """How the checkpoint was trained to pool a text, as that of a sentence encoder was; None if it was not."""
     source: str

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hft_core.backbone import Backbone, Features
 from hft_core.batching.batch import Batch, CachedHidden, Segment, UniqueRows
+from hft_core.errors import PluginError
 from hft_core.head import Head
 from hft_core.model import tied_weights
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
@@ -40,6 +41,11 @@ class HybridModel(nn.Module):
 
         Raises `PluginError` when the strategy and the trunk do not go together.
         """
+        if self.backbone.quantization and not strategy.adapter:
+            raise PluginError(
+                f"the backbone's weights are quantized ({self.backbone.quantization}), and the strategy saves the "
+                "trunk's own weights; expected one that saves an adapter (lora, dora, task-lora, …), or no quantization"
+            )
         strategy.apply(self.backbone, tasks)
         self.strategy = strategy
 
@@ -49,6 +55,11 @@ class HybridModel(nn.Module):
         Hidden states and heads compute what they did before: weights that are one parameter for several modules (an LM
         head tied to the embedding) become two where folding changes them for one alone. Returns which, for people.
         """
+        if self.backbone.quantization:
+            raise PluginError(
+                f"an adapter would be merged into weights that are quantized ({self.backbone.quantization}), which "
+                "would round most of it away; give all stages the same strategy, or leave the quantization out"
+            )
         shared = tied_weights.shared_weights(self.trunk, self.heads)
         inside = tied_weights.tied_names(self.strategy.base_state(self.backbone))
         self.strategy.fold(self.backbone)

@@ -184,6 +184,7 @@ def _use(built: BuiltRun, adapter_base: str) -> str:
                 adapter_base=adapter_base,
                 room=backbone.max_target_length if backbone.encoder_decoder else backbone.max_length,
                 revision=str(built.resolved.recipe.backbone.options.get("revision") or ""),
+                quantization=backbone.quantization,
             )
         )
         for task, head in built.heads.items()

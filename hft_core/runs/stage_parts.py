@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from torch import nn
 
+from hft_core.backbone import QuantizedModule
 from hft_core.batching.mixture import Mixture
 from hft_core.batching.plan import Plan
 from hft_core.batching.shared_inputs import tasks_with_shared_inputs
@@ -72,7 +73,7 @@ def begin(resolved: ResolvedStage, model: HybridModel) -> tuple[Strategy, Combin
     Raises `RecipeError` when nothing does, and what the strategy and the combiner raise.
     """
     stage = resolved.stage
-    trunk = _size(model.trunk.parameters())
+    trunk = _size(model.trunk.parameters()) + quantized_numbers(model.trunk)
     strategy, combiner = assembly.strategy_of(resolved), assembly.combiner_of(resolved)
     writing = [task for task in stage.tasks if model.head(task).generates and not strategy.generates]
     if writing:
@@ -105,6 +106,11 @@ def selection_of(stage: Stage, material: BuiltRun, machine: Machine) -> Selectio
         few = {selection.task: dev[selection.task].of(np.arange(min(SAMPLE_ROWS, len(dev[selection.task].sizes))))}
         selection.check(score(material.model, few, few, machine, seed=material.resolved.recipe.seed))
     return selection
+
+
+def quantized_numbers(trunk: nn.Module) -> int:
+    """Count the weights that are stored in few bits."""
+    return sum(module.numbers for module in trunk.modules() if isinstance(module, QuantizedModule))
 
 
 def _size(parameters: Iterable[nn.Parameter]) -> int:

@@ -52,6 +52,8 @@ class Usage:
     """Tokens of the longest text that the model writes, the text that it continues included; 0: it writes none."""
     revision: str = ""
     """Of a base model on the hub."""
+    quantization: str = ""
+    """The format of the base model's weights in training and in `hft predict`, where it is not float32."""
 
 
 def lines(usage: Usage) -> list[str]:
@@ -83,6 +85,8 @@ def _opened(usage: Usage, plain_class: str) -> list[str]:
     config = usage.head.config()
     settings = [f"{name}={config[name]!r}" for name in LOADED_WITH if name in config and plain_class != POOLED_CLASS]
     base, note = _base(usage)
+    if usage.quantization:
+        note = [*note, f"# Trained, and predicted by hft, on base weights in {usage.quantization}; here in float32."]
     arguments = [
         base,
         "dtype=torch.float32",

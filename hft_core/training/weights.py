@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hft_core.backbone import QuantizedModule
 from hft_core.device import dtensor
 from hft_core.errors import RunError
 from hft_core.runtime.files import follow_umask
@@ -56,10 +57,13 @@ def put(found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter and buffer of the model by name, tied ones once."""
+    """Return every parameter and buffer of the model by name, tied ones once; without weights that are quantized, which
+    never change."""
+    fixed = {id(buffer) for m in model.modules() if isinstance(m, QuantizedModule) for buffer in m.buffers(False)}
     found: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        found.setdefault(id(tensor), (name, tensor))
+        if id(tensor) not in fixed:
+            found.setdefault(id(tensor), (name, tensor))
     return dict(found.values())
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hft_core.errors import ModelError
 from hft_core.options import BackboneOptions
@@ -24,9 +24,27 @@ class EncoderOptions(BackboneOptions):
         description="bf16 rounds the weights to bfloat16 when the model is opened, so that what stays frozen takes two "
         "bytes a number while it trains under bfloat16; auto takes them as the files have them",
     )
+    quantization: Literal["nf4", "int8"] | None = Field(
+        default=None,
+        description="store the frozen weights of the trunk's linear layers in four bits (nf4: needs the extra "
+        "'quantization') or eight (int8); for strategies that save an adapter",
+    )
     dropout: float | None = Field(
         default=None, ge=0, lt=1, description="value of every dropout in the model's configuration while training"
     )
+
+    @model_validator(mode="after")
+    def _one_format(self) -> EncoderOptions:
+        if self.quantization is None:
+            return self
+        if self.dtype != "auto":
+            raise ValueError("dtype and quantization are two formats for the same weights: leave one of them out")
+        if self.model.endswith(".gguf"):
+            raise ValueError(
+                "quantization takes a model folder or hub id, by whose name an adapter finds its base weights; found a "
+                "GGUF file"
+            )
+        return self
 
 
 class DecoderOptions(EncoderOptions):

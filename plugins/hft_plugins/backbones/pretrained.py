@@ -43,7 +43,8 @@ def open_pretrained(options: EncoderOptions, auto_classes: Sequence[Any], *, tru
     """Open `options.model` with the first of `auto_classes` that knows its family.
 
     Weights are asked for in float32: transformers 5 would keep the checkpoint's own dtype, and AdamW in bfloat16 loses
-    small updates. Raises `ModelError` when the model cannot be opened.
+    small updates. Those that will be quantized are taken as they are, for the sake of memory. Raises `ModelError` when
+    the model cannot be opened.
     """
     path = Path(options.model)
     gguf = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
@@ -71,7 +72,8 @@ def open_pretrained(options: EncoderOptions, auto_classes: Sequence[Any], *, tru
             tokenizer = AutoTokenizer.from_pretrained(name, **where)
             extra = {"attn_implementation": options.attn_implementation} if options.attn_implementation else {}
             loading = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # the mismatched ones are told of
-            whole, info = auto.from_pretrained(name, config=config, dtype=torch.float32, **loading, **where, **extra)
+            dtype = torch.float32 if options.quantization is None else "auto"
+            whole, info = auto.from_pretrained(name, config=config, dtype=dtype, **loading, **where, **extra)
             _check_loaded(options, whole, tokenizer, info)
             quantization.drop_settings(whole, saved_config)
             pinned |= options.dtype == "bf16" and _round(whole)

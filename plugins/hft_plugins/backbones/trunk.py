@@ -17,7 +17,15 @@ from transformers import AutoModel, PreTrainedModel
 
 from hft_core.backbone import Backbone, FamilyModule, LanguageModel, PooledOutput, SequenceModule
 from hft_core.errors import ModelError
-from hft_plugins.backbones import attention, behavior, generation, remote_code, saved_model, sentence_encoder
+from hft_plugins.backbones import (
+    attention,
+    behavior,
+    generation,
+    quantized_linear,
+    remote_code,
+    saved_model,
+    sentence_encoder,
+)
 from hft_plugins.backbones.options import record_backbone
 from hft_plugins.backbones.plain_class import (
     MULTIPLE_CHOICE,
@@ -56,6 +64,10 @@ class HfBackbone(Backbone):
         model, revision = opened.options.model, opened.options.revision
         self.source = "" if model.endswith(".gguf") or opened.pinned else model
         self.pooling = None if model.endswith(".gguf") else sentence_encoder.pooling_of(model, revision)
+        if opened.options.quantization:
+            self.quantization = opened.options.quantization
+            quantized_linear.quantize(self.trunk, opened.options.quantization, model)
+            whole.float()  # what is not quantized, and the LM head
         self._language_model: HfLanguageModel | None = None
         self._without_prefix: set[str] = set()
         self.causal = kind != "hf-encoder"

@@ -94,7 +94,7 @@ def _plain_adapter(layer: Any) -> str | None:
     ):
         return None
     names = [name for name in layer.active_adapters if name in layer.lora_A]
-    if len(names) != 1 or type(layer.base_layer) is not nn.Linear:
+    if len(names) != 1 or not isinstance(layer.base_layer, nn.Linear):
         return None
     (name,) = names
     parts = (layer.lora_A[name], layer.lora_B[name])

@@ -33,6 +33,9 @@ IGNORED_WARNINGS = (
 AUXILIARY_LOSSES = {"kasa_config": "_get_kasa_loss", "monteclora_config": "_get_monteclora_loss"}
 """Losses that PEFT leaves to the training loop, by the field that asks for them (KaSA, arXiv:2412.06071)."""
 
+OF_THE_ADAPTER = ("gaussian", "eva", "orthogonal")
+"""Initializations of PEFT's LoRA that leave the trunk's own weights as they are."""
+
 LEARNING_RATES = {
     "PROMPT_TUNING": 3e-2,  # PEFT's guide to prompt-based methods
     "PREFIX_TUNING": 1e-2,  # PEFT's guide to prefix tuning
@@ -64,6 +67,10 @@ class Injected(Strategy):
         """Inject the adapter. Raises `PluginError` with the reason when PEFT refuses the configuration on this trunk,
         or the adapter gets no gradient."""
         trunk = backbone.trunk
+        if backbone.quantization and _changes_base(self.config):
+            raise self._refusal(
+                f"it begins by changing the trunk's own weights, and those are quantized ({backbone.quantization})"
+            )
         trunk.requires_grad_(False)
         self._own = _owners(trunk)
         copies = _copies(trunk) if _changes_base(self.config) else {}
@@ -265,7 +272,8 @@ def _is_partial(name: str, layer: nn.Module) -> bool:
 
 def _changes_base(config: Any) -> bool:
     """Tell whether injecting may change the trunk's own weights: some initializations of LoRA do."""
-    return isinstance(getattr(config, "init_lora_weights", None), str) or bool(getattr(config, "kasa_config", None))
+    begun = getattr(config, "init_lora_weights", None)
+    return (isinstance(begun, str) and begun not in OF_THE_ADAPTER) or bool(getattr(config, "kasa_config", None))
 
 
 def _one_line(error: Exception) -> str:
