@@ -34,9 +34,10 @@ class Column:
     """Describe a column that a head reads from its rows."""
 
     name: str
-    kind: Literal["text", "label", "number", "messages"]
+    kind: Literal["text", "label", "number", "messages", "tools"]
     """`text`: a non-blank string. `label`: a string, integer or boolean, compared as text. `number`: finite.
-    `messages`: a conversation, a list of `{role, content}`."""
+    `messages`: a conversation, a list of `{role, content}`. `tools`: functions that a conversation may call, a list of
+    their JSON schemas; a row may have none."""
     target: bool = False
     """The column holds the target: rows for prediction may lack it."""
     classes: bool = True
@@ -103,6 +104,17 @@ class Writing:
     """Stands before the text of a row."""
     after: str = ""
     """Stands behind the text of a row."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Describe how a head's logits become probabilities and labels, so that plain libraries can do the same."""
+
+    temperature: float = 1.0
+    """Logits are divided by it."""
+    thresholds: tuple[float, ...] = ()
+    """The least probability of each label that is given; of two exclusive classes, that of the second alone. Empty: the
+    most probable class, or the labels that the head's options say."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +282,20 @@ class Head(nn.Module, ABC):
         """Return `precision`, `recall`, `f1`, `support` (occurrences) and `predicted` (times it was given) of each
         label, from what `metrics` is given; empty for heads without labels."""
         return {}
+
+    @property
+    def fits_decision(self) -> bool:
+        """Whether a run calls `fit_decision` at its end."""
+        return False
+
+    def fit_decision(self, predictions: Sequence[Any], references: Sequence[Any]) -> Sequence[Any]:
+        """Fit to the dev rows how outputs become answers (a temperature, thresholds), keep it in `facts`, and return
+        the predictions as they are with it. Both arguments have one item per example, as for `metrics`."""
+        return predictions
+
+    def decision(self) -> Decision:
+        """Return how logits become answers."""
+        return Decision()
 
     def baseline(self, references: Sequence[Any]) -> Any | None:
         """Return the prediction that is best where the text is not known, from the references of training examples (the

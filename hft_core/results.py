@@ -17,6 +17,18 @@ LabelScores = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrationScores:
+    """How far the probabilities of a task with one label a row are what they say."""
+
+    ece: float
+    """Expected calibration error, over ten bins of equal width of the highest probability."""
+    brier: float
+    """Mean squared distance of the probabilities to the right answer, summed over labels."""
+    nll: float
+    """Mean −log of the right label's probability."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """The dev scores of a stage's tasks after a step."""
 
@@ -150,6 +162,11 @@ class RunResult:
     otherwise; 0 where the system does not tell, and in results of older versions."""
     greater_is_better: dict[str, bool] = field(default_factory=dict)
     """The direction of each task's main metric; empty in results of older versions."""
+
+    calibration: dict[str, dict[str, CalibrationScores]] = field(default_factory=dict)
+    """By split and task, of tasks with probabilities of one label a row; empty where no answers are kept."""
+    decisions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By task, what was fitted to the dev rows: `temperature` and `thresholds` (`hft_core.head.Decision`)."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `results.json`: plain data, with null for numbers that are not finite."""

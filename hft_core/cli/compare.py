@@ -20,7 +20,7 @@ def compare(
     against: Annotated[str, typer.Option("--against", metavar="ARM", help="The reference; by default the first.")] = "",
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Runs of each arm; 5 by default.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="STUDY", help="New folder for everything.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the study in --out.")] = False,
     controls: Annotated[
         str | None, typer.Option("--controls", metavar="A,B,…", help="Only these controls; by default all that apply.")
     ] = None,
@@ -52,7 +52,7 @@ def compare(
                 say=say_error,
             )
     except signals.Interrupted as stopped:
-        raise signals.Interrupted(stopped.number, f"; go on with: hft compare --resume --out {out}") from stopped
+        raise signals.Interrupted(stopped.number, f"; resume with: hft compare --resume --out {out}") from stopped
     if as_json:
         print_json(summary.to_json())
         return

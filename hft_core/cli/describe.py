@@ -26,7 +26,13 @@ ABILITIES: dict[str, tuple[str, str]] = {
     "non_conflicting": ("the combined gradient conflicts with no task's", ""),
 }
 """What a spec's capabilities mean, where they are true and where they are not."""
-KINDS = {"text": "text", "label": "label", "number": "number", "messages": "conversation (role, content)"}
+KINDS = {
+    "text": "text",
+    "label": "label",
+    "number": "number",
+    "messages": "conversation (role, content)",
+    "tools": "functions that may be called (JSON schemas)",
+}
 """What a head reads from a column, in words."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hft_core.cli import evaluate_answers
 from hft_core.cli.run import TrustOption
 from hft_core.cli.terminal import print_json, print_table, say, say_error
 from hft_core.errors import UsageError
@@ -33,18 +34,35 @@ def evaluate(
             "--int8", help="Also with the trunk's linear layers quantized (CPU), and the difference it makes."
         ),
     ] = False,
+    by: Annotated[
+        str, typer.Option("--by", metavar="COLUMN", help="Scores by the values of a column, from the kept answers.")
+    ] = "",
+    details: Annotated[
+        bool, typer.Option("--details", help="Confusion matrices and calibration, from the kept answers.")
+    ] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="RUN", help="Compare with another run row by row, from both's kept answers."),
+    ] = None,
     trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Score a finished run on its own splits, or on new rows."""
     if data is not None and task is None:
         raise UsageError("--data needs --task: which task are the rows for?")
-    from hft_core.predict import quantization
-    from hft_core.predict.saved_run import open_run
     from hft_core.recipe.names import normalized
 
     task = None if task is None else normalized(task)
     catalogue = ctx.obj.catalogue
+    if by or details or against is not None:
+        if data is not None or int8:
+            flag = "--data" if data is not None else "--int8"
+            raise UsageError(f"--by, --details and --against read the answers that the run kept: leave {flag} out")
+        evaluate_answers.show(run, catalogue, task=task, by=by, details=details, against=against, as_json=as_json)
+        return
+    from hft_core.predict import quantization
+    from hft_core.predict.saved_run import open_run
+
     # First, so that a model that cannot be quantized fails before anything is scored.
     quantized = open_run(run, catalogue, trust_remote_code=trust_remote_code, int8=True) if int8 else None
     saved = open_run(run, catalogue, trust_remote_code=trust_remote_code)

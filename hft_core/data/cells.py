@@ -27,6 +27,7 @@ _ONE = {
     "label": "a label (text, a whole number or true/false)",
     "number": "a finite number",
     "messages": "a list of messages {role, content}",
+    "tools": "a list of JSON schemas of functions",
 }
 _WHOLE = re.compile(r"^([+-]?\d+)\.0+$")
 """A whole number as pandas writes it into a file where the column has empty cells."""
@@ -35,7 +36,7 @@ _MANY = {"text": "non-empty texts", "label": "labels", "number": "finite numbers
 
 def expected(column: Column) -> str:
     """Describe a valid cell of the column, for a message."""
-    if not column.many or column.kind == "messages":
+    if not column.many or column.kind in ("messages", "tools"):
         return _ONE[column.kind]
     forms = {"": "", " ": ", or a text divided at blanks"}
     divided = forms.get(column.separator, f", or a text divided at {column.separator!r}")
@@ -48,6 +49,8 @@ def problem(value: Any, column: Column) -> str:
     An empty list is invalid as an input (words, choices, messages). As a target (no label, no answer), the head
     decides.
     """
+    if column.kind == "tools":
+        return _tools_problem([] if value is None else as_list(value, column))
     if not column.many and column.kind != "messages":
         if column.kind == "label" and column.classes and isinstance(value, str) and list_text.holds_list(value):
             return f"found {shown(value)}, which is a list; expected one label"
@@ -176,8 +179,26 @@ def _message_problem(message: Any) -> str:
         return f"found {shown(message)}, expected {{role, content}}"
     if message.get("role") not in ROLES:
         return f"found the role {shown(message.get('role'))}, expected one of {', '.join(ROLES)}"
+    if message["role"] == "assistant" and message.get("tool_calls") and not message.get("content"):
+        return _calls_problem(message["tool_calls"])
     if not _fits(message.get("content"), "text"):
         return f"found the content {shown(message.get('content'))}, expected {_ONE['text']}"
+    return _calls_problem(message.get("tool_calls") or [])
+
+
+def _calls_problem(calls: Any) -> str:
+    for call in calls if isinstance(calls, list) else [calls]:
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not _fits(function.get("name"), "text"):
+            return f"found the tool call {shown(call)}, expected {{function: {{name, arguments}}}}"
+    return ""
+
+
+def _tools_problem(tools: list[Any]) -> str:
+    for number, tool in enumerate(tools, start=1):
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not _fits(function.get("name"), "text"):
+            return f"tool {number}: found {shown(tool)}, expected the JSON schema of a function, {{name, parameters}}"
     return ""
 
 

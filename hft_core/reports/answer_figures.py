@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hft_core.reports import row_statistics
 from hft_core.reports.charts import heat_map, line_chart
 from hft_core.reports.markup import Content, Markup, figure, joined, number_text, table, tag
 from hft_core.reports.record import Record
-from hft_core.reports.row_statistics import Slice
 from hft_core.reports.row_texts import Place, RowTexts
+from hft_core.runs import answer_statistics
 from hft_core.runs.answers import Answers
+from hft_core.studies.slices import Slice, row_scores, slices
 
 Cells = Mapping[Place, Mapping[str, Any]]
 WORST = 9
@@ -39,7 +39,7 @@ def task_section(record: Record, task: str, texts: RowTexts, by: str) -> Markup 
 
 
 def _confusion(answers: Answers) -> Markup | None:
-    found = row_statistics.confusion(answers)
+    found = answer_statistics.confusion(answers)
     if found is None:
         return None
     title = "Confusion matrix"
@@ -52,35 +52,43 @@ def _confusion(answers: Answers) -> Markup | None:
 
 
 def _calibration(answers: Answers) -> Markup | None:
-    found = row_statistics.calibration(answers)
+    found = answer_statistics.calibration(answers)
     if found is None:
         return None
     title = "Calibration"
     points = [(b.confidence, b.accuracy) for b in found.bins]
     drawing = line_chart({"accuracy": points}, label=title, across="confidence", dots=True, diagonal=True)
     data = table(("confidence", "accuracy", "rows"), [(b.confidence, b.accuracy, b.rows) for b in found.bins])
-    values = (("ECE", found.ece), ("Brier", found.brier), ("NLL", found.nll))
+    values = (("ECE", found.scores.ece), ("Brier", found.scores.brier), ("NLL", found.scores.nll))
     return figure(title, drawing, data, note=" · ".join(f"{name} {number_text(value)}" for name, value in values))
 
 
 def _slices(answers: Answers, cells: Cells, inputs: Sequence[str], by: str) -> Markup | None:
-    correct = answers.correct
-    if correct is None:
+    scores = row_scores(answers)
+    if scores is None:
         return None
     parts: list[tuple[str, list[Slice]]] = []
-    places = [place for place in answers.places if place in cells]
-    if places:
-        hits = [bool(hit) for hit, place in zip(correct, answers.places, strict=True) if place in cells]
-        if by and any(by in cells[place] for place in places):
-            parts.append((by, row_statistics.slices(hits, [cells[place].get(by, "–") for place in places])))
-        lengths = [sum(len(str(cells[place].get(name) or "")) for name in inputs) for place in places]
-        parts.append(("length of the text", row_statistics.by_length(hits, lengths)))
-    files = [Path(file).name for file, _ in answers.places]  # a report is passed on, and paths are private
+    places = answers.places
+    if any(place in cells for place in places):
+        if by and any(by in cells.get(place, ()) for place in places):
+            parts.append((by, slices(scores, [cells.get(place, {}).get(by) for place in places])))
+        lengths = [_length(cells[place], inputs) if place in cells else None for place in places]
+        parts.append(("characters", slices(scores, lengths)))
+    files = [Path(file).name for file, _ in places]  # a report is passed on, and paths are private
     if len(set(files)) > 1:
-        parts.append(("file", row_statistics.slices([bool(hit) for hit in correct], files)))
-    rows = [(kind, s.name, s.rows, s.share, f"{s.low:.3f} to {s.high:.3f}") for kind, found in parts for s in found]
-    headings = ("slice", "value", "rows", "right answers", "95 % interval")
+        parts.append(("file", slices(scores, files)))
+    rows = [
+        (kind, s.name, s.rows, s.mean, f"{s.low:.3g} to {s.high:.3g}", s.p)
+        for kind, found in parts
+        for s in found
+        if len(found) > 1
+    ]
+    headings = ("slice", "value", "rows", scores.name, "95 % interval", "p (Holm) of a difference to the rest")
     return table(headings, rows, caption="Slices") if rows else None
+
+
+def _length(cells: Mapping[str, Any], inputs: Sequence[str]) -> int:
+    return sum(len(str(cells.get(name) or "")) for name in inputs)
 
 
 def _worst(answers: Answers, cells: Cells, texts: RowTexts) -> Markup | None:

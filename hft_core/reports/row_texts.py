@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class RowTexts:
     """Of each task, the columns that its head reads as input."""
     problem: str = ""
     """Why there are none."""
+    split_by: Mapping[str, str] = field(default_factory=dict)
+    """Of each task whose splits keep groups together, the column of the group."""
 
     def of(self, task: str, split: str, by: str = "") -> dict[Place, dict[str, Any]]:
         """Return the input cells of each row by place, and the cell of the column `by`; rows without it have none."""
@@ -47,6 +49,17 @@ class RowTexts:
     def has(self, column: str) -> bool:
         return any(rows.has(column) for splits in self.rows.values() for rows in splits.values())
 
+    def columns_of(self, tasks: Collection[str]) -> list[str]:
+        """Return the names of all columns of some tasks' rows."""
+        found = (name for task in tasks for rows in self.rows.get(task, {}).values() for name in rows.columns)
+        return list(dict.fromkeys(found))
+
+    def groups(self, task: str, split: str) -> dict[Place, str] | None:
+        """Return the group of each row; None where rows are independent."""
+        if (column := self.split_by.get(task)) is None:
+            return None
+        return {place: str(cells.get(column)) for place, cells in self.of(task, split, column).items()}
+
 
 def row_texts(folder: Path, catalogue: Catalogue) -> RowTexts:
     """Load the rows of the run in `folder` as it did. Where that fails, the result says why."""
@@ -59,4 +72,6 @@ def row_texts(folder: Path, catalogue: Catalogue) -> RowTexts:
     except HftError as error:
         return RowTexts(problem=str(error))
     inputs = {task: tuple(c.name for c in head.columns() if not c.target) for task, head in heads.items()}
-    return RowTexts(rows, inputs)
+    data = {task: part.data for task, part in resolved.recipe.tasks.items()}
+    groups = {task: part.split.by for task, part in data.items() if part is not None and part.split.by is not None}
+    return RowTexts(rows, inputs, split_by=groups)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from hft_core.plugins.entries import one_line
-from hft_core.runs import answers
+from hft_core.results import CalibrationScores
+from hft_core.runs import answer_statistics, answers
 from hft_core.runs.assembly import BuiltRun
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.training.evaluation import Keep, TaskEvaluation
@@ -22,6 +23,8 @@ class AnswerFiles:
         self._seen: set[tuple[str, str]] = set()
         self.problems: list[str] = []
         """What could not be kept, a line each."""
+        self.calibration: dict[str, dict[str, CalibrationScores]] = {}
+        """By split and task, of the answers that were kept."""
 
     def of(self, split: str) -> Keep | None:
         """Return what takes the evaluations of a split; None where nothing is kept."""
@@ -45,3 +48,6 @@ class AnswerFiles:
             )
             return
         answers.write(self._folder.predictions, split, task, table)
+        measured = None if table is None else answer_statistics.calibration(answers.of_table(table))
+        if measured is not None:
+            self.calibration.setdefault(split, {})[task] = measured.scores

@@ -69,13 +69,16 @@ def path_of(folder: Path, split: str, task: str) -> Path:
 def read(path: Path) -> Answers:
     """Read the answers of a task on a split. Raises `ModelError` where there are none, or the file is damaged."""
     try:
-        table = pq.read_table(path)
-        facts = json.loads(table.schema.metadata[METADATA])
-        return Answers(table, tuple(facts["labels"]))
+        return of_table(pq.read_table(path))
     except FileNotFoundError:
         raise ModelError(f"{path}: the run kept no answers there (output.predictions keeps them)") from None
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: these answers cannot be read: {one_line(error)}") from error
+
+
+def of_table(table: pa.Table) -> Answers:
+    """Return what `table_of` made a table of."""
+    return Answers(table, tuple(json.loads(table.schema.metadata[METADATA])["labels"]))
 
 
 def write(folder: Path, split: str, task: str, answers: pa.Table | None) -> None:

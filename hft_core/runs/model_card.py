@@ -67,6 +67,7 @@ def card(result: RunResult, built: BuiltRun, *, adapter_base: str) -> str:
         "## Scores\n",
         _scores(result),
         *_by_label(result),
+        *_calibration(result),
         "## Stages\n",
         _stages(result.stages),
         *(["## Warnings\n", *(f"- {_plain(warning)}" for warning in result.warnings), ""] if result.warnings else []),
@@ -148,6 +149,23 @@ def _by_label(result: RunResult) -> Iterator[str]:
                 shares = " | ".join(f"{values[name]:.3f}" for name in ("precision", "recall", "f1"))
                 lines.append(f"| {_plain(label)} | {shares} | {values['support']} | {values['predicted']} |")
             yield "\n".join(lines) + "\n"
+
+
+def _calibration(result: RunResult) -> Iterator[str]:
+    """Yield a table of what the probabilities are worth, and what was fitted to the dev rows."""
+    rows = [(split, task, c) for split, by_task in result.calibration.items() for task, c in by_task.items()]
+    if rows:
+        lines = ["### Calibration\n", "| task | split | ECE | Brier | NLL |", f"|{' --- |' * 5}"]
+        lines += [
+            f"| {_plain(task)} | {split} | {c.ece:.4f} | {c.brier:.4f} | {c.nll:.4f} |" for split, task, c in rows
+        ]
+        yield "\n".join(lines) + "\n"
+    for task, fitted in result.decisions.items():
+        thresholds = ", ".join(f"{threshold:.4g}" for threshold in fitted["thresholds"])
+        parts = [f"temperature {fitted['temperature']:.4g}"] if fitted["temperature"] != 1.0 else []
+        parts += [f"thresholds {thresholds}"] if thresholds else []
+        if parts:
+            yield f"Fitted to the dev rows of {_plain(task)}: {'; '.join(parts)}.\n"
 
 
 def _value(result: RunResult, split: str, task: str, metric: str) -> str:

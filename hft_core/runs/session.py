@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 
 from hft_core import events
@@ -20,6 +20,7 @@ from hft_core.results import RunResult, Scores, StageResult
 from hft_core.runs import export, floors
 from hft_core.runs.answer_files import AnswerFiles
 from hft_core.runs.assembly import max_length
+from hft_core.runs.decision_fitting import fit_decisions
 from hft_core.runs.model_card import card
 from hft_core.runs.stages import Stages
 from hft_core.runtime.files import follow_umask
@@ -151,6 +152,7 @@ def _result(
     """Score all tasks on the test split, and collect the stages' results; the seconds are not known yet."""
     built, machine = stages.material, stages.machine
     kept = AnswerFiles(built, folder, writes=machine.group.is_main)
+    unfitted = fit_decisions(stages, kept.of("dev"))
     stages.measure(built.heads, keep=kept.of("dev"))
     test = stages.score("test", tuple(built.heads), done[-1].best_step, keep=kept.of("test"))
     untested = [task for task in built.heads if task not in test.scores]
@@ -176,12 +178,14 @@ def _result(
         precision_reason=machine.precision.reason,
         versions={name: metadata.version(name) for name in VERSIONS_OF if _installed(name)},
         plugins=tuple(built.resolved.providers()),
-        warnings=(*warnings, *guessing, *kept.problems, *problems),
+        warnings=(*warnings, *guessing, *unfitted, *kept.problems, *problems),
         by_label={split: found_labels for split, found_labels in by_label.items() if found_labels},
         floors=found,
         pins=stages.pins,
         peak_memory=peak_memory(machine.device),
         greater_is_better={task: head.greater_is_better for task, head in built.heads.items()},
+        calibration=kept.calibration,
+        decisions={task: asdict(head.decision()) for task, head in built.heads.items() if head.fits_decision},
     )
 
 

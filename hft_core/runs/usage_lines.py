@@ -19,15 +19,6 @@ LOADED_WITH = ("id2label", "label2id", "problem_type")
 """Settings of a head that an adapter's base model is opened with: the base has those of its own task."""
 
 _LOGITS = ["with torch.inference_mode():", "    logits = model(**inputs).logits"]
-_CLASSES = [
-    "probabilities = logits.softmax(dim=-1)",
-    "labels = [model.config.id2label[i] for i in probabilities.argmax(dim=-1).tolist()]",
-]
-_MULTILABEL = [
-    "probabilities = logits.sigmoid()",
-    "names = model.config.id2label",
-    "labels = [[names[i] for i, p in enumerate(row) if p >= {threshold}] for row in probabilities.tolist()]",
-]
 _POOLED = {
     "cls": "hidden[:, 0]",
     "mean": "(hidden * mask).sum(dim=1) / mask.sum(dim=1)",
@@ -167,11 +158,25 @@ def _pooled(usage: Usage) -> list[str]:
 def _answers(head: Head) -> list[str]:
     """Return how logits become answers, by the problem that the head writes into its configuration."""
     kind = head.config().get("problem_type")
+    decision = head.decision()
     if kind == "single_label_classification":
-        return _CLASSES
+        scaled = "logits" if decision.temperature == 1.0 else f"(logits / {decision.temperature!r})"
+        chosen = "probabilities.argmax(dim=-1)"
+        if decision.thresholds:
+            chosen = f"(probabilities[:, 1] >= {decision.thresholds[0]!r}).long()"
+        return [
+            f"probabilities = {scaled}.softmax(dim=-1)",
+            f"labels = [model.config.id2label[i] for i in {chosen}.tolist()]",
+        ]
     if kind == "multi_label_classification":
-        threshold = getattr(getattr(head, "options", None), "threshold", 0.5)
-        return [line.format(threshold=threshold) for line in _MULTILABEL]
+        alike, by_label = len(set(decision.thresholds)) < 2, list(decision.thresholds)
+        least = next(iter(by_label), 0.5) if alike else "thresholds[i]"
+        return [
+            "probabilities = logits.sigmoid()",
+            "names = model.config.id2label",
+            *([] if alike else [f"thresholds = {by_label!r}"]),
+            f"labels = [[names[i] for i, p in enumerate(row) if p >= {least}] for row in probabilities.tolist()]",
+        ]
     return ["values = logits.squeeze(dim=-1).tolist()"]
 
 

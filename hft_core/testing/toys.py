@@ -50,6 +50,8 @@ def _cell(column: Column, index: int, random: np.random.Generator) -> Any:
     name = list(CLASSES)[index]
     if column.kind == "messages":
         return [{"role": "user", "content": sentence(index, random)}, {"role": "assistant", "content": name}]
+    if column.kind == "tools":
+        return [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}]
     if column.kind == "number":
         noise = float(random.normal(scale=0.05))
         return [abs(1.0 - index - abs(noise)), abs(index - abs(noise))] if column.many else index + noise

@@ -75,6 +75,7 @@ def test_a_wheel_can_be_made_from_the_source_distribution(
     files = {path.relative_to(unpacked).parts[0] for path in unpacked.rglob("*")}
     assert {
         "README.md",
+        "README.zh.md",
         "CHANGELOG.md",
         "CONTRIBUTING.md",
         "SECURITY.md",

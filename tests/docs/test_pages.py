@@ -22,7 +22,7 @@ from hft_core.recipe.schema import Recipe
 from hft_core.recipe.yaml_source import Source
 
 ROOT = Path(__file__).parents[2]
-PROJECT = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
+PROJECT = ("README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
 PAGES = [*(ROOT / name for name in PROJECT), *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
 SETUP = "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -e '.[demo]' && .venv/bin/hft demo"
@@ -146,6 +146,13 @@ def test_links_lead_somewhere() -> None:
             if not file.exists() or (anchor and anchor not in anchors(file.read_text(encoding="utf-8"))):
                 broken.append(f"{page}: {target}")
     assert broken == []
+
+
+def test_the_overview_links_every_page() -> None:
+    overview = ROOT / "docs" / "README.md"
+    linked = {(overview.parent / path).resolve() for path in re.findall(r"\]\(([^)#]+)", TEXTS["docs/README.md"])}
+    pages = {page.resolve() for page in PAGES if page.is_relative_to(overview.parent)}
+    assert pages - linked - {overview.resolve()} == set(), "the site takes its contents from docs/README.md"
 
 
 def test_modules_that_a_page_names_exist() -> None:

@@ -1,4 +1,4 @@
-"""The commands of docs/how-to/compare.md, interrupted and gone on with."""
+"""The commands of docs/how-to/compare.md, interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def weights(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_after_ctrl_c_and_shares_its_first_stage(models: Any, toys: ModuleType, tmp_path: Path) -> None:
+def test_a_study_resumes_after_ctrl_c_and_shares_its_first_stage(models: Any, toys: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE % models["bert"])
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in toys.rows(90)))
     study = tmp_path / "studies/strategy"
@@ -69,7 +69,7 @@ def test_a_study_goes_on_after_ctrl_c_and_shares_its_first_stage(models: Any, to
     stopped.send_signal(signal.SIGINT)
     said = stopped.communicate()[0]
     assert stopped.returncode == 130, said
-    assert "go on with: hft compare --resume --out studies/strategy" in said
+    assert "resume with: hft compare --resume --out studies/strategy" in said
     assert not (study / "runs/full/seed-1/results.json").exists()
 
     resumed = start(AGAIN, tmp_path)

@@ -13,10 +13,11 @@ from torch.nn import functional
 
 from hft_core.backbone import Backbone, Features, PooledOutput
 from hft_core.data import as_label
-from hft_core.head import Column, Targets
+from hft_core.head import Column, Decision, Targets
 from hft_core.results import LabelScores
-from hft_plugins.heads.parts import class_weights, label_scores
+from hft_plugins.heads.parts import class_weights, decisions, label_scores
 from hft_plugins.heads.parts.class_weights import CLASS_WEIGHTS_FIELD, LABEL_SMOOTHING_FIELD, ClassWeights
+from hft_plugins.heads.parts.decisions import CALIBRATE_FIELD, TwoClassMetric
 from hft_plugins.heads.parts.label_ids import (
     LabelNames,
     config_of,
@@ -42,6 +43,12 @@ class Options(SequenceOptions):
     )
     class_weights: ClassWeights | None = CLASS_WEIGHTS_FIELD
     label_smoothing: float = LABEL_SMOOTHING_FIELD
+    calibrate: bool = CALIBRATE_FIELD
+    tune_threshold: TwoClassMetric | None = Field(
+        default=None,
+        description="for two classes: give the second one from the probability on that is best for this metric on the "
+        "dev rows, instead of 0.5",
+    )
 
 
 class Classification(SequenceHead):
@@ -57,6 +64,7 @@ class Classification(SequenceHead):
         self.binary = options.loss == "bce"
         self.given_labels = options.labels
         self.smoothing, self.weights_wanted = options.label_smoothing, options.class_weights
+        self.calibrate, self.tuned_for = options.calibrate, options.tune_threshold
 
     @property
     def labels(self) -> list[str]:
@@ -77,6 +85,9 @@ class Classification(SequenceHead):
             )
         if self.binary and len(labels) != 2:
             raise ValueError(f"loss 'bce' is for two classes, but column '{self.columns_read.label}' has {len(labels)}")
+        if self.tuned_for is not None and len(labels) != 2:
+            column = self.columns_read.label
+            raise ValueError(f"tune_threshold is for two classes, but column '{column}' has {len(labels)}")
         self.facts = {"labels": labels}
         if self.weights_wanted is not None:
             found_labels = (as_label(cell) for cell in rows[self.columns_read.label])
@@ -121,12 +132,30 @@ class Classification(SequenceHead):
 
     def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
         """Return the probability of each class."""
-        return outputs["logits"].softmax(dim=1).tolist()
+        return (outputs["logits"] / self.decision().temperature).softmax(dim=1).tolist()
+
+    @property
+    def fits_decision(self) -> bool:
+        return self.calibrate or self.tuned_for is not None
+
+    def fit_decision(self, predictions: Sequence[Any], references: Sequence[Any]) -> Sequence[Any]:
+        """Facts: the `temperature`, and the `threshold` of the second of two classes."""
+        if self.calibrate:
+            self.facts["temperature"] = decisions.fit_temperature(predictions, references)
+            predictions = decisions.at_temperature(predictions, self.facts["temperature"])
+        if self.tuned_for is not None:
+            second = [probabilities[1] for probabilities in predictions]
+            self.facts["threshold"] = decisions.fit_threshold(second, references, self.tuned_for)
+        return predictions
+
+    def decision(self) -> Decision:
+        thresholds = (self.facts["threshold"],) if "threshold" in self.facts else ()
+        return Decision(self.facts.get("temperature", 1.0), thresholds)
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         (probabilities,) = predictions
-        best = max(range(len(probabilities)), key=probabilities.__getitem__)
-        return {"label": self.labels[best], "probabilities": dict(zip(self.labels, probabilities, strict=True))}
+        (chosen,) = self._chosen(predictions)
+        return {"label": self.labels[chosen], "probabilities": dict(zip(self.labels, probabilities, strict=True))}
 
     def baseline(self, references: Sequence[Any]) -> list[float] | None:
         """Return the share of each class."""
@@ -139,7 +168,7 @@ class Classification(SequenceHead):
         scikit-learn."""
         from sklearn.metrics import accuracy_score, precision_recall_fscore_support  # slow to import
 
-        chosen = _chosen(predictions)
+        chosen = self._chosen(predictions)
         scores = {"loss": loss, "accuracy": float(accuracy_score(references, chosen))}
         for average in ("macro", "weighted"):
             values = precision_recall_fscore_support(references, chosen, average=average, zero_division=0.0)
@@ -149,7 +178,13 @@ class Classification(SequenceHead):
         return scores
 
     def by_label(self, predictions: Sequence[Any], references: Sequence[Any]) -> LabelScores:
-        return label_scores.label_scores(self.labels, references, _chosen(predictions))
+        return label_scores.label_scores(self.labels, references, self._chosen(predictions))
+
+    def _chosen(self, predictions: Sequence[Sequence[float]]) -> list[int]:
+        """Return the most probable class of each row, or the second of two from its threshold on."""
+        if (threshold := self.facts.get("threshold")) is not None:
+            return [int(probabilities[1] >= threshold) for probabilities in predictions]
+        return [max(range(len(p)), key=p.__getitem__) for p in predictions]
 
     def config(self) -> dict[str, Any]:
         return {**config_of(self.labels), "problem_type": "single_label_classification"}
@@ -174,11 +209,6 @@ class Classification(SequenceHead):
         assert self.family is not None
         last = single_output_layer(self.family.plain_state())
         return {name: tensor[1:] if name in last else tensor for name, tensor in state.items()}
-
-
-def _chosen(predictions: Sequence[Sequence[float]]) -> list[int]:
-    """Return the most probable class of each row."""
-    return [max(range(len(p)), key=p.__getitem__) for p in predictions]
 
 
 def build(options: Options, *, task: str) -> Classification:

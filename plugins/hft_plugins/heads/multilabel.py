@@ -15,10 +15,11 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label, as_list
-from hft_core.head import Column, Draw, Encoded, RowError, Targets
+from hft_core.head import Column, Decision, Draw, Encoded, RowError, Targets
 from hft_core.results import LabelScores
-from hft_plugins.heads.parts import class_weights, label_lists, label_scores
+from hft_plugins.heads.parts import class_weights, decisions, label_lists, label_scores
 from hft_plugins.heads.parts.class_weights import LABEL_SMOOTHING_FIELD, ClassWeights
+from hft_plugins.heads.parts.decisions import LabelMetric
 from hft_plugins.heads.parts.label_ids import (
     LabelNames,
     config_of,
@@ -37,6 +38,10 @@ class Options(SequenceOptions):
 
     separator: str = Field(default=",", description="separator of the labels in a text cell (a list is read as it is)")
     threshold: float = Field(default=0.5, gt=0, lt=1, description="least probability of a predicted label")
+    tune_threshold: LabelMetric | None = Field(
+        default=None,
+        description="replace `threshold` by one for each label, which are best for this metric on the dev rows",
+    )
     labels: LabelNames | None = Field(
         default=None,
         description="label names in the order of their ids; those of the training rows, sorted, when left out",
@@ -172,10 +177,31 @@ class Multilabel(ScoringHead):
         """Return the probability of each label."""
         return outputs["logits"].sigmoid().tolist()
 
+    @property
+    def fits_decision(self) -> bool:
+        return self.options.tune_threshold is not None
+
+    def fit_decision(self, predictions: Sequence[Any], references: Sequence[Any]) -> Sequence[Any]:
+        """Facts: the `thresholds`, one a label."""
+        if self.options.tune_threshold is not None:
+            fitted = decisions.fit_thresholds(predictions, references, self.options.tune_threshold)
+            self.facts["thresholds"] = fitted
+        return predictions
+
+    def decision(self) -> Decision:
+        return Decision(thresholds=tuple(self._thresholds))
+
+    @property
+    def _thresholds(self) -> list[float]:
+        """The least probability of each label that is given."""
+        thresholds: list[float] = self.facts.get("thresholds") or [self.options.threshold] * len(self.labels)
+        return thresholds
+
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         (probabilities,) = predictions
         by_label = dict(zip(self.labels, probabilities, strict=True))
-        given = [label for label, probability in by_label.items() if probability >= self.options.threshold]
+        known = zip(self.labels, probabilities, self._thresholds, strict=True)
+        given = [label for label, probability, threshold in known if probability >= threshold]
         return {"value": given, "probabilities": by_label}
 
     def baseline(self, references: Sequence[Any]) -> list[float]:
@@ -211,7 +237,7 @@ class Multilabel(ScoringHead):
 
     def _given(self, predictions: Sequence[Any]) -> np.ndarray:
         """Return 0 or 1 `[rows, labels]`."""
-        given: np.ndarray = (np.asarray(predictions) >= self.options.threshold).astype(int)
+        given: np.ndarray = (np.asarray(predictions) >= np.asarray(self._thresholds)).astype(int)
         return given
 
     def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:

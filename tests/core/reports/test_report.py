@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 import hft_core
 from hft_core import cli
-from hft_core.reports import charts, row_statistics
+from hft_core.reports import charts
 from hft_core.reports.markup import tag
+from hft_core.runs import answer_statistics
 from hft_core.runs.answers import Answers
 
 HOSTILE = "</style><script>alert(1)</script><img src=//evil.example/x onerror=alert(2)>\u202e&amp;"
@@ -186,31 +186,25 @@ def test_counts_and_calibration_are_those_of_the_libraries() -> None:
     probabilities = random.dirichlet((1, 1, 1), 200)
     said = np.array(["a", "b", "c"])[probabilities.argmax(axis=1)]
     given = answers(truth.tolist(), said.tolist(), probabilities)
-    confusion, calibration = row_statistics.confusion(given), row_statistics.calibration(given)
+    confusion, calibration = answer_statistics.confusion(given), answer_statistics.calibration(given)
     assert confusion is not None
     assert calibration is not None
     assert np.array_equal(confusion.counts, confusion_matrix(truth, said, labels=["a", "b", "c"]))
     right = np.array([list("abc").index(label) for label in truth])
-    assert calibration.nll == pytest.approx(-np.log(probabilities[np.arange(200), right]).mean())
-    assert calibration.brier == pytest.approx(((probabilities - np.eye(3)[right]) ** 2).sum(axis=1).mean())
+    assert calibration.scores.nll == pytest.approx(-np.log(probabilities[np.arange(200), right]).mean())
+    assert calibration.scores.brier == pytest.approx(((probabilities - np.eye(3)[right]) ** 2).sum(axis=1).mean())
     assert sum(part.rows for part in calibration.bins) == 200
     exact = answers(["a"] * 3 + ["b"], ["a"] * 4, np.array([[0.75, 0.25, 0.0]] * 4))
-    perfect = row_statistics.calibration(exact)
-    assert perfect is not None and perfect.ece == pytest.approx(0)
+    perfect = answer_statistics.calibration(exact)
+    assert perfect is not None and perfect.scores.ece == pytest.approx(0)
 
 
 def test_rare_labels_are_counted_together() -> None:
     truth = [f"label {i}" for i in range(20) for _ in range(20 - i)]
-    found = row_statistics.confusion(Answers(pa.table({"reference": truth, "prediction": truth}), ()))
+    found = answer_statistics.confusion(Answers(pa.table({"reference": truth, "prediction": truth}), ()))
     assert found is not None
-    assert len(found.names) == row_statistics.MOST_LABELS
+    assert len(found.names) == answer_statistics.MOST_LABELS
     assert sum(map(sum, found.counts)) == len(truth)
-
-
-@pytest.mark.parametrize(("hits", "rows"), [(0, 4), (3, 7), (50, 50)])
-def test_an_interval_is_wilsons(hits: int, rows: int) -> None:
-    wanted = stats.binomtest(hits, rows).proportion_ci(method="wilson")
-    assert row_statistics.wilson(hits, rows) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
 
 
 @pytest.mark.parametrize("values", [[0.0, 1.0], [3.0], [-2e-6, 7e-6], [1e9, 3e9], [0.1, 0.11]])

@@ -374,6 +374,20 @@ TASKS = [
         "or 1 (or false or true) (and 1 more row)",
     ),
     Case(
+        what="a tool without a name",
+        given=every(
+            write(
+                "chat.jsonl",
+                '{"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}], '
+                '"tools": [{"type": "function"}]}\n' * 4,
+            ),
+            task("head: instruction\n    messages: messages\n    tools: tools\n    data: chat.jsonl"),
+        ),
+        command=CHECK,
+        says="task 'topic': chat.jsonl, line 1: column 'tools': tool 1: found {'type': 'function'}, expected the JSON "
+        "schema of a function, {name, parameters} (and 3 more rows)",
+    ),
+    Case(
         what="labels of choices that are texts and places",
         given=every(
             write("quiz.jsonl", '{"choices": ["1", "2", "3"], "label": "2"}\n' * 4),

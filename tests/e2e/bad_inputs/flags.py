@@ -215,6 +215,27 @@ OTHERS = [
         says="command line: unknown recipe 'dmeo'. Did you mean 'demo'?…",
     ),
     Case(
+        what="slices of other rows than the run's",
+        given=nothing,
+        command="evaluate done --task topic --data news.csv --by text",
+        needs=("done",),
+        says="--by, --details and --against read the answers that the run kept: leave --data out",
+    ),
+    Case(
+        what="slices by a column that is not there",
+        given=nothing,
+        command="evaluate done --by txet",
+        needs=("done",),
+        says="--by txet: no task has this column. Did you mean 'text'?",
+    ),
+    Case(
+        what="a task that the kept answers are not of",
+        given=nothing,
+        command="evaluate done --details --task tpoic",
+        needs=("done",),
+        says="the run has no task 'tpoic'. Did you mean 'topic'?",
+    ),
+    Case(
         what="labelled rows without their task",
         given=nothing,
         command="evaluate done --data news.csv",

@@ -85,7 +85,7 @@ def test_a_blank_that_does_not_merge_with_a_digit_is_learned_with_it(models: Any
     backbone = opened(models, template(" ", prompt=" "))
     talk = [TALK[1], {"role": "assistant", "content": "7"}]
     examples = encoded(backbone, talk)
-    assert "".join(learned(examples, backbone)) == " 7</s>\n"
+    assert "".join(learned(examples, backbone)) == " 7</s>"
     assert examples.sequences[0][: examples.targets["prompt"][0]] == encoded(backbone, talk[:1]).sequences[0]
 
 
@@ -98,7 +98,7 @@ def test_a_prompt_that_nothing_merges_with_is_left_as_it_is(end: str, models: An
     whole = backbone.tokenizer.apply_chat_template(TALK[:-1], add_generation_prompt=True)["input_ids"]
     assert encoded(backbone, TALK[:-1]).sequences == [whole]
     assert examples.sequences[0][: examples.targets["prompt"][0]] == whole
-    assert "".join(learned(examples, backbone)) == "the dog</s>\nbank</s>\n"
+    assert "".join(learned(examples, backbone)) == "the dog</s>bank</s>"
 
 
 @pytest.mark.parametrize("blanks", [" ", "  ", "\n\n", "\n ", " \n", "\t"])
@@ -110,7 +110,7 @@ def test_whatever_blanks_a_prompt_ends_in_training_goes_on_from_the_prompt_of_pr
         talk = [*TALK[:-1], {"role": "assistant", "content": content}]
         examples, asked = encoded(backbone, talk), encoded(backbone, talk[:-1])
         assert examples.sequences[0][: examples.targets["prompt"][0]] == asked.sequences[0]
-        assert "".join(learned(examples, backbone)).endswith("</s>\n")
+        assert "".join(learned(examples, backbone)).endswith("</s>")
         assert PROMPT not in examples.notes.get(0, "")
 
 
@@ -181,10 +181,10 @@ def test_a_message_of_weight_zero_is_context_alone(key: str, zero: Any, models: 
     assert head.check({"talk": weighted}) == ""
     with_weights, without = encoded(backbone, weighted), encoded(backbone, TALK)
     assert with_weights.sequences == without.sequences
-    assert "".join(learned(with_weights, backbone)) == "bank</s>\n"
+    assert "".join(learned(with_weights, backbone)) == "bank</s>"
     weighted[2][key], weighted[4][key] = 1, zero
     examples = encoded(backbone, weighted)
-    assert "".join(learned(examples, backbone)) == "the dog</s>\n"
+    assert "".join(learned(examples, backbone)) == "the dog</s>"
     assert examples.targets["reference"] == ["the dog"]
 
 

@@ -254,10 +254,22 @@ def test_a_conversation_that_teaches_nothing_is_refused(talk: list[dict[str, str
     assert reason in refused(head_on(backbone, messages="talk"), backbone, [{"talk": TALK}, {"talk": talk}])
 
 
-def test_a_template_that_hides_where_a_turn_ends_is_refused(models: Any) -> None:
+def test_turns_that_a_template_writes_otherwise_once_others_follow_are_learned_as_they_are_asked_for(
+    models: Any,
+) -> None:
     backbone = opened(models, "llama", FORGETFUL)
+    encoded = head_on(backbone, messages="talk").encode({"talk": [TALK]}, backbone.tokenizer, 64)
+    decoded = [backbone.tokenizer.decode(sequence) for sequence in encoded.sequences]
+    last = "[u]the cat\n[a]the dog\n[u](new)the whale\n[a](new)the sparrow\n"
+    assert decoded == ["[u](new)the cat\n[a](new)the dog\n", last]
+    assert [learned(encoded, backbone, i) for i in range(2)] == ["(new)the dog\n", "(new)the sparrow\n"]
+    assert encoded.rows == [0, 0]
+
+
+def test_a_template_that_hides_where_a_turn_begins_is_refused(models: Any) -> None:
+    backbone = opened(models, "llama", TEMPLATE.replace("[a]{% endif %}", "[b]{% endif %}"))
     message = refused(head_on(backbone, messages="talk"), backbone, [{"talk": TALK}])
-    assert "the chat template writes message 2 otherwise once others follow" in message
+    assert "the chat template does not write message 2 as a continuation of the prompt for it" in message
 
 
 def test_a_template_that_fails_is_refused_with_its_reason(models: Any) -> None:

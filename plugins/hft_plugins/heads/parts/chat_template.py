@@ -1,42 +1,42 @@
-"""Tokenize conversations by a chat template, and find the assistant's tokens.
+"""Format conversations by a chat template.
 
 Templates run in transformers' sandbox: they come with models and are programs of a kind.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from hft_plugins.heads.parts import template_trial
-from hft_plugins.heads.parts.end_tokens import last_token
-from hft_plugins.heads.parts.loose_ends import loose_end
-from hft_plugins.heads.parts.token_overlap import Span, tokens_of
 
 Messages = list[dict[str, Any]]
 
-_MARKED = re.compile(r"\{%-?\s*generation\b")
-
 
 @dataclass(frozen=True)
-class Conversation:
-    """A tokenized conversation."""
+class Talk:
+    """A conversation, and the tools that it may call."""
 
-    ids: list[int]
-    turns: list[Span]
-    """The tokens of each of the assistant's turns: the first one, and one beyond the last."""
-    last_tokens: list[int]
-    """The last token of each turn that is no blank."""
-    prompt_agrees: bool
-    """Whether the tokens before the last turn are those of the prompt for it."""
-    blank: str
-    """What the prompt for the last turn ends in, and the tokenizer merges with what follows; empty for nothing."""
+    messages: Messages
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Their JSON schemas."""
+
+    def upto(self, count: int) -> Talk:
+        """Return the conversation of the first `count` messages."""
+        return Talk(self.messages[:count], self.tools)
+
+    def with_message(self, place: int, message: Mapping[str, Any]) -> Talk:
+        """Return the conversation with another message at `place`."""
+        return Talk([*self.messages[:place], dict(message), *self.messages[place + 1 :]], self.tools)
+
+    @property
+    def assistants(self) -> list[int]:
+        """The places of the assistant's messages."""
+        return [i for i, message in enumerate(self.messages) if message["role"] == "assistant"]
 
 
 def need_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -49,111 +49,74 @@ def need_template(tokenizer: PreTrainedTokenizerBase) -> None:
     if not tokenizer.is_fast:
         raise ValueError("the backbone's tokenizer gives no offsets, which are needed to find the assistant's tokens")
     for number in (1, 2, 3):
-        messages = [{"role": role, "content": "a few words"} for role in ("user", "assistant", "user")[:number]]
-        template_trial.refuse_endless(lambda messages=messages: prompt_text(messages, tokenizer))  # type: ignore[misc]
+        talk = Talk([{"role": role, "content": "a few words"} for role in ("user", "assistant", "user")[:number]])
+        template_trial.refuse_endless(lambda talk=talk: prompt_text(talk, tokenizer))  # type: ignore[misc]
 
 
-def without_empty(messages: Messages) -> Messages:
-    """Drop the keys of messages that are None."""
-    return [{key: value for key, value in message.items() if value is not None} for message in messages]
+def prepared(messages: Messages) -> Messages:
+    """Return the messages as templates expect them: without keys that are None, with a content, and with the arguments
+    of tool calls as objects, which OpenAI's format has as JSON text."""
+    return [_prepared(message) for message in messages]
 
 
-def prompt_text(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> str:
+def _prepared(message: Mapping[str, Any]) -> dict[str, Any]:
+    made = {"content": "", **{key: value for key, value in message.items() if value is not None}}
+    if "tool_calls" in made:
+        made["tool_calls"] = [_with_object(call) for call in made["tool_calls"]]
+    return made
+
+
+def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
+    made = {key: value for key, value in call.items() if value is not None}
+    if isinstance(made.get("function"), Mapping):
+        return {**made, "function": _with_object(made["function"])}
+    if isinstance(made.get("arguments"), str):
+        try:
+            arguments = json.loads(made["arguments"])
+        except ValueError:
+            return made
+        made["arguments"] = arguments if isinstance(arguments, dict) else made["arguments"]
+    return made
+
+
+def prompt_text(talk: Talk, tokenizer: PreTrainedTokenizerBase) -> str:
     """Format the conversation as a prompt for the assistant's next turn."""
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return _formatted(talk, tokenizer, add_generation_prompt=True)
 
 
-def prompt_ids(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokenize the prompt for the assistant's next turn, special tokens as the template writes them.
-
-    Blanks at its end that the tokenizer merges with the response are left out: they are the response's to write.
-    """
-    text = prompt_text(messages, tokenizer)
-    return _ids(text[: len(text) - loose_end(text, tokenizer)], tokenizer)
+def text_of(talk: Talk, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Format the conversation as it is."""
+    return _formatted(talk, tokenizer, add_generation_prompt=False)
 
 
-def conversation(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> Conversation:
-    """Tokenize the conversation and find the assistant's turns in it.
-
-    They are what the template marks with `{% generation %}`, or else what it writes for the assistant's messages, the
-    end of each turn included; with the blanks before them that the tokenizer merges with them. Raises `ValueError`
-    where neither finds every turn.
-    """
-    places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    prompts = [prompt_text(messages[:i], tokenizer) for i in places]
-    text, spans = (_marked if _marks(tokenizer) else _written)(messages, places, prompts, tokenizer)
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-    loose = [loose_end(prompt, tokenizer) for prompt in prompts]
-    spans = [_from_blank(span, text, blanks) for span, blanks in zip(spans, loose, strict=True)]
-    turns = [tokens_of(span, offsets) for span in spans]
-    found = [turn for turn in turns if turn is not None]
-    if len(found) < len(places) or any(one[1] > other[0] for one, other in pairwise(found)):
-        raise ValueError(f"the chat template shows {_apart(found)} turns of the assistant, expected {len(places)}")
-    stable = prompts[-1][: len(prompts[-1]) - loose[-1]]
-    return Conversation(
-        ids,
-        found,
-        [last_token(ids[slice(*turn)], tokenizer) for turn in found],
-        prompt_agrees=_ids(stable, tokenizer) == ids[: found[-1][0]],
-        blank=prompts[-1][len(stable) :],
+def _formatted(talk: Talk, tokenizer: PreTrainedTokenizerBase, *, add_generation_prompt: bool) -> str:
+    tools: Any = [dict(tool) for tool in talk.tools] or None
+    return str(
+        tokenizer.apply_chat_template(
+            talk.messages, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
     )
 
 
-def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
+def refuse_left_out(talk: Talk, text: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `ValueError` where `text`, the conversation as the template formats it, has nothing of a message or of the
+    tools."""
+    if talk.tools and text_of(talk, tokenizer) == text_of(Talk(talk.messages), tokenizer):
+        raise ValueError("the chat template writes no tools, expected no column of them")
+    for place, message in enumerate(talk.messages):
+        if not _is_written(talk, place, text, tokenizer):
+            raise ValueError(f"the chat template leaves out message {place + 1}, of the {message['role']}")
+        if message.get("tool_calls"):
+            without = {key: value for key, value in message.items() if key != "tool_calls"}
+            if text_of(talk, tokenizer) == text_of(talk.with_message(place, without), tokenizer):
+                raise ValueError(f"the chat template leaves out the tool calls of message {place + 1}")
 
 
-def _from_blank(span: Span, text: str, blanks: int) -> Span:
-    """Return the span with the blanks before it, where the prompt ends in so many that merge with it."""
-    start = max(0, span[0] - blanks)
-    return (start, span[1]) if text[start : span[0]].isspace() else span
-
-
-def _apart(turns: Sequence[Span]) -> int:
-    """Count the turns, those that share a token as one."""
-    return len(turns) - sum(one[1] > other[0] for one, other in pairwise(turns))
-
-
-def _marks(tokenizer: PreTrainedTokenizerBase) -> bool:
-    return bool(_MARKED.search(tokenizer.get_chat_template()))
-
-
-def _marked(
-    messages: Messages, places: Sequence[int], prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase
-) -> tuple[str, list[Span]]:
-    """Return the conversation's text and the spans that the template marks; spans without text between them are one."""
-    render: Any = render_jinja_template  # it is annotated as if it returned one text
-    texts, marks = render(
-        conversations=[messages],
-        chat_template=tokenizer.get_chat_template(),
-        return_assistant_tokens_mask=True,
-        **tokenizer.special_tokens_map,
-    )
-    spans: list[Span] = []
-    for start, end in marks[0]:
-        if spans and start == spans[-1][1] and len(marks[0]) > len(places):
-            spans[-1] = (spans[-1][0], end)
-        elif start < end:
-            spans.append((start, end))
-    if len(spans) != len(places):
-        raise ValueError(f"the chat template shows {len(spans)} turns of the assistant, expected {len(places)}")
-    return texts[0], spans
-
-
-def _written(
-    messages: Messages, places: Sequence[int], prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase
-) -> tuple[str, list[Span]]:
-    """Return the conversation's text, and what each message of the assistant adds to the prompt before it."""
-    text = str(tokenizer.apply_chat_template(messages, tokenize=False))
-    spans: list[Span] = []
-    for i, before in zip(places, prompts, strict=True):
-        through = str(tokenizer.apply_chat_template(messages[: i + 1], tokenize=False))
-        if not (text.startswith(through) and through.startswith(before)):
-            raise ValueError(
-                f"the chat template writes message {i + 1} otherwise once others follow, so that the assistant's part "
-                "is not known; a template that marks it with {% generation %} helps"
-            )
-        spans.append((len(before), len(through)))
-    return text, spans
+def _is_written(talk: Talk, place: int, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether the template writes a message: as it is, or in a form of its own (JSON, without its thinking)."""
+    content = talk.messages[place]["content"].strip()
+    if content in text:
+        return True
+    through = talk.upto(place + 1)
+    other = through.with_message(place, {**talk.messages[place], "content": "another content"})
+    return prompt_text(through, tokenizer) != prompt_text(other, tokenizer)

@@ -1,23 +1,19 @@
-"""Count what the answers of a task got right: by label, by confidence and by slice."""
+"""Count what the answers of a task got right, by label and by confidence."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from hft_core.results import CalibrationScores
 from hft_core.runs.answers import Answers
 
 MOST_LABELS = 12
 """Labels of a confusion matrix; rarer ones are counted together."""
 OTHERS = "(others)"
 BINS = 10
-Z = 1.959964
-"""Of a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +59,7 @@ class Calibration:
     """Whether probabilities are what they say."""
 
     bins: tuple[Bin, ...]
-    ece: float
-    """Expected calibration error, over ten bins of equal width."""
-    brier: float
-    """Mean squared distance of the probabilities to the right answer, summed over labels."""
-    nll: float
-    """Mean −log of the right label's probability."""
+    scores: CalibrationScores
 
 
 def calibration(answers: Answers) -> Calibration | None:
@@ -95,49 +86,5 @@ def calibration(answers: Answers) -> Calibration | None:
     ece = sum(b.rows * abs(b.accuracy - b.confidence) for b in bins) / len(known)
     brier = float(((values - np.eye(len(index))[right]) ** 2).sum(axis=1).mean())
     chosen = values[np.arange(len(right)), right]
-    return Calibration(bins, float(ece), brier, float(-np.log(np.maximum(chosen, 1e-12)).mean()))
-
-
-@dataclass(frozen=True)
-class Slice:
-    """The share of right answers among some rows, with a 95 % interval."""
-
-    name: str
-    rows: int
-    share: float
-    low: float
-    high: float
-
-
-def slices(correct: Sequence[bool], names: Sequence[Any], *, most: int = 12) -> list[Slice]:
-    """Return the share of right answers by name, the largest groups first."""
-    groups: dict[str, list[bool]] = {}
-    for hit, name in zip(correct, names, strict=True):
-        groups.setdefault(str(name), []).append(bool(hit))
-    largest = sorted(groups.items(), key=lambda item: -len(item[1]))[:most]
-    return [_slice(name, hits) for name, hits in largest]
-
-
-def by_length(correct: Sequence[bool], lengths: Sequence[int]) -> list[Slice]:
-    """Return the share of right answers by quarters of the texts' lengths in characters."""
-    if len(set(lengths)) < 4:
-        return []
-    bounds = np.quantile(lengths, [0.25, 0.5, 0.75])
-    parts: list[list[bool]] = [[], [], [], []]
-    for hit, length in zip(correct, lengths, strict=True):
-        parts[int(np.searchsorted(bounds, length))].append(bool(hit))
-    edges = [min(lengths), *(math.ceil(bound) for bound in bounds), max(lengths)]
-    return [_slice(f"{a} to {b} characters", p) for a, b, p in zip(edges, edges[1:], parts, strict=False) if p]
-
-
-def _slice(name: str, hits: Sequence[bool]) -> Slice:
-    low, high = wilson(sum(hits), len(hits))
-    return Slice(name, len(hits), sum(hits) / len(hits), low, high)
-
-
-def wilson(hits: int, rows: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share (Wilson 1927)."""
-    share, spread = hits / rows, Z**2 / rows
-    middle = (share + spread / 2) / (1 + spread)
-    reach = Z * math.sqrt(share * (1 - share) / rows + spread / (4 * rows)) / (1 + spread)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+    nll = float(-np.log(np.maximum(chosen, 1e-12)).mean())
+    return Calibration(bins, CalibrationScores(ece=float(ece), brier=brier, nll=nll))
