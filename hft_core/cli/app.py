@@ -30,6 +30,7 @@ COMMANDS = {
     "run": "hft_core.cli.run:run",
     "resume": "hft_core.cli.resume:resume",
     "compare": "hft_core.cli.compare:compare",
+    "sweep": "hft_core.cli.sweep:sweep",
     "validate": "hft_core.cli.validate:validate",
     "evaluate": "hft_core.cli.evaluate:evaluate",
     "predict": "hft_core.cli.predict:predict",

@@ -48,7 +48,7 @@ def compare(
                 ctx.obj.catalogue,
                 slots=slots,
                 resume=resume,
-                options=_global_options(ctx),
+                options=ctx.obj.again(),
                 say=say_error,
             )
     except signals.Interrupted as stopped:
@@ -64,10 +64,3 @@ def compare(
     for line in tables.lines(summary):
         say(line)
     say(f"everything is in {out}; the tables: {out / TABLES_FILE}")
-
-
-def _global_options(ctx: typer.Context) -> list[str]:
-    """Return the global options of this call for those that it starts."""
-    options = ["--no-third-party"] if ctx.obj.no_third_party else []
-    options += [word for name in ctx.obj.block for word in ("--block", name)]
-    return options + [word for file in ctx.obj.plugins for word in ("--plugin", str(Path(file).resolve()))]

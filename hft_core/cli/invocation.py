@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hft_core.errors import UsageError
@@ -39,6 +40,12 @@ class Invocation:
 
         with prints_on_stderr():
             return Catalogue.discover(block=self.block, inline=self.plugins, allow=() if self.no_third_party else None)
+
+    def again(self) -> list[str]:
+        """Return the global options for a command that this one starts."""
+        options = ["--no-third-party"] if self.no_third_party else []
+        options += [word for name in self.block for word in ("--block", name)]
+        return options + [word for file in self.plugins for word in ("--plugin", str(Path(file).resolve()))]
 
 
 def prints_on_stderr() -> contextlib.AbstractContextManager[object]:

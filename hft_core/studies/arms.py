@@ -54,7 +54,7 @@ def vary(assignments: Sequence[str]) -> dict[str, list[str]]:
     axes: list[list[tuple[str, str]]] = []
     for assignment in assignments:
         path, equals, values = assignment.partition("=")
-        choices = [value.strip() for value in _divide(values)]
+        choices = [value.strip() for value in divide(values)]
         if not equals or not path.strip() or not all(choices):
             raise UsageError(f"--vary {assignment}: expected KEY.PATH=VALUE,VALUE,…")
         if len(set(choices)) < len(choices):
@@ -159,7 +159,7 @@ def with_fixed_splits(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"tasks": tasks})
 
 
-def _divide(values: str) -> list[str]:
+def divide(values: str) -> list[str]:
     """Split at the commas that are in no brackets or quotes."""
     parts, depth, quote = [""], 0, ""
     for character in values:

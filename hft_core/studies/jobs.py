@@ -93,7 +93,7 @@ class JobRunner:
                     self._ended(entry[0], entry[2].poll() or 0, f"{done}/{total}")
                 time.sleep(POLL_SECONDS)
         except (signals.Interrupted, KeyboardInterrupt):
-            self._stop([handle for _, _, handle in running])
+            stop_all([handle for _, _, handle in running], self.say)
             raise
 
     def _start(self, job: Job, slot: Slot) -> Handle:
@@ -105,23 +105,25 @@ class JobRunner:
         if job.finished:
             self.say(f"{place} {job.title}")
             return
-        reason = _last_line(job.log) or f"exit code {code}"
+        reason = last_line(job.log) or f"exit code {code}"
         self.failures[job.arm, job.seed] = reason
         self.say(f"{place} {job.title}: failed: {reason} ({job.log})")
 
-    def _stop(self, handles: Sequence[Handle]) -> None:
-        """Ask all to stop, and wait until they have saved."""
-        if handles:
-            self.say(f"stopping: {len(handles)} runs are asked to save")
-        for handle in handles:
-            handle.stop()
-        until = time.monotonic() + STOP_SECONDS
-        with suppress(KeyboardInterrupt):  # a second Ctrl-C: they go on saving by themselves
-            while any(handle.poll() is None for handle in handles) and time.monotonic() < until:
-                time.sleep(POLL_SECONDS)
+
+def stop_all(handles: Sequence[Handle], say: Say) -> None:
+    """Ask all to stop, and wait until they have saved."""
+    if handles:
+        say(f"stopping: {len(handles)} runs are asked to save")
+    for handle in handles:
+        handle.stop()
+    until = time.monotonic() + STOP_SECONDS
+    with suppress(KeyboardInterrupt):  # a second Ctrl-C: they continue saving by themselves
+        while any(handle.poll() is None for handle in handles) and time.monotonic() < until:
+            time.sleep(POLL_SECONDS)
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
+    """Return the last line of a log that is not empty: what a process that failed said."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - TAIL_BYTES))

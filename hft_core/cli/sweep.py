@@ -1,0 +1,94 @@
+"""`hft sweep`: search values of a recipe by dev scores."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hft_core.cli.terminal import print_json, print_table, say, say_error
+from hft_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from hft_core.studies.sweep import SweepSummary
+
+SHOWN = 10
+"""Trials that are printed."""
+
+
+def sweep(
+    ctx: typer.Context,
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE.yaml]", help="A recipe, or a sweep.yaml.")] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--search",
+            metavar="PATH=VALUES",
+            help="log:1e-5:1e-2, float:0:0.5, int:4:64 or a,b,c; @PLUGIN behind it: an option of that plugin; repeat.",
+        ),
+    ] = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="Trials of all workers; 20 by default.")] = None,
+    pruner: Annotated[
+        str | None, typer.Option("--pruner", metavar="NAME", help="median (by default), hyperband or none.")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option("--objective", metavar="T", help="The task whose dev metric counts, instead of all.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="SWEEP", help="Folder for everything.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Work on the sweep in --out, also beside other workers.")
+    ] = False,
+    slots: Annotated[int | None, typer.Option("--slots", min=1, help="Runs at a time, which divide the cores.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print sweep.json.")] = False,
+) -> None:
+    """Search values of a recipe by dev scores, and write the best recipe."""
+    if out is None:
+        raise UsageError("--out SWEEP is missing: the folder for the trials")
+    if resume and (recipe or search or pruner or objective):
+        raise UsageError("--resume takes recipe, search, pruner and objective from the sweep in --out: leave them out")
+    if not resume and recipe is None:
+        raise UsageError("give a recipe or a sweep.yaml, or --resume with the folder of a sweep")
+    if importlib.util.find_spec("optuna") is None:
+        raise UsageError("'hft sweep' needs optuna: pip install 'hft-core[sweep]'")
+    from hft_core.runtime import signals
+    from hft_core.studies import sweep as sweeps
+    from hft_core.studies import sweep_plan
+
+    asked = None if recipe is None else sweep_plan.request(recipe, search or (), trials, pruner, objective)
+    try:
+        with signals.listening():
+            summary = sweeps.sweep(
+                asked,
+                out,
+                ctx.obj.catalogue,
+                slots=slots,
+                trials=trials if resume else None,
+                options=ctx.obj.again(),
+                say=say_error,
+            )
+    except signals.Interrupted as stopped:
+        raise signals.Interrupted(stopped.number, f"; resume with: hft sweep --resume --out {out}") from stopped
+    if summary is None:
+        return
+    if as_json:
+        print_json(summary.to_json())
+        return
+    _print(summary)
+    say()
+    say(f"the best recipe: {out / sweeps.BEST_FILE}; whether it is better shows on fresh seeds:")
+    say(f"hft compare {out / sweeps.COMPARE_FILE} --out {out}-compared")
+
+
+def _print(summary: SweepSummary) -> None:
+    """Print the best trials, the best first."""
+    ended = [trial for trial in summary.trials if trial.score is not None]
+    best = next(trial for trial in ended if trial.number == summary.best)
+    rest = sorted((t for t in ended if t is not best), key=lambda t: (t.state != "complete", t.number))
+    rows = [
+        (t.number, t.state, f"{t.score:.4g}", ", ".join(f"{path}={text}" for path, text in t.values.items()))
+        for t in [best, *rest][:SHOWN]
+    ]
+    say()
+    print_table(("trial", "state", summary.objective, "values"), rows, wrap=("values",))

@@ -1,0 +1,50 @@
+"""Run or resume a sweep of stand-in runs: `python sweep_driver.py RECIPE|- OUT TRIALS SECONDS`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hft_core.plugins.catalogue import Catalogue
+from hft_core.studies import sweep_worker
+from hft_core.studies.local import Local, LocalHandle, Slot
+from hft_core.studies.sweep import SweepSummary, sweep
+from hft_core.studies.sweep_plan import request
+
+sweep_worker.POLL_SECONDS = 0.02
+RUN = Path(__file__).with_name("fake_run.py")
+
+
+class StandIns(Local):
+    """Starts the stand-in with a trial's recipe and folder."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.started: list[str] = []
+
+    def launch(self, argv: Sequence[str], slot: Slot, log: Path) -> LocalHandle:
+        self.started.append(Path(argv[6]).name)
+        return super().launch([argv[0], str(RUN), argv[4], argv[6], str(self.seconds)], slot, log)
+
+
+def swept(
+    recipe: Path | None,
+    out: Path,
+    search: Sequence[str] = (),
+    *,
+    trials: int = 8,
+    pruner: str = "none",
+    seconds: float = 0.0,
+    launcher: StandIns | None = None,
+    lines: list[str] | None = None,
+) -> SweepSummary | None:
+    asked = None if recipe is None else request(recipe, search, trials, pruner, None)
+    said = [] if lines is None else lines
+    launcher = launcher or StandIns(seconds)
+    return sweep(asked, out, Catalogue.discover(), slots=1, launcher=launcher, say=said.append)
+
+
+if __name__ == "__main__":
+    recipe = None if sys.argv[1] == "-" else Path(sys.argv[1])
+    swept(recipe, Path(sys.argv[2]), sys.argv[5:], trials=int(sys.argv[3]), seconds=float(sys.argv[4]))
