@@ -59,30 +59,23 @@ def sweep(
     asked = None if recipe is None else sweep_plan.request(recipe, search or (), trials, pruner, objective)
     try:
         with signals.listening():
+            more, options = (trials if resume else None), ctx.obj.again()
             summary = sweeps.sweep(
-                asked,
-                out,
-                ctx.obj.catalogue,
-                slots=slots,
-                trials=trials if resume else None,
-                options=ctx.obj.again(),
-                say=say_error,
+                asked, out, ctx.obj.catalogue, slots=slots, trials=more, options=options, say=say_error
             )
     except signals.Interrupted as stopped:
         raise signals.Interrupted(stopped.number, f"; resume with: hft sweep --resume --out {out}") from stopped
-    if summary is None:
-        return
-    if as_json:
+    if summary is not None and as_json:
         print_json(summary.to_json())
-        return
-    _print(summary)
-    say()
-    say(f"the best recipe: {out / sweeps.BEST_FILE}; whether it is better shows on fresh seeds:")
-    say(f"hft compare {out / sweeps.COMPARE_FILE} --out {out}-compared")
+    elif summary is not None:
+        _print(summary)
+        say()
+        say(f"the best recipe: {out / sweeps.BEST_FILE}; whether it is better shows on fresh seeds:")
+        say(f"hft compare {out / sweeps.COMPARE_FILE} --out {out}-compared")
 
 
 def _print(summary: SweepSummary) -> None:
-    """Print the best trials, the best first."""
+    """Print the best trial, and others that have a score."""
     ended = [trial for trial in summary.trials if trial.score is not None]
     best = next(trial for trial in ended if trial.number == summary.best)
     rest = sorted((t for t in ended if t is not best), key=lambda t: (t.state != "complete", t.number))

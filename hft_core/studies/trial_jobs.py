@@ -76,12 +76,13 @@ def job_of(folder: Path, number: int) -> Job:
 
 
 def dev_values(run: RunFolder, stage: str, objective: Objective) -> list[float]:
-    """Return the value at each evaluation of a stage so far, from the log that the run's observer writes."""
+    """Return the value at each evaluation in the training of a stage so far, from the log that the run's observer
+    writes; rows that are evaluated again with the weights of an earlier step count once."""
     try:
         lines = run.log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    found = []
+    found: dict[int, float] = {}
     for line in lines:
         try:
             event = json.loads(line) if '"evaluation"' in line else {}
@@ -89,9 +90,9 @@ def dev_values(run: RunFolder, stage: str, objective: Objective) -> list[float]:
             continue
         if event.get("event") == "evaluation" and event.get("split") == "dev" and event.get("stage") == stage:
             value = objective.value(event["scores"])
-            if value is not None:
-                found.append(value)
-    return found
+            if value is not None and event["step"] > max(found, default=0):
+                found[event["step"]] = value
+    return list(found.values())
 
 
 def final_value(run: RunFolder, objective: Objective) -> float:

@@ -104,6 +104,7 @@ def wait_for(found: Any) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_is_resumed_and_ends_as_one_that_was_not(
     driver: ModuleType, recipe: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_killed_sweep_is_resumed_and_ends_as_one_that_was_not(
     assert json.loads((out / "sweep.json").read_text()) == json.loads((tmp_path / "whole/sweep.json").read_text())
 
 
+@pytest.mark.slow
 def test_two_workers_divide_the_trials(driver: ModuleType, recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "s"
     worker = started(out, str(recipe), "9", "0.3", *SEARCH)

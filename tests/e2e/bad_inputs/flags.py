@@ -215,6 +215,25 @@ OTHERS = [
         says="command line: unknown recipe 'dmeo'. Did you mean 'demo'?…",
     ),
     Case(
+        what="a sweep over a key that is not there",
+        given=nothing,
+        command="sweep recipe.yaml --out new --search stages.0.learnig_rate=log:1e-5:1e-2",
+        says="--search stages.0.learnig_rate=log:1e-5:1e-2: 'stages.0' has no key 'learnig_rate'. Did you mean "
+        "'learning_rate'?",
+    ),
+    Case(
+        what="a sweep over values of another type",
+        given=nothing,
+        command="sweep recipe.yaml --out new --search stages.0.max_steps=log:1e-5:1e-2",
+        says="--search stages.0.max_steps=log:1e-5:1e-2: expected a whole number, not 1e-05",
+    ),
+    Case(
+        what="a sweep to resume that is not there",
+        given=nothing,
+        command="sweep --resume --out new",
+        says="'new' holds no sweep to resume: it has no plan.json",
+    ),
+    Case(
         what="slices of other rows than the run's",
         given=nothing,
         command="evaluate done --task topic --data news.csv --by text",
