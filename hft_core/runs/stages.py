@@ -262,7 +262,7 @@ class Stages:
         an_epoch: int,
     ) -> StageSetup:
         stage, material, model = resolved.stage, self.material, self.material.model
-        fresh = any(not model.head(task).pretrained for task in stage.tasks)
+        fresh = any(not model.head(task).pretrained and model.head_parameters([task]) for task in stage.tasks)
         trunk_trains = bool(model.trunk_parameters())
         head_steps = head_steps_of(stage, plan.steps, fresh=fresh, trunk_trains=trunk_trains)
         factors = self._head_factors(stage)

@@ -247,6 +247,21 @@ def test_a_head_that_an_earlier_stage_trained_needs_no_warm_up(
     assert warm == [2, 0]
 
 
+def test_a_head_without_weights_needs_no_warm_up(models: Any, toys: ModuleType, prepare: Callable[..., Stages]) -> None:
+    watch = Watch()
+    stage = {"strategy": "full", "max_steps": 20, "head_warmup_steps": "auto", "eval_strategy": "no"}
+    pairs = {"head": {"type": "contrastive", "text": ["text", "other"]}}
+    stages = prepare(
+        {**recipe(models["bert"], ["topic"], [stage]), "tasks": {"pairs": pairs}},
+        {"pairs": {"train": toys.rows(40)}},
+        watch,
+    )
+    watch.model = stages.material.model
+    before = copied(stages.material.model)
+    assert stages.run(0, stages.material.resolved.stages[0], fold=False).head_warmup_steps == 0
+    assert trunk_part(moved(before, watch.steps[0]))
+
+
 @pytest.mark.parametrize("combiner", ["sum", "uncertainty", "pcgrad", {"type": "weighted", "weights": {"topic": 2.0}}])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_language_modelling_and_supervised_tasks_train_together(
