@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": "hft_core.cli.evaluate:evaluate",
     "predict": "hft_core.cli.predict:predict",
     "report": "hft_core.cli.report:report",
+    "analyze": "hft_core.cli.analyze:analyze",
     "push": "hft_core.cli.push:push",
     "check": "hft_core.cli.check:check",
     "list-plugins": "hft_core.cli.list_plugins:list_plugins",
