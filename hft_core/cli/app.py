@@ -46,6 +46,7 @@ COMMANDS = {
     "ui": "hft_core.cli.ui:ui",
     "cache": "hft_core.cli.cache:cache",
     "env": "hft_core.cli.env:env",
+    "doctor": "hft_core.cli.doctor:doctor",
 }
 """The commands in the order of the help. Each is a function with typer annotations and a docstring, in a module of its
 own; `ctx: typer.Context` gives it the `Invocation` as `ctx.obj`."""

@@ -67,9 +67,9 @@ def draft(
     tasks = [task for group in grouped(files) for task in _tasks(group, labeled=True)]
     tasks += [task for group in grouped(unlabeled) for task in _tasks(group, labeled=False)]
     if model is None:
-        kind: str = model_choice.kind_for([task.proposal for task in tasks])
-        found = Counter({name: share for task in tasks for name, share in task.languages.items()})
-        chosen, why = model_choice.default_model(kind, dict(found))  # type: ignore[arg-type]
+        found = model_choice.kind_for([task.proposal for task in tasks])
+        chosen, why = model_choice.default_model(found, _mean_shares(tasks))
+        kind: str = found
         backbone = {"type": kind, "model": chosen}
     else:
         kind, chosen, why = model_choice.kind_of(catalogue, model), model, ""
@@ -83,6 +83,13 @@ def draft(
     }
     source, reasons = auto_source(Source.of(data, "the drafted recipe", folder), catalogue)
     return Draft({**source.data, "tasks": _ordered(source.data["tasks"])}, named, why, reasons)
+
+
+def _mean_shares(tasks: Sequence[DraftTask]) -> dict[str, float]:
+    """Return the shares of languages over all tasks, the largest first."""
+    names = {name for task in tasks for name in task.languages}
+    means = {name: sum(task.languages.get(name, 0.0) for task in tasks) / len(tasks) for name in sorted(names)}
+    return dict(sorted(means.items(), key=lambda item: -item[1]))
 
 
 def _tasks(group: FileGroup, *, labeled: bool) -> list[DraftTask]:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-MIN_SHARE = 0.02
+MIN_SHARE = 0.05
 """Of the texts; a language of fewer is not named."""
 
 _SCRIPTS = {

@@ -24,6 +24,9 @@ MODELS: dict[ModelKind, dict[str, str]] = {
 }
 """Small models of the hub by kind and language; the last one is for all others, and for several languages."""
 
+MOSTLY = 0.9
+"""The texts of a language that a model for it can have: the language of short texts is often taken for another one."""
+
 WRITING = ("seq2seq", "instruction")
 LANGUAGE = "mlm"
 """The head of texts without labels, where the model is an encoder."""
@@ -40,8 +43,8 @@ def kind_for(proposals: Sequence[Proposal]) -> ModelKind:
 def default_model(kind: ModelKind, languages: Mapping[str, float]) -> tuple[str, str]:
     """Return a small model for texts in the languages (shares by name), and why."""
     known = MODELS[kind]
-    one = next(iter(languages), "English") if len(languages) < 2 else ""
-    language = one if one in known else ""
+    first = next(iter(languages), "English")
+    language = first if first in known and languages.get(first, 1) >= MOSTLY else ""
     what = {"hf-encoder": "encoder", "hf-decoder": "decoder", "hf-seq2seq": "encoder-decoder"}[kind]
     spoken = language or "many languages"
     return known[language], f"a small {what} for texts in {spoken}; name another one with --model"

@@ -1,0 +1,284 @@
+"""Find what of this machine and installation would hinder a run; light (imports no torch).
+
+A check is a function that yields findings, and an entry of `CHECKS`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from hft_core.errors import UsageError
+from hft_core.plugins.allowlist import OWN
+from hft_core.plugins.catalogue import Catalogue, State
+from hft_core.plugins.requirements import missing
+from hft_core.runtime import cache
+
+GB = 10**9
+LITTLE_DISK, SOME_DISK = 1 * GB, 10 * GB
+"""Free bytes below which a run cannot be expected to write its weights, and those of a model of some size."""
+LITTLE_MEMORY, SOME_MEMORY = 1 * GB, 4 * GB
+"""Available bytes below which a small encoder cannot be trained, and a larger one cannot."""
+PATIENCE = 2.0
+"""Seconds that the hub has to accept a connection."""
+OF_DEVELOPERS = frozenset({"dev", "test", "all"})
+"""Extras that add nothing to what hft does."""
+
+
+class Verdict(StrEnum):
+    """What a finding means for a run."""
+
+    OK = "ok"
+    NOTE = "note"
+    """Some runs are hindered, or slower."""
+    MEND = "mend"
+    """Runs fail."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found."""
+
+    what: str
+    verdict: Verdict
+    says: str
+    mend: str = ""
+    """The one line that mends it."""
+
+
+Check = Callable[[Catalogue], Iterator[Finding]]
+
+
+def examine(catalogue: Catalogue) -> list[Finding]:
+    """Run all checks."""
+    return [finding for check in CHECKS for finding in check(catalogue)]
+
+
+def interpreter(_: Catalogue) -> Iterator[Finding]:
+    """Check how Python was started."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.flags.optimize > 1:
+        yield Finding(
+            "python", Verdict.MEND, "runs without docstrings, which transformers needs", "unset PYTHONOPTIMIZE"
+        )
+    else:
+        yield Finding("python", Verdict.OK, version)
+
+
+def packages(_: Catalogue) -> Iterator[Finding]:
+    """Compare the installed packages with the bounds that hft-core declares."""
+    try:
+        declared = metadata.requires(OWN) or []
+    except metadata.PackageNotFoundError:
+        yield Finding("packages", Verdict.MEND, f"{OWN} is not installed, only on the path", "pip install -e .")
+        return
+    unmet = missing(text for text in declared if "extra ==" not in text)
+    for need in unmet:
+        yield Finding(
+            "packages", Verdict.MEND, need.problem, f"pip install '{need.requirement.partition(';')[0].strip()}'"
+        )
+    if not unmet:
+        yield Finding("packages", Verdict.OK, f"the {len(declared)} requirements of {OWN} that apply are met")
+
+
+def extras(_: Catalogue) -> Iterator[Finding]:
+    """Name the extras whose packages are missing."""
+    try:
+        names = metadata.metadata(OWN).get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        return
+    for name in sorted({*names} - OF_DEVELOPERS):
+        unmet = missing([f"{OWN}[{name}]"])
+        if unmet:
+            problems = ", ".join(need.problem for need in unmet)
+            yield Finding("extras", Verdict.NOTE, f"{name}: {problems}", f"pip install '{OWN}[{name}]'")
+
+
+def accelerator(_: Catalogue) -> Iterator[Finding]:
+    """Compare the machine's GPU with the build of torch, without importing it."""
+    try:
+        version = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return  # `packages` says so
+    gpu = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidia0").exists()
+    with_cuda = "+cpu" not in version and any(_installed("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"))
+    if gpu and not with_cuda and "+cu" not in version:
+        yield Finding(
+            "gpu", Verdict.MEND, f"there is an NVIDIA GPU, and torch {version} has no CUDA", "pip install torch"
+        )
+    elif sys.platform == "linux" and not gpu:
+        yield Finding("gpu", Verdict.NOTE, f"none: torch {version} trains on the processor, which suits small models")
+    else:
+        yield Finding("gpu", Verdict.OK, f"torch {version}")
+
+
+def _installed(*names: str) -> Iterator[bool]:
+    for name in names:
+        try:
+            yield bool(metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield False
+
+
+def processors(_: Catalogue) -> Iterator[Finding]:
+    """Compare the number of threads with the processors that this process may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > usable:
+        says = f"OMP_NUM_THREADS is {wanted}, and this process may use {usable} processors: threads wait for each other"
+        yield Finding("processors", Verdict.NOTE, says, f"export OMP_NUM_THREADS={usable}")
+    else:
+        yield Finding("processors", Verdict.OK, str(usable))
+
+
+def memory(_: Catalogue) -> Iterator[Finding]:
+    """Compare the available memory with what training needs."""
+    free = available_memory()
+    if free is None:
+        return
+    says = f"{free / GB:.1f} GB available"
+    if free < LITTLE_MEMORY:
+        yield Finding("memory", Verdict.MEND, f"{says}: too little to train a small encoder", "end other programs")
+    elif free < SOME_MEMORY:
+        mend = "hft run RECIPE --set stages.0.strategy=lora --set stages.0.max_rows_per_batch=4"
+        yield Finding("memory", Verdict.NOTE, f"{says}: enough for small models", mend)
+    else:
+        yield Finding("memory", Verdict.OK, says)
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that this process may still take, a container's limit included; None if unknown."""
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        free = int(found[1]) * 1024 if found else None
+    except OSError:
+        return None
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return free
+    return free if free is None or not limit.isdigit() else min(free, int(limit) - used)
+
+
+def disk(_: Catalogue) -> Iterator[Finding]:
+    """Check that runs can be written to the working folder, and temporary files to theirs."""
+    for what, place in (("working folder", Path.cwd()), ("temporary files", Path(tempfile.gettempdir()))):
+        if problem := not_writable(place):
+            mend = "cd to a folder of yours, or give --out" if what == "working folder" else "export TMPDIR=…"
+            yield Finding("disk", Verdict.MEND, f"{what}: {place}: {problem}", mend)
+            continue
+        free = shutil.disk_usage(place).free
+        says = f"{what}: {free / GB:.1f} GB free at {place}"
+        if free < LITTLE_DISK:
+            yield Finding("disk", Verdict.MEND, says, "hft cache clear")
+        else:
+            yield Finding("disk", Verdict.NOTE if free < SOME_DISK else Verdict.OK, says)
+
+
+def caches(_: Catalogue) -> Iterator[Finding]:
+    """Check hft's cache: its folder, its limit and its size."""
+    place = cache.folder()
+    try:
+        limit = cache.limit()
+    except UsageError as error:
+        yield Finding("cache", Verdict.MEND, str(error), f"export {cache.SIZE}=20GB")
+        return
+    if place is None:
+        says = "there is no home folder, so that nothing is cached"
+        yield Finding("cache", Verdict.NOTE, says, f"export {cache.PLACE}=/a/folder")
+        return
+    if problem := not_writable(place):
+        says = f"{place}: {problem}: nothing is cached"
+        yield Finding("cache", Verdict.NOTE, says, f"export {cache.PLACE}=/a/folder")
+        return
+    size = sum(entry.size for entry in cache.entries(place))
+    says = f"{size / GB:.1f} of at most {limit / GB:.1f} GB at {place}"
+    free = shutil.disk_usage(_existing(place)).free
+    if limit - size > free:
+        says += f", where only {free / GB:.1f} GB are free"
+        yield Finding("cache", Verdict.NOTE, says, f"export {cache.SIZE}={max(1, (size + free) // (2 * GB))}GB")
+    else:
+        yield Finding("cache", Verdict.OK, says)
+
+
+def hub(_: Catalogue) -> Iterator[Finding]:
+    """Check whether models can be downloaded, or must be in the cache of the hub."""
+    from huggingface_hub import constants
+
+    place = Path(constants.HF_HUB_CACHE)
+    cached = sum(path.name.startswith("models--") for path in place.iterdir()) if place.is_dir() else 0
+    has = f"{cached} models are cached at {place}"
+    if problem := not_writable(place):
+        yield Finding(
+            "hub", Verdict.NOTE, f"{place}: {problem}: no model can be downloaded", "export HF_HOME=/a/folder"
+        )
+    if constants.HF_HUB_OFFLINE:
+        says = f"HF_HUB_OFFLINE is set: nothing is downloaded; {has}"
+        yield Finding("hub", Verdict.NOTE, says, "unset HF_HUB_OFFLINE")
+        return
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname or "", port), timeout=PATIENCE).close()
+    except (OSError, ValueError) as error:
+        says = f"{address.hostname} cannot be reached ({error}); {has}"
+        mend = "export HF_HUB_OFFLINE=1 (local models only), or HF_ENDPOINT or HTTPS_PROXY of your network"
+        yield Finding("hub", Verdict.NOTE, says, mend)
+    else:
+        yield Finding("hub", Verdict.OK, f"{address.hostname} answers; {has}")
+
+
+def plugins(catalogue: Catalogue) -> Iterator[Finding]:
+    """List plugins that cannot be used."""
+    usable = sum(entry.state is State.OK for entry in catalogue.entries)
+    yield Finding(
+        "plugins", Verdict.OK if usable else Verdict.MEND, f"{usable} can be used", "" if usable else "pip install -e ."
+    )
+    for entry in catalogue.entries:
+        name = f"{entry.seam or 'plugin'} '{entry.name}' of {entry.provider.label}: {entry.status}"
+        provider = entry.provider.distribution
+        if entry.state in (State.OK, State.BLOCKED):
+            continue
+        if entry.state is State.NEEDS:
+            if provider != OWN:  # for those of hft-core, `extras` says so
+                yield Finding(
+                    "plugins", Verdict.NOTE, f"{name}: {entry.reason}", f"pip install {' '.join(entry.needs)}"
+                )
+        elif entry.state is State.CONFLICT:
+            yield Finding(
+                "plugins", Verdict.NOTE, f"{name}: {entry.reason}", f"write {provider}:{entry.name} in recipes"
+            )
+        else:
+            mend = f"pip uninstall {provider}, or export HFT_BLOCK={provider}"
+            yield Finding("plugins", Verdict.MEND, f"{name}: {entry.reason}", mend)
+
+
+def not_writable(place: Path) -> str:
+    """Return why files cannot be made in a folder, which need not exist yet; empty if they can."""
+    existing = _existing(place)
+    if not existing.is_dir():
+        return f"{existing} is no folder"
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return ""
+    except OSError as error:
+        return error.strerror or "cannot be written to"
+
+
+def _existing(place: Path) -> Path:
+    return next(path for path in (place, *place.absolute().parents) if os.path.lexists(path))
+
+
+CHECKS: tuple[Check, ...] = (interpreter, packages, plugins, extras, accelerator, processors, memory, disk, caches, hub)
+"""In the order in which they are told."""
