@@ -14,6 +14,9 @@ from hft_core.batching.batch import Batch
 from hft_core.device.machine import Machine
 from hft_core.model.hybrid import HybridModel
 
+STEP = 0.01
+"""Length of a step, times the stage's learning rate. A whole step from trained weights overshoots, above all for a task
+whose loss is near zero; the losses change in proportion to a short one."""
 MOST_TASKS = 8
 """All ways to divide more tasks into groups are too many to try: 4,140 for eight."""
 
@@ -26,16 +29,16 @@ def look_ahead(
     before: Sequence[float],
     machine: Machine,
     *,
-    learning_rate: float,
+    length: float,
 ) -> list[list[float]]:
     """Return by how much each task's loss falls after a step on each task, as a share of the loss: `[stepped, other]`.
 
-    The step is along the gradient of the shared parameters alone, and as long as one of AdamW's first: the root mean
-    square of its changes is the learning rate. `gradients`, `before`: the tasks' gradients and losses on `batches`.
+    The step is along the gradient of the shared parameters alone; the root mean square of its changes is `length`.
+    `gradients`, `before`: the tasks' gradients and losses on `batches`.
     """
     found = []
     for of_task in gradients:
-        with _stepped(parameters, of_task, learning_rate), torch.no_grad():
+        with _stepped(parameters, of_task, length), torch.no_grad():
             after = [float(loss_of(model, task, batch, machine)) for task, batch in batches.items()]
         found.append([1 - new / old if old else 0.0 for new, old in zip(after, before, strict=True)])
     return found

@@ -30,7 +30,7 @@ class Analysis:
     draws: int
     rows: int
     """Rows of each task in a draw."""
-    learning_rate: float
+    step: float
     """The root mean square of a step's changes (`affinity`)."""
     pairs: tuple[Pair, ...]
     affinity: tuple[tuple[float, ...], ...]
@@ -64,7 +64,7 @@ def analyze(saved: SavedRun, tasks: Sequence[str] | None = None, *, rows: int = 
     heads = {task: model.head(task) for task in chosen}
     loaded = assembly.load_rows(saved.resolved, heads, {})
     examples = assembly.tokenize(saved.resolved, loaded, model)["train"]
-    rate = stage.stage.learning_rate or model.strategy.learning_rate
+    step = affinity.STEP * (stage.stage.learning_rate or model.strategy.learning_rate)
     conflicts, ahead = Conflicts(chosen, groups), torch.zeros(len(chosen), len(chosen), dtype=torch.float64)
     parameters = [parameter for group in groups.values() for parameter in group]
     with model.evaluating(), torch.enable_grad(), gradient_checkpointing.switched_off(model):
@@ -73,7 +73,7 @@ def analyze(saved: SavedRun, tasks: Sequence[str] | None = None, *, rows: int = 
             gradients, losses = _gradients(model, parameters, batches, machine)
             conflicts.add(gradients)
             ahead += torch.tensor(
-                affinity.look_ahead(model, parameters, batches, gradients, losses, machine, learning_rate=rate),
+                affinity.look_ahead(model, parameters, batches, gradients, losses, machine, length=step),
                 dtype=torch.float64,
             )
     means = tuple(tuple(row) for row in (ahead / draws).tolist())
@@ -82,7 +82,7 @@ def analyze(saved: SavedRun, tasks: Sequence[str] | None = None, *, rows: int = 
         tasks=chosen,
         draws=draws,
         rows=rows,
-        learning_rate=rate,
+        step=step,
         pairs=tuple(conflicts.pairs()),
         affinity=means,
         groups=tuple(map(tuple, affinity.best_groups(chosen, means))) if few else None,

@@ -57,11 +57,11 @@ def _show(found: Analysis) -> None:
         ],
     )
     say()
-    say(f"change of each task's loss after a step of {found.learning_rate:g} on another (below zero: it falls)")
+    say(f"change of each task's loss after a step of {found.step:g} on another (below zero: it falls)")
     print_table(
         ("a step on", *found.tasks),
         [
-            (task, *(f"{-100 * value:+.2f} %" for value in row))
+            (task, *(f"{-100 * value:+.3f} %" for value in row))
             for task, row in zip(found.tasks, found.affinity, strict=True)
         ],
     )
