@@ -1,4 +1,4 @@
-"""The site's table of contents, taken from the table of docs/README.md: there is one list of the pages."""
+"""The site's table of contents, taken from the lists of docs/README.md, so that pages are listed once."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import os.path
 import re
 from pathlib import Path
 
-ROW = re.compile(r"^\| \*\*(.+?)\*\* \|(.+)\|$", re.MULTILINE)
+SECTION = re.compile(r"^## (.+)\n((?:(?!## ).*\n?)*)", re.MULTILINE)
 PAGE = re.compile(r"\]\(([^)#]+)\.md\)")
 
 
-def toctrees(table: Path, root: Path) -> str:
-    """Return a hidden table of contents for each row of `table`, with pages relative to `root`."""
-    text = table.read_text(encoding="utf-8")
-    here = table.parent.relative_to(root)
-    rows = [
-        (caption, [os.path.normpath(here / page) for page in PAGE.findall(row)]) for caption, row in ROW.findall(text)
-    ]
-    overview = here / table.stem
-    return "".join(_toctree(caption, pages) for caption, pages in [("Documentation", [str(overview)]), *rows])
+def toctrees(overview: Path, root: Path) -> str:
+    """Return a hidden table of contents for each section of `overview`, with pages relative to `root`."""
+    here = overview.parent.relative_to(root)
+    sections = SECTION.findall(overview.read_text(encoding="utf-8"))
+    listed = [("Documentation", [overview.stem]), *((caption, PAGE.findall(part)) for caption, part in sections)]
+    return "".join(_toctree(caption, [os.path.normpath(here / page) for page in pages]) for caption, pages in listed)
 
 
 def _toctree(caption: str, pages: list[str]) -> str:
