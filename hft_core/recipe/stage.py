@@ -125,7 +125,7 @@ class Stage(Model):
     """For heads and combiner weights; by default, the larger of 1e-3 and the trunk's."""
     head_warmup_steps: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Steps at the start that train only the heads, with the trunk frozen. `auto`: a tenth of the steps if the trunk is
-    trainable and a head has no pre-trained weights, else 0."""
+    trainable and a head has fresh weights, else 0."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial"] = "linear"
     """Learning rate schedule of the stage."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.06
