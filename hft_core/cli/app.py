@@ -36,6 +36,7 @@ COMMANDS = {
     "predict": "hft_core.cli.predict:predict",
     "report": "hft_core.cli.report:report",
     "analyze": "hft_core.cli.analyze:analyze",
+    "export": "hft_core.cli.export:export",
     "push": "hft_core.cli.push:push",
     "check": "hft_core.cli.check:check",
     "list-plugins": "hft_core.cli.list_plugins:list_plugins",

@@ -123,11 +123,18 @@ def _answers(saved: Trained, tasks: Sequence[str], rows: Any) -> dict[str, list[
     where, seed = _machine(saved), saved.resolved.recipe.seed
     plan = _plan(saved, examples, where)
     evaluations = evaluate_tasks(saved.model, examples, where, seed=seed, with_loss=False, predicting=heads, plan=plan)
-    return {task: _by_row(task, heads[task], rows, examples[task], evaluations[task].predictions) for task in heads}
+    return {
+        task: answers_by_row(task, heads[task], rows, examples[task], evaluations[task].predictions) for task in heads
+    }
 
 
-def _by_row(task: str, head: Head, rows: Rows, examples: Examples, predictions: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return the head's answers, from its predictions for each row's examples and the row's cells."""
+def answers_by_row(
+    task: str, head: Head, rows: Rows, examples: Examples, predictions: Sequence[Any]
+) -> list[dict[str, Any]]:
+    """Return the head's answers, from its predictions for each row's examples and the row's cells.
+
+    Raises `UsageError` where there are none.
+    """
     if not predictions:
         raise UsageError(f"task '{task}' has no predictions for single texts: its head only learns; see 'hft evaluate'")
     by_row: list[list[Any]] = [[] for _ in range(len(rows))]

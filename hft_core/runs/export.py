@@ -6,7 +6,7 @@ trained, PEFT for an adapter), and `RUN/model/trunk` where the trunk is not the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -22,9 +22,15 @@ TASK_FILE, OWN_HEAD_FILE = "task.json", "head.safetensors"
 
 
 def save_model(
-    folder: Path, model: HybridModel, *, trunk_changed: bool, max_lengths: Mapping[str, int] | None = None
+    folder: Path,
+    model: HybridModel,
+    *,
+    trunk_changed: bool,
+    max_lengths: Mapping[str, int] | None = None,
+    tasks: Iterable[str] | None = None,
 ) -> str:
-    """Write all tasks into `folder`; return the base model of their adapters, or nothing where they are whole models.
+    """Write `tasks`, or all, into `folder`; return the base model of their adapters, or nothing where they are whole
+    models.
 
     `trunk_changed`: an earlier stage changed the trunk's own weights, so that they are not those of its source.
     `max_lengths`: tokens of a text, by task; the backbone's limit when left out.
@@ -34,7 +40,7 @@ def save_model(
     if trunk_changed or not strategy.adapter or not backbone.source:
         backbone.save(trunk_folder, strategy.base_state(backbone))
     base = str(trunk_folder.resolve()) if trunk_folder.exists() else _absolute(backbone.source)
-    for task in model.heads:
+    for task in model.heads if tasks is None else tasks:
         head = model.head(task)
         if strategy.adapter:
             plain_class = head.family.plain_class if head.family is not None else ""

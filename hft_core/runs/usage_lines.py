@@ -45,6 +45,8 @@ class Usage:
     """Of a base model on the hub."""
     quantization: str = ""
     """The format of the base model's weights in training and in `hft predict`, where it is not float32."""
+    place: str = "model/"
+    """Where the tasks' folders are, from that of the README."""
 
 
 def lines(usage: Usage) -> list[str]:
@@ -61,7 +63,7 @@ def lines(usage: Usage) -> list[str]:
         *(["from safetensors.torch import load_file"] if family is None else []),
         "",
         'run = Path(".")  # the folder of this README',
-        f'tokenizer = transformers.AutoTokenizer.from_pretrained(run / "model/{usage.task}")',
+        f'tokenizer = transformers.AutoTokenizer.from_pretrained(run / "{usage.place}{usage.task}")',
         *_opened(usage, plain_class),
         *_predicting(usage, plain_class),
     ]
@@ -70,7 +72,7 @@ def lines(usage: Usage) -> list[str]:
 def _opened(usage: Usage, plain_class: str) -> list[str]:
     """Open the model. Weights are asked for in float32, in which they were trained; transformers would take the
     checkpoint's own format."""
-    opening, folder = f"transformers.{plain_class}.from_pretrained", f'run / "model/{usage.task}"'
+    opening, folder = f"transformers.{plain_class}.from_pretrained", f'run / "{usage.place}{usage.task}"'
     if not usage.adapter_base:
         return [f"model = {opening}({folder}, dtype=torch.float32).eval()"]
     config = usage.head.config()
@@ -105,7 +107,7 @@ def _base(usage: Usage) -> tuple[str, list[str]]:
         return repr(usage.adapter_base), []
     return "config.base_model_name_or_path", [
         f"# The base model is a folder outside of this run ({_comment(path.name)}): where it was moved, name it below.",
-        f'config = peft.PeftConfig.from_pretrained(run / "model/{usage.task}")',
+        f'config = peft.PeftConfig.from_pretrained(run / "{usage.place}{usage.task}")',
     ]
 
 
@@ -143,7 +145,7 @@ def _pooled(usage: Usage) -> list[str]:
     answers = [line.replace("model.config.id2label", "id2label") for line in given[opened:]]
     return [
         *given[:opened],
-        f'head = load_file(run / "model/{usage.task}/2_Dense/model.safetensors")',
+        f'head = load_file(run / "{usage.place}{usage.task}/2_Dense/model.safetensors")',
         *(["model.config.use_cache = False"] if output.pooling == "last" else []),  # of a decoder
         "with torch.inference_mode():",
         "    hidden = model(**inputs).last_hidden_state",

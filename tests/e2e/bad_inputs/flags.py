@@ -312,4 +312,36 @@ OTHERS = [
     ),
 ]
 
-CASES = [*LINES, *RECIPES, *OTHERS]
+EXPORTS = [
+    Case(
+        what="an export in a format that there is not",
+        given=nothing,
+        command="export done --to onxx --out new",
+        says="--to onxx: unknown format. Did you mean 'onnx'?",
+        needs=("done",),
+    ),
+    Case(
+        what="an export into a folder that is there",
+        given=nothing,
+        command="export done --to hf --out model",
+        says="--out model is there already: expected the name of a new folder",
+        needs=("done",),
+    ),
+    Case(
+        what="an export of a task that the run does not have",
+        given=nothing,
+        command="export done --to hf --out new --tasks topics",
+        says="the run has no task 'topics'. Did you mean 'topic'?",
+        needs=("done",),
+    ),
+    Case(
+        what="a graph of a head that has a loss alone",
+        given=nothing,
+        command="export done --to onnx --out new",
+        says="task 'language': its head 'mlm' has no outputs that a graph could compute (it generates text, or has a "
+        "loss alone): leave it out (--tasks topic)",
+        needs=("done",),
+    ),
+]
+
+CASES = [*LINES, *RECIPES, *OTHERS, *EXPORTS]

@@ -1,0 +1,60 @@
+"""Define what an export format does, and what is asked of its files once they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hft_core.backbone import LanguageModel
+from hft_core.head import Head
+from hft_core.predict.saved_run import SavedRun
+
+
+class Exported(Protocol):
+    """Exported files, opened by other means than hft's."""
+
+    def tokenizer(self, task: str) -> PreTrainedTokenizerBase:
+        """Return the exported tokenizer of a task."""
+
+    def outputs(self, task: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute what `Head.outputs` does, from trunk inputs `[batch, seq]` that are padded on the right."""
+
+    def language(self, task: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute the last hidden states `[batch, seq, hidden]` and the logits `[batch, seq, vocabulary]` of a task
+        whose head is a language model."""
+
+
+class ExportFormat(Protocol):
+    """A form that tasks of a finished run are written in."""
+
+    def check(self, saved: SavedRun, tasks: Sequence[str]) -> None:
+        """Raise `UsageError` for what the form cannot hold."""
+
+    def write(self, saved: SavedRun, tasks: Sequence[str], folder: Path) -> None:
+        """Write `tasks` into the empty `folder`; what can be merged into the trunk has been.
+
+        Raises `UsageError` for what shows only now that it cannot be written.
+        """
+
+    def open(self, saved: SavedRun, tasks: Sequence[str], folder: Path) -> Exported:
+        """Open what `write` wrote."""
+
+
+def has_outputs(head: Head) -> bool:
+    """Tell whether a head's predictions are made of tensors (`Head.outputs`)."""
+    return type(head).outputs is not Head.outputs
+
+
+def is_language_model(head: Head) -> bool:
+    """Tell whether a head is the trunk's own language model, or learns and writes with it."""
+    return not has_outputs(head) and isinstance(head.family, LanguageModel)
+
+
+def leaving_out(task: str, tasks: Sequence[str]) -> str:
+    """Return the end of a message that refuses one task: what to ask for instead."""
+    rest = [name for name in tasks if name != task]
+    return f": leave it out (--tasks {','.join(rest)})" if rest else ""

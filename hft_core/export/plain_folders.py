@@ -1,0 +1,69 @@
+"""Export each task as a folder of a whole model that transformers opens: adapters are merged into the trunk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hft_core.errors import UsageError
+from hft_core.export.export_format import has_outputs, is_language_model, leaving_out
+from hft_core.export.plain_models import PlainModels
+from hft_core.predict.saved_run import SavedRun
+from hft_core.recipe.schema import TRUNK_FOLDER
+from hft_core.runs import assembly, usage_lines
+from hft_core.runs.export import save_model
+from hft_core.runs.usage_lines import Usage
+
+README = "README.md"
+
+
+class PlainFolders:
+    """A folder for each task."""
+
+    def check(self, saved: SavedRun, tasks: Sequence[str]) -> None:
+        """Raise `UsageError` for a run that cannot be merged, and for a task that no class of transformers computes."""
+        model, last = saved.model, saved.resolved.stages[-1]
+        if model.strategy.adapter and not last.merges:
+            assert last.strategy is not None
+            raise UsageError(
+                f"strategy '{last.strategy.entry.name}' adds parts that cannot be merged into the trunk, so that no "
+                f"class of transformers has the whole model: {saved.folder / 'model'} has what the run trained"
+            )
+        for task in tasks:
+            if not _is_plain(saved, task):
+                name = saved.resolved.heads[task].entry.name
+                raise UsageError(
+                    f"task '{task}': no class of transformers computes what its head '{name}' does"
+                    f"{leaving_out(task, tasks)}"
+                )
+
+    def write(self, saved: SavedRun, tasks: Sequence[str], folder: Path) -> None:
+        """Write the folders, and a README with lines that open them and predict."""
+        lengths = {task: assembly.max_length(saved.resolved, task, saved.model) for task in tasks}
+        save_model(folder, saved.model, trunk_changed=True, max_lengths=lengths, tasks=tasks)
+        shutil.rmtree(folder / TRUNK_FOLDER)  # each task's folder has its files
+        (folder / README).write_text(_readme(saved, lengths), encoding="utf-8")
+
+    def open(self, saved: SavedRun, tasks: Sequence[str], folder: Path) -> PlainModels:
+        """Open the folders with transformers."""
+        return PlainModels(saved, tasks, folder)
+
+
+def _is_plain(saved: SavedRun, task: str) -> bool:
+    head, backbone = saved.model.head(task), saved.model.backbone
+    if head.family is not None:
+        return has_outputs(head) or is_language_model(head)
+    return has_outputs(head) and backbone.saves_pooled and head.pooled_output() is not None
+
+
+def _readme(saved: SavedRun, lengths: Mapping[str, int]) -> str:
+    backbone = saved.model.backbone
+    room = backbone.max_target_length if backbone.encoder_decoder else backbone.max_length
+    about = "A folder for each task, with the whole model; `verdict.json` compares its answers with those of the run."
+    parts = ["# Exported models\n", f"{about}\n"]
+    for task, length in lengths.items():
+        usage = Usage(task, saved.model.head(task), length, adapter_base="", room=room, place="")
+        code = "\n".join(usage_lines.lines(usage))
+        parts.append(f"## `{task}`\n\n```python\n{code}\n```\n")
+    return "\n".join(parts)

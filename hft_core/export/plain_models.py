@@ -1,0 +1,134 @@
+"""Compute tasks with the classes of transformers, from folders that hold whole models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from hft_core.backbone import Features, PooledOutput, TextPooling
+from hft_core.predict.saved_run import SavedRun
+from hft_core.runs.usage_lines import POOLED_CLASS
+
+POOLED_HEAD = Path("2_Dense", "model.safetensors")
+"""Where sentence-transformers has a linear layer on a pooled text."""
+CHOICES = "MultipleChoice"
+"""The end of the classes that take `[batch, choices, seq]`."""
+POOLED: dict[TextPooling, Callable[[Tensor, Tensor], Tensor]] = {
+    "cls": lambda hidden, mask: hidden[:, 0],
+    "mean": lambda hidden, mask: (hidden * mask).sum(dim=1) / mask.sum(dim=1),
+    "max": lambda hidden, mask: hidden.masked_fill(mask == 0, -torch.inf).amax(dim=1),
+    "last": lambda hidden, mask: hidden[torch.arange(len(hidden)), mask.sum(dim=1).squeeze(-1).long() - 1],
+}
+"""Pool `[batch, seq, hidden]` with the mask `[batch, seq, 1]`, as the lines of a run's README do."""
+
+
+class PlainModels:
+    """Folders of whole models, one of which is open at a time."""
+
+    def __init__(self, saved: SavedRun, tasks: Sequence[str], folder: Path) -> None:
+        self._folder = folder
+        self._tokenizers = {task: AutoTokenizer.from_pretrained(folder / task) for task in tasks}
+        self._heads = {task: saved.model.head(task) for task in tasks}
+        self._width, self._encoder_decoder = saved.model.backbone.hidden_size, saved.model.backbone.encoder_decoder
+        self._open: tuple[str, Any] = ("", None)
+
+    def tokenizer(self, task: str) -> PreTrainedTokenizerBase:
+        found: PreTrainedTokenizerBase = self._tokenizers[task]
+        return found
+
+    def outputs(self, task: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute a task's outputs. A row is computed by itself where its class pads on the left, or (of an
+        encoder-decoder) takes rows together only if they end alike."""
+        alone = self.tokenizer(task).padding_side == "left" or self._encoder_decoder
+        with torch.inference_mode():
+            found = [self._logits(task, row) for row in (_rows(inputs) if alone else [inputs])]
+        logits = found[0] if not alone else _joined(found, inputs["input_ids"].shape[1])
+        name, dimensions = self._output(task)
+        return {name: logits.squeeze(-1) if logits.ndim > dimensions else logits}
+
+    def language(self, task: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        model = self._model(task)
+        trunk = model.base_model if model.base_model is not model else model.get_decoder()
+        hidden: list[Tensor] = []
+        with (
+            torch.inference_mode(),
+            trunk.register_forward_hook(lambda _, given, output: hidden.append(output.last_hidden_state)),
+        ):
+            logits = model(**inputs).logits
+        return hidden[-1], logits
+
+    def _logits(self, task: str, inputs: Mapping[str, Tensor]) -> Tensor:
+        model, output = self._model(task), self._pooled(task)
+        if output is not None:
+            head = load_file(self._folder / task / POOLED_HEAD)
+            hidden = model(**inputs).last_hidden_state
+            pooled = POOLED[output.pooling](hidden, inputs["attention_mask"].unsqueeze(-1))
+            return nn.functional.linear(pooled, head["linear.weight"], head["linear.bias"])
+        if self._plain_class(task).endswith(CHOICES):
+            inputs = {name: tensor.unsqueeze(1) for name, tensor in inputs.items()}
+        found = model(**inputs)
+        if "start_logits" in found:
+            return torch.stack([found.start_logits, found.end_logits], dim=-1)
+        logits: Tensor = found.logits
+        return logits
+
+    def _model(self, task: str) -> Any:
+        if self._open[0] != task:
+            kind: Any = getattr(transformers, self._plain_class(task))
+            with _quiet():
+                model = kind.from_pretrained(self._folder / task, dtype=torch.float32).eval()
+            if hasattr(model.config, "use_cache"):
+                model.config.use_cache = False
+            self._open = (task, model)
+        return self._open[1]
+
+    def _plain_class(self, task: str) -> str:
+        family = self._heads[task].family
+        return POOLED_CLASS if family is None else family.plain_class
+
+    def _pooled(self, task: str) -> PooledOutput | None:
+        head = self._heads[task]
+        return head.pooled_output() if head.family is None else None
+
+    def _output(self, task: str) -> tuple[str, int]:
+        """Return the head's name for its only output, and the number of its dimensions."""
+        ids = torch.ones(1, 2, dtype=torch.long)
+        with torch.no_grad():
+            ((name, tensor),) = self._heads[task].outputs(Features(torch.zeros(1, 2, self._width), ids, ids)).items()
+        return name, tensor.ndim
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out transformers' bar, and its report of a pooler that a bare trunk lacks."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _rows(inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Return each row by itself, without its padding."""
+    lengths = inputs["attention_mask"].sum(dim=1).tolist()
+    return [{name: tensor[i : i + 1, :length] for name, tensor in inputs.items()} for i, length in enumerate(lengths)]
+
+
+def _joined(rows: Sequence[Tensor], width: int) -> Tensor:
+    """Join `[1, labels]`, or `[1, its length, labels]` padded with zeros to `width`."""
+    if rows[0].ndim == 2:
+        return torch.cat(list(rows))
+    return torch.cat([nn.functional.pad(row, (0, 0, 0, width - row.shape[1])) for row in rows])
