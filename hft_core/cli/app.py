@@ -37,6 +37,7 @@ COMMANDS = {
     "report": "hft_core.cli.report:report",
     "analyze": "hft_core.cli.analyze:analyze",
     "export": "hft_core.cli.export:export",
+    "merge": "hft_core.cli.merge:merge",
     "push": "hft_core.cli.push:push",
     "check": "hft_core.cli.check:check",
     "list-plugins": "hft_core.cli.list_plugins:list_plugins",

@@ -234,6 +234,21 @@ OTHERS = [
         says="'new' holds no sweep to resume: it has no plan.json",
     ),
     Case(
+        what="a merge of one run",
+        given=nothing,
+        command="merge done --out new",
+        needs=("done",),
+        says="only 1 run is given, expected two or more",
+    ),
+    Case(
+        what="a merge of two runs with one task",
+        given=nothing,
+        command="merge done done --out new",
+        needs=("done",),
+        says="task 'topic' is in done and in done: each task keeps the head of one run, so its name may be in one "
+        "alone",
+    ),
+    Case(
         what="slices of other rows than the run's",
         given=nothing,
         command="evaluate done --task topic --data news.csv --by text",
