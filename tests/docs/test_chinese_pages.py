@@ -46,7 +46,12 @@ class TestPage:
 
     def test_its_commands_and_code_are_those_of_the_english_page(self, page: Path) -> None:
         theirs = FENCED.findall(english(page).read_text(encoding="utf-8"))
-        assert FENCED.findall(page.read_text(encoding="utf-8")) == theirs
+        assert FENCED.findall(page.read_text(encoding="utf-8")) == theirs, "copy the code of the English page"
+
+    def test_it_names_what_the_english_page_names(self, page: Path) -> None:
+        """Keys, flags, files and columns; who changes them on one page hears of the other."""
+        named, theirs = (set(re.findall(r"`([^`\n]+)`", prose(path))) for path in (page, english(page)))
+        assert theirs - named == set()
 
     def test_it_has_the_headings_rows_and_items_of_the_english_page(self, page: Path) -> None:
         assert shape(page) == shape(english(page))
