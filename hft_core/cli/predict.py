@@ -65,7 +65,7 @@ def predict(
     from hft_core.predict.saved_run import open_run
     from hft_core.recipe.names import normalized
 
-    saved = open_run(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code, int8=int8)
+    saved = open_run(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code, int8=int8, merge=True)
     for warning in saved.warnings:
         say_error(f"warning: {warning}")
     if int8:

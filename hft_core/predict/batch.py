@@ -53,7 +53,7 @@ class Batch:
 
     def _answers(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, list[dict[str, Any]]]:
         if self._saved is None:
-            self._saved = open_run(self.run, Catalogue.discover(), trust_remote_code=self.trust_remote_code)
+            self._saved = open_run(self.run, Catalogue.discover(), trust_remote_code=self.trust_remote_code, merge=True)
         tasks = answering(self._saved) if self.tasks is None else self.tasks
         if not len(next(iter(columns.values()), ())):
             return {task: [] for task in tasks}

@@ -233,4 +233,4 @@ def _starts(jobs: Sequence[Job]) -> list[int]:
 
 def open_served(name: str, folder: Path, catalogue: Catalogue, *, trust_remote_code: bool = False) -> ServedRun:
     """Open the run in `folder`. Raises what `open_run` raises, and `UsageError` when no task has answers."""
-    return ServedRun(name, open_run(folder, catalogue, trust_remote_code=trust_remote_code))
+    return ServedRun(name, open_run(folder, catalogue, trust_remote_code=trust_remote_code, merge=True))
