@@ -103,6 +103,33 @@ def dot_plot(rows: Sequence[tuple[str, Sequence[tuple[float, int]]]], *, label: 
     return _svg(parts, label, height)
 
 
+def scatter(points: Sequence[tuple[str, float, float, int]], *, label: str, across: str) -> Markup:
+    """Draw named points `(name, x, y, color)`; x is positive, and on a logarithmic axis."""
+    x = axis([math.log10(p[1]) for p in points], LEFT, WIDTH - RIGHT)
+    y = axis([p[2] for p in points], HEIGHT - BOTTOM, TOP)
+    parts = []
+    for tick in y.ticks:
+        parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=_n(y(tick)), y2=_n(y(tick)), class_="grid"))
+        parts.append(tag("text", number_text(tick), x=LEFT - 6, y=_n(y(tick) + 4), class_="tick end"))
+    below = HEIGHT - BOTTOM + 16
+    ticks = ((tick, number_text(float(f"{10**tick:.2g}"))) for tick in x.ticks)
+    parts += [tag("text", shown, x=_n(x(tick)), y=below, class_="tick mid") for tick, shown in ticks]
+    names: list[tuple[float, float]] = []
+    for name, across_value, value, c in points:
+        place, height = x(math.log10(across_value)), y(value)
+        title = tag("title", f"{name}: {number_text(value)}, {across} {number_text(across_value)}")
+        parts.append(tag("circle", title, cx=_n(place), cy=_n(height), r=5, class_=f"dot f{color(c)}"))
+        right = place < WIDTH - 7 * min(len(name), 18) - 16
+        line = height + 4
+        while any(abs(line - taken) < 11 and abs(place - at) < 110 for at, taken in names):  # not on another name
+            line -= 12
+        names.append((place, line))
+        at, side = (place + 9, "small") if right else (place - 9, "small end")
+        parts.append(tag("text", _cut(name, 18), x=_n(at), y=_n(line), class_=side))
+    parts.append(tag("text", across, x=WIDTH - RIGHT, y=HEIGHT - 3, class_="small end"))
+    return _svg(parts, label, HEIGHT)
+
+
 def heat_map(names: Sequence[str], counts: Sequence[Sequence[int]], *, label: str) -> Markup:
     """Draw a confusion matrix: rows are references, columns predictions, shades are shares of the row."""
     label_width = min(120.0, 14 + 7 * max(map(len, names), default=0))

@@ -23,8 +23,13 @@ def page(records: Sequence[Record], texts: Sequence[RowTexts], *, by: str = "", 
         tag("header", tag("h1", title), _facts(records)),
         _comparison(records) if len(records) > 1 else None,
         *(_run(i, *pair, by, alone=len(records) == 1) for i, pair in enumerate(zip(records, texts, strict=True))),
-        tag("footer", f"Written by hft {version}." if version else "Written by hft."),
     ]
+    return document(title, body, version)
+
+
+def document(title: str, body: Sequence[Content], version: str) -> str:
+    """Return a whole page that loads nothing and runs nothing."""
+    footer = tag("footer", f"Written by hft {version}." if version else "Written by hft.")
     head = [
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
@@ -34,7 +39,7 @@ def page(records: Sequence[Record], texts: Sequence[RowTexts], *, by: str = "", 
         tag("title", f"{title} · hft"),
         tag("style", Markup(STYLE.read_text(encoding="utf-8"))),
     ]
-    html = tag("html", tag("head", *head), tag("body", tag("main", *body)), lang="en")
+    html = tag("html", tag("head", *head), tag("body", tag("main", *body, footer)), lang="en")
     return f"<!DOCTYPE html>\n{html}\n"
 
 
