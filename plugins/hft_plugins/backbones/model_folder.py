@@ -31,8 +31,8 @@ INSTALLED: Mapping[str, Callable[[], bool]] = {
 
 
 def check_files(model: str) -> None:
-    """Raise `ModelError` where the folder `model` leads out of itself: by an adapter, which names another model, or by
-    a list of weight files that lie elsewhere."""
+    """Raise `ModelError` where the folder `model` leads out of itself, by an adapter, which names another model, or by
+    a list of weight files that lie elsewhere; and where files on such a list are missing."""
     if (Path(model) / ADAPTER_FILE).exists():
         raise ModelError(
             f"model '{model}' holds an adapter ({ADAPTER_FILE}), expected a whole model: name its base model, or merge "
@@ -40,9 +40,23 @@ def check_files(model: str) -> None:
         )
     check_sizes(model)
     for index in sorted(Path(model).glob("*.index.json")):
-        for name in _files_in(index):
+        names = list(dict.fromkeys(_files_in(index)))
+        for name in names:
             if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
                 raise ModelError(f"{index}: names the weight file {name!r}, expected one in the folder itself")
+        missing = [name for name in names if not (index.parent / name).is_file()]
+        if missing and not _has_other_weights(index):
+            raise ModelError(
+                f"{index}: {len(missing)} of its {len(names)} weight files are missing ({', '.join(missing[:3])}"
+                f"{', …' if len(missing) > 3 else ''}); expected all of them in the folder"
+            )
+
+
+def _has_other_weights(index: Path) -> bool:
+    """Tell whether the folder has weights that are opened instead of those on the list."""
+    whole = index.with_name(index.name.removesuffix(".index.json"))
+    safetensors = index.with_name("model.safetensors")
+    return whole.is_file() or (index.name.startswith("pytorch_model") and safetensors.is_file())
 
 
 def check_sizes(model: str) -> None:

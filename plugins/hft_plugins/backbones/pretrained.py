@@ -80,12 +80,7 @@ def open_pretrained(options: EncoderOptions, auto_classes: Sequence[Any], *, tru
     except ModelError:
         raise
     except Exception as error:  # each library that reads a part of the folder has errors of its own
-        if "trust_remote_code" in str(error):
-            reason = "it comes with code of its own, expected none; read that, and allow it with --trust-remote-code"
-        elif isinstance(error, UnpicklingError):
-            reason = "its weights are a pickle that holds more than tensors, expected safetensors"
-        else:
-            reason = fit.damaged(options.model) or " ".join(str(error).split())[:300]
+        reason = _reason(options.model, error)
         raise ModelError(f"model '{options.model}' cannot be opened: {reason}") from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -96,6 +91,21 @@ def open_pretrained(options: EncoderOptions, auto_classes: Sequence[Any], *, tru
             settings.get_text_config().pad_token_id = tokenizer.pad_token_id
     missing = frozenset(info["missing_keys"])
     return Opened(options, trust_remote_code, whole, auto.__name__, tokenizer, saved_config, missing, pinned)
+
+
+def _reason(model: str, error: Exception) -> str:
+    """Say in one line why a model cannot be opened."""
+    said = " ".join(str(error).split())
+    if "trust_remote_code" in said:
+        return "it comes with code of its own, expected none; read that, and allow it with --trust-remote-code"
+    if isinstance(error, UnpicklingError):
+        return "its weights are a pickle that holds more than tensors, expected safetensors"
+    if "GGMLQuantizationType" in said:
+        return (
+            f"its numbers are in a format that the gguf library here does not read ({said[:200]}); expected F16, BF16, "
+            "Q8_0, Q4_K, …"
+        )
+    return fit.damaged(model) or said[:300]
 
 
 def _check_loaded(options: EncoderOptions, whole: PreTrainedModel, tokenizer: Any, info: Any) -> None:

@@ -44,6 +44,44 @@ def tokenizer_of_another(folder: Path) -> None:
     path.write_text(json.dumps(content))
 
 
+def shards(missing: str) -> Change:
+    """The model's weights in two files and the list of them, without one of the two."""
+
+    def make(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        whole = folder / "model" / "model.safetensors"
+        state = load_file(whole)
+        names = sorted(state)
+        parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+        for file, part in parts.items():
+            if file != missing:
+                save_file({name: state[name] for name in part}, whole.with_name(file), metadata={"format": "pt"})
+        index = {"metadata": {}, "weight_map": {name: file for file, part in parts.items() for name in part}}
+        whole.with_name("model.safetensors.index.json").write_text(json.dumps(index))
+        whole.unlink()
+
+    return make
+
+
+def gguf(kind: int) -> Change:
+    """A GGUF file of a Llama with one tensor, whose number format has the number `kind`."""
+
+    def make(folder: Path) -> None:
+        import struct
+
+        def text(value: str) -> bytes:
+            return struct.pack("<Q", len(value)) + value.encode()
+
+        name = struct.pack("<I", 1) + struct.pack("<Q", 32) + struct.pack("<IQ", kind, 0)
+        head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1)
+        fields = text("general.architecture") + struct.pack("<I", 8) + text("llama")
+        content = head + fields + text("blk.0.attn_q.weight") + name
+        (folder / "tiny.gguf").write_bytes(content + b"\0" * (-len(content) % 32) + b"\0" * 256)
+
+    return make
+
+
 def weights(change: str) -> Change:
     """The model's weights without the trunk's last layer (`incomplete`), or not numbers (`nan`)."""
 
@@ -192,6 +230,55 @@ CASES = [
         given=every(write("tiny.gguf", b"GGUF" + b"\0" * 100), model("tiny.gguf")),
         command=CHECK,
         says="model 'tiny.gguf' cannot be opened: …",
+    ),
+    Case(
+        what="a GGUF file in a number format that cannot be read",
+        given=every(gguf(99), model("tiny.gguf")),
+        command=CHECK,
+        says="model 'tiny.gguf' cannot be opened: its numbers are in a format that the gguf library here does not read "
+        "(np.uint32(99) is not a valid GGMLQuantizationType); expected F16, BF16, Q8_0, Q4_K, …",
+    ),
+    Case(
+        what="a shard of the weights that is missing",
+        given=shards("model-00002-of-00002.safetensors"),
+        command=CHECK,
+        says="model/model.safetensors.index.json: 1 of its 2 weight files are missing "
+        "(model-00002-of-00002.safetensors); expected all of them in the folder",
+    ),
+    Case(
+        what="longer texts than the model has positions",
+        given=replace("recipe.yaml", "head: classification", "head: classification\n    max_length: 4096"),
+        command=CHECK,
+        says="recipe.yaml, line 5, tasks.topic.max_length: 4096 is too long: the backbone takes at most 64 tokens",
+    ),
+    Case(
+        what="conversations for a model without a chat template",
+        given=every(
+            replace(
+                "recipe.yaml",
+                "head: classification\n    data: news.csv",
+                "head: instruction\n    chat: true\n    prompt: text\n    response: label\n    data: news.csv",
+            ),
+            model("decoder"),
+        ),
+        needs=("decoder",),
+        command=CHECK,
+        says="task 'topic': the backbone's tokenizer has no chat template, which messages need; take a model that was "
+        "tuned for chat, or columns of prompts and responses",
+    ),
+    Case(
+        what="a quantized trunk that would train",
+        given=every(model("{model: model, quantization: int8}"), replace("recipe.yaml", "{type: lora, r: 2}", "full")),
+        command=CHECK,
+        says="…the backbone's weights are quantized (int8), and the strategy saves the trunk's own weights; expected "
+        "one that saves an adapter (lora, dora, task-lora, …), or no quantization",
+    ),
+    Case(
+        what="a quantized GGUF file",
+        given=every(gguf(0), model("{model: tiny.gguf, quantization: int8}")),
+        command=CHECK,
+        says="recipe.yaml, line 1, backbone: backbone 'hf-decoder': quantization takes a model folder or hub id, by "
+        "whose name an adapter finds its base weights; found a GGUF file",
     ),
     Case(
         what="a file that is no model",
