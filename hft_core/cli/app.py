@@ -32,6 +32,7 @@ COMMANDS = {
     "compare": "hft_core.cli.compare:compare",
     "sweep": "hft_core.cli.sweep:sweep",
     "validate": "hft_core.cli.validate:validate",
+    "check-data": "hft_core.cli.check_data:check_data",
     "evaluate": "hft_core.cli.evaluate:evaluate",
     "predict": "hft_core.cli.predict:predict",
     "report": "hft_core.cli.report:report",
