@@ -144,7 +144,7 @@ def _difference(found: Mapping[str, Any] | None, *, is_reference: bool) -> Seque
 
 def _delta(study: Study) -> Markup:
     splits = list(study["delta_m"][study["reference"]])
-    rows = []
+    rows: list[Sequence[Content]] = []
     for arm in study["arms"]:
         found = study["delta_m"][arm["name"]]
         parts = ", ".join(f"{task} {value:+.2%}" for task, value in found[splits[-1]]["parts"].items())
@@ -155,7 +155,9 @@ def _delta(study: Study) -> Markup:
 
 
 def _cost(study: Study) -> Markup:
-    rows = [(_named(arm), *(float(arm["cost"][name]) for name in COSTS)) for arm in study["arms"] if arm["cost"]]
+    rows: list[Sequence[Content]] = [
+        (_named(arm), *(float(arm["cost"][name]) for name in COSTS)) for arm in study["arms"] if arm["cost"]
+    ]
     headings = ("arm", "rows", "tokens", "steps", "trainable", "seconds", "peak memory (bytes)")
     return table(headings, rows, caption="Means over seeds")
 
