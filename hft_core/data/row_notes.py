@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hft_core.data.cells import is_missing_word
 from hft_core.data.damaged_text import damage
 from hft_core.errors import DataError
@@ -66,34 +64,6 @@ def _texts(cell: Any) -> Iterator[str]:
             text = item.get("content", item.get("value")) if isinstance(item, Mapping) else item
             if isinstance(text, str):
                 yield text
-
-
-def shared_rows(task: str, splits: Mapping[str, Rows]) -> list[str]:
-    """Return a line for each split of evaluation that has rows of files that `train` has too, as for a file that is
-    given for both."""
-    found = []
-    for split, rows in splits.items():
-        count = 0 if split == "train" else _shared(splits["train"], rows)
-        if count:
-            found.append(
-                f"task '{task}': {count} of {len(rows)} {split} rows are rows of train, from the same file: the "
-                f"scores on {split} are of what was trained on"
-            )
-    return found
-
-
-def _shared(one: Rows, other: Rows) -> int:
-    """Count the rows of `other` that come from the same place of a file as a row of `one`."""
-    numbers = [{rows.sources[i].name: n for i, n in _numbers(rows)} for rows in (one, other)]
-    return sum(int(np.isin(n, numbers[0][name]).sum()) for name, n in numbers[1].items() if name in numbers[0])
-
-
-def _numbers(rows: Rows) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield each file's index, and the numbers of the rows that come from it; nothing of rows passed in Python."""
-    ids, numbers = rows.origins()
-    for i in np.unique(ids):
-        if rows.sources[i].unit != "memory":
-            yield int(i), numbers[ids == i]
 
 
 def warnings(task: str, splits: Mapping[str, Rows], notes: Mapping[str, Mapping[str, Sequence[int]]]) -> list[str]:

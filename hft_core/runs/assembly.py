@@ -9,7 +9,7 @@ from typing import Any
 from hft_core.backbone import Backbone
 from hft_core.batching.mixture import epoch_rows
 from hft_core.combiner import Combiner
-from hft_core.data import loading, row_notes
+from hft_core.data import duplicates, loading, row_notes
 from hft_core.data.examples import Examples, encode
 from hft_core.data.row_checks import check, check_each
 from hft_core.data.rows import Rows
@@ -205,9 +205,8 @@ def _warnings(
     """Return what the heads found odd about their rows. Raises `DataError` for training rows without any token."""
     found = [f"task '{task}' (train): {warning}" for task, head in heads.items() for warning in head.warnings]
     for task, splits in rows.items():
-        found += row_notes.shared_rows(task, splits)
         found += row_notes.warnings(task, splits, {split: examples[split][task].notes() for split in splits})
-    return tuple(found)
+    return (*found, *duplicates.warnings({task: head.columns() for task, head in heads.items()}, rows))
 
 
 def max_length(resolved: Resolved, task: str, model: HybridModel) -> int:

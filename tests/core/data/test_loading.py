@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hft_core.data import files, row_notes
+from hft_core.data import files
 from hft_core.data.loading import Rows, from_python, load, of_host
 from hft_core.errors import DataError
 from hft_core.head import Column
@@ -197,20 +197,6 @@ def test_a_label_that_is_also_read_as_the_text_is_refused() -> None:
     columns = [Column("label", "text"), Column("label", "label", target=True)]
     with pytest.raises(DataError, match="column 'label' is both what is read and what is predicted"):
         of_host("t", [{"label": "a"}] * 9, columns, seed=0, labels_from=None)
-
-
-def test_rows_of_a_file_that_is_given_for_two_splits_are_counted(tmp_path: Path) -> None:
-    for name in ("a.csv", "b.csv"):
-        (tmp_path / name).write_text("text,label\n" + "one,x\ntwo,y\n" * 10)
-    columns = [Column("text", "text"), Column("label", "label", target=True)]
-
-    def shared(**paths: Any) -> list[str]:
-        data = schema.Data(**{split: (str(tmp_path / path),) for split, path in paths.items()})
-        return row_notes.shared_rows("t", load("t", data, columns, seed=0, labels_from="label"))
-
-    assert shared(train="a.csv", dev="b.csv") == shared(files="a.csv") == []
-    (said,) = shared(train="a.csv", dev="b.csv", test="a.csv")
-    assert "20 of 20 test rows are rows of train" in said
 
 
 def test_a_json_object_with_a_key_twice_is_refused(tmp_path: Path) -> None:
