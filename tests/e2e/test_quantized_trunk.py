@@ -86,7 +86,7 @@ def test_a_run_resumes_bit_for_bit_and_its_files_hold_no_base_weights(
     for file in files:
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "stopped" / file).read_bytes(), file
     assert not (tmp_path / "whole" / "model" / "trunk").exists()
-    opened = hft_core.open_run(tmp_path / "whole", Catalogue.discover())
+    opened = hft_core.open_run(tmp_path / "whole", Catalogue.discover(), merge=True)  # as `hft predict` does
     assert opened.model.backbone.quantization == kind
     rows = data["kind"]["dev"]
     answers = predict(opened, "kind", rows)
