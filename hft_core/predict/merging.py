@@ -16,9 +16,7 @@ NEAR = 1e-5
 
 
 def merges(resolved: Resolved, model: HybridModel) -> bool:
-    """Tell whether a run has one adapter, which can be merged into its trunk: not into quantized weights."""
-    if model.backbone.quantization:
-        return False
+    """Tell whether a run has one adapter, which can be merged into its trunk."""
     one = len(resolved.last_strategies()) == 1 and resolved.stages[-1].merges
     return one and model.strategy.adapter and not model.strategy.routes_rows and not model.backbone.quantization
 
