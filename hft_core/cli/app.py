@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
+from hft_core.cli.examples import EXAMPLES, FIRST
 from hft_core.cli.invocation import EVERYWHERE, Invocation, split
 from hft_core.cli.terminal import discard, open_standard_streams, sanitized_logs, say_error
 from hft_core.cli.usage import REFUSED, usage_error
@@ -119,7 +120,7 @@ def build(names: Iterable[str]) -> typer.Typer:
     # The global options are shown in the help of the whole; `split` has removed them from a command's line.
     app.callback()(_options if whole else _no_options)
     for name in names:
-        app.command(name, cls=Command)(load(COMMANDS[name]))
+        app.command(name, cls=Command, epilog=f"Example: {EXAMPLES[name]}")(load(COMMANDS[name]))
     return app
 
 
@@ -156,7 +157,10 @@ def _call(invocation: Invocation, arguments: list[str]) -> int:
 
         print(f"hft {__version__}")
         return 0
-    first = arguments[0] if arguments else "--help"
+    if not arguments:
+        print(FIRST)
+        return 2
+    first = arguments[0]
     if first not in COMMANDS and not first.startswith("-"):
         from hft_core.recipe.did_you_mean import suggest_command
 
@@ -167,12 +171,12 @@ def _call(invocation: Invocation, arguments: list[str]) -> int:
         raise UsageError("the working folder is gone; change into one that exists") from None
     command: Any = get_command(build([first] if first in COMMANDS else COMMANDS))
     try:
-        code = command.main(arguments or [first], prog_name="hft", obj=invocation, standalone_mode=False)
+        code = command.main(arguments, prog_name="hft", obj=invocation, standalone_mode=False)
     except REFUSED as error:
         alone = command.commands[first].params if first in COMMANDS else ()
         options = [*EVERYWHERE, "--help", *(name for option in alone for name in option.opts)]
         raise usage_error(error, f"hft {first}" if alone else "hft", options) from error
-    return int(code or 0) if arguments else 2
+    return int(code or 0)
 
 
 def _failed(message: str, code: int, *, debug: bool) -> int:
