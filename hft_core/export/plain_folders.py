@@ -12,7 +12,7 @@ from hft_core.export.plain_models import PlainModels
 from hft_core.predict.saved_run import SavedRun
 from hft_core.recipe.schema import TRUNK_FOLDER
 from hft_core.runs import assembly, usage_lines
-from hft_core.runs.export import save_model
+from hft_core.runs.model_folders import save_model
 from hft_core.runs.usage_lines import Usage
 
 README = "README.md"

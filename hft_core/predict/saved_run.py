@@ -23,7 +23,7 @@ from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import Resolved, resolve
 from hft_core.recipe.schema import TRUNK_FOLDER
 from hft_core.runs import assembly, pinning
-from hft_core.runs.export import OWN_HEAD_FILE, TASK_FILE, own_state
+from hft_core.runs.model_folders import OWN_HEAD_FILE, TASK_FILE, own_state
 from hft_core.runtime import output_probe
 from hft_core.runtime.files import read_json
 from hft_core.runtime.run_folder import RunFolder

@@ -16,8 +16,8 @@ from hft_core.recipe.schema import Recipe
 from hft_core.results import RunResult, StageResult
 from hft_core.runs import usage_lines
 from hft_core.runs.assembly import BuiltRun, max_length
-from hft_core.runs.export import plain_pooled_output
 from hft_core.runs.floors import standard_error
+from hft_core.runs.model_folders import plain_pooled_output
 from hft_core.runs.usage_lines import Usage
 from hft_core.sanitize import plain
 

@@ -17,7 +17,7 @@ from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
 from hft_core.recipe.resolve import Resolved
 from hft_core.results import RunResult, Scores, StageResult
-from hft_core.runs import export, floors
+from hft_core.runs import floors, model_folders
 from hft_core.runs.answer_files import AnswerFiles
 from hft_core.runs.assembly import max_length
 from hft_core.runs.decision_fitting import fit_decisions
@@ -198,7 +198,7 @@ def _save_model(stages: Stages, folder: RunFolder) -> str:
     """Save the model; `results.json` comes after it and marks it as complete. Returns the base of its adapters."""
     built = stages.material
     limits = {task: max_length(built.resolved, task, built.model) for task in built.heads}
-    base = export.save_model(folder.model, built.model, trunk_changed=stages.trunk_changed, max_lengths=limits)
+    base = model_folders.save_model(folder.model, built.model, trunk_changed=stages.trunk_changed, max_lengths=limits)
     follow_umask(folder.model)
     return base
 

@@ -18,10 +18,10 @@ from hft_core.predict.saved_run import SavedRun, open_run
 from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import Resolved, resolve
 from hft_core.results import RunResult, Scores
-from hft_core.runs import assembly, export, pinning
+from hft_core.runs import assembly, model_folders, pinning
 from hft_core.runs.assembly import BuiltRun
-from hft_core.runs.export import own_state
 from hft_core.runs.model_card import card
+from hft_core.runs.model_folders import own_state
 from hft_core.runtime.files import follow_umask
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.studies import merge_weights, statistics
@@ -183,7 +183,7 @@ def _write(
     folder.open(resume=False)
     folder.write_recipe(recipe_file.dump(resolved.recipe))
     limits = {task: assembly.max_length(resolved, task, model) for task in model.heads}
-    export.save_model(folder.model, model, trunk_changed=True, max_lengths=limits)
+    model_folders.save_model(folder.model, model, trunk_changed=True, max_lengths=limits)
     follow_umask(folder.model)
     machine = runs[0].machine
     names = ", ".join(run.folder.resolve().name for run in runs)

@@ -23,7 +23,7 @@ from hft_core.predict import saved_run
 from hft_core.recipe import recipe_file
 from hft_core.recipe.batch_size import with_batch_sizes
 from hft_core.recipe.resolve import Resolved
-from hft_core.runs import assembly, export
+from hft_core.runs import assembly, model_folders
 from hft_core.runs.stages import Stages
 from hft_core.runtime.files import write_json
 from hft_core.runtime.run_folder import RunFolder
@@ -45,7 +45,7 @@ def cross(resolved: Resolved, data: dict[str, Any], folder: Path) -> None:
         assert result.steps == CROSSING.STEPS
         assert result.skipped_steps == 0
     trained, examples = stages.material.model, stages.material.examples["dev"]
-    export.save_model(run.model, trained, trunk_changed=stages.trunk_changed)
+    model_folders.save_model(run.model, trained, trunk_changed=stages.trunk_changed)
     run.write_recipe(recipe_file.dump(resolved.recipe))
     write_json(run.results, {"plugins": resolved.providers()})
     opened = saved_run.open_run(folder, CROSSING.catalogue()).model

@@ -21,7 +21,7 @@ from hft_core.backbone import Features
 from hft_core.data import loading
 from hft_core.model.hybrid import HybridModel
 from hft_core.predict import prediction, saved_run
-from hft_core.runs import export
+from hft_core.runs import model_folders
 from hft_core.runs.stage_parts import plan_of
 from hft_core.runs.stages import Stages
 
@@ -216,7 +216,7 @@ def check_what_is_saved_and_folded(
     model = stages.material.model
     batch = tokenizer([row["text"] for row in rows[:4]], padding=True, return_tensors="pt")
     expected = logits(model, batch)
-    base = export.save_model(folder, model, trunk_changed=False)
+    base = model_folders.save_model(folder, model, trunk_changed=False)
     opened = peft.PeftModel.from_pretrained(plain_model(Path(base), tokenizer), folder / "topic").eval()
     with torch.no_grad():
         assert distance(opened(**batch).logits, expected) <= 5 * TOLERANCE

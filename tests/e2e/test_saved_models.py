@@ -20,7 +20,7 @@ from hft_core.backbone import Features
 from hft_core.device.machine import find_machine
 from hft_core.model.hybrid import HybridModel
 from hft_core.predict import saved_run
-from hft_core.runs import export
+from hft_core.runs import model_folders
 from hft_core.runs.stages import Stages
 from hft_core.training import evaluation
 
@@ -72,7 +72,7 @@ def trained(prepare: Callable[..., Stages], recipe: dict[str, Any], toys: Module
     for index, stage in enumerate(chosen):
         stages.run(index, stage, fold=index < len(chosen) - 1)
     model = stages.material.model
-    export.save_model(folder, model, trunk_changed=stages.trunk_changed)
+    model_folders.save_model(folder, model, trunk_changed=stages.trunk_changed)
     model.eval()
     return model
 

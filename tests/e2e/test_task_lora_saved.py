@@ -24,7 +24,7 @@ from hft_core.data.loading import from_python as python_rows
 from hft_core.device.machine import find_machine
 from hft_core.model.hybrid import HybridModel
 from hft_core.predict import saved_run
-from hft_core.runs import export
+from hft_core.runs import model_folders
 from hft_core.runs.stages import Stages
 from hft_core.training.evaluation import score_task
 
@@ -63,7 +63,7 @@ def trained(prepare: Callable[..., Stages], recipe: dict[str, Any], toys: Module
     for index, stage in enumerate(stages.material.resolved.stages):
         stages.run(index, stage, fold=False)
     model = stages.material.model
-    export.save_model(folder, model, trunk_changed=stages.trunk_changed)
+    model_folders.save_model(folder, model, trunk_changed=stages.trunk_changed)
     model.eval()
     return model
 
@@ -142,7 +142,7 @@ def test_a_run_of_two_stages_opens_with_the_exact_parts(
         stages[1]["strategy"] = strategy
     made = hft_core.run(recipe(models["bert"], "bert", *stages), data=data(toys), output=tmp_path / "run")
     opened = saved_run.open_run(tmp_path / "run", Catalogue.discover())
-    export.save_model(tmp_path / "again", opened.model, trunk_changed=False)
+    model_folders.save_model(tmp_path / "again", opened.model, trunk_changed=False)
     expected, found = tensors(tmp_path / "run/model"), tensors(tmp_path / "again")
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
