@@ -62,6 +62,8 @@ def test_a_bad_input_is_told_in_one_line_and_nothing_is_lost(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     case = CASES[name]
+    for package in case.packages:
+        pytest.importorskip(package)
     before = _made(case, folder, surroundings)
     for key in LAUNCHED:
         monkeypatch.delenv(key, raising=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,9 +102,10 @@ def _reason(model: str, error: Exception) -> str:
     if isinstance(error, UnpicklingError):
         return "its weights are a pickle that holds more than tensors, expected safetensors"
     if "GGMLQuantizationType" in said:
+        number = re.search(r"\d+(?=\)? is not a valid)", said)
         return (
-            f"its numbers are in a format that the gguf library here does not read ({said[:200]}); expected F16, BF16, "
-            "Q8_0, Q4_K, …"
+            f"its numbers are in a format that the gguf library here does not read (GGML type "
+            f"{number[0] if number else 'unknown'}); expected F16, BF16, Q8_0, Q4_K, …"
         )
     return fit.damaged(model) or said[:300]
 

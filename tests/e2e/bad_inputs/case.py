@@ -27,6 +27,8 @@ class Case:
     code: int = 2
     needs: tuple[str, ...] = ()
     """What the folder holds beside the usual: `done` and `stopped` (runs), `decoder` (a model)."""
+    packages: tuple[str, ...] = ()
+    """Modules of extras that the command needs to get so far."""
     variables: Mapping[str, str] = field(default_factory=dict)
     """Of the environment."""
     largest_file: int = 0

@@ -217,6 +217,7 @@ OTHERS = [
     Case(
         what="a sweep over a key that is not there",
         given=nothing,
+        packages=("optuna",),
         command="sweep recipe.yaml --out new --search stages.0.learnig_rate=log:1e-5:1e-2",
         says="--search stages.0.learnig_rate=log:1e-5:1e-2: 'stages.0' has no key 'learnig_rate'. Did you mean "
         "'learning_rate'?",
@@ -224,12 +225,14 @@ OTHERS = [
     Case(
         what="a sweep over values of another type",
         given=nothing,
+        packages=("optuna",),
         command="sweep recipe.yaml --out new --search stages.0.max_steps=log:1e-5:1e-2",
         says="--search stages.0.max_steps=log:1e-5:1e-2: expected a whole number, not 1e-05",
     ),
     Case(
         what="a sweep to resume that is not there",
         given=nothing,
+        packages=("optuna",),
         command="sweep --resume --out new",
         says="'new' holds no sweep to resume: it has no plan.json",
     ),
@@ -352,6 +355,7 @@ EXPORTS = [
     Case(
         what="a graph of a head that has a loss alone",
         given=nothing,
+        packages=("onnxscript", "onnxruntime"),
         command="export done --to onnx --out new",
         says="task 'language': its head 'mlm' has no outputs that a graph could compute (it generates text, or has a "
         "loss alone): leave it out (--tasks topic)",

@@ -236,7 +236,7 @@ CASES = [
         given=every(gguf(99), model("tiny.gguf")),
         command=CHECK,
         says="model 'tiny.gguf' cannot be opened: its numbers are in a format that the gguf library here does not read "
-        "(np.uint32(99) is not a valid GGMLQuantizationType); expected F16, BF16, Q8_0, Q4_K, …",
+        "(GGML type 99); expected F16, BF16, Q8_0, Q4_K, …",
     ),
     Case(
         what="a shard of the weights that is missing",
