@@ -39,20 +39,22 @@ def warnings(columns: Mapping[str, Sequence[Column]], rows: Mapping[str, Splits]
 def _trained_on(
     task: str, split: str, rows: Rows, texts: np.ndarray, trained: Mapping[str, np.ndarray]
 ) -> Iterator[str]:
-    """Yield a line for the texts that the task's own train rows have, and one for each task that trains on others."""
+    """Yield a line for the texts that the task's own train rows have, and one for those that only other tasks train
+    on."""
     own = np.isin(texts, trained[task])
     if own.any():
         yield (
             f"task '{task}': {own.sum()} of {len(rows)} {split} rows have the texts of train rows (first: "
             f"{rows.where(int(own.argmax()))}): the scores on {split} are of what was trained on"
         )
-    for other, theirs in trained.items():
-        also = np.isin(texts, theirs) & ~own
-        if other != task and also.any():
-            yield (
-                f"task '{task}': {also.sum()} of {len(rows)} {split} rows have texts that task '{other}' trains on "
-                f"(first: {rows.where(int(also.argmax()))})"
-            )
+    also = {other: np.isin(texts, theirs) & ~own for other, theirs in trained.items() if other != task}
+    others = [other for other, found in also.items() if found.any()]
+    if others:
+        found = np.logical_or.reduce([also[other] for other in others])
+        yield (
+            f"task '{task}': {found.sum()} of {len(rows)} {split} rows have texts that another task trains on "
+            f"({', '.join(others)}; first: {rows.where(int(found.argmax()))})"
+        )
 
 
 def _several_labels(task: str, rows: Rows, columns: Sequence[Column], texts: np.ndarray) -> Iterator[str]:

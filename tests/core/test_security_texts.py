@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hft_core.cli.progress import Lines
 from hft_core.cli.terminal import print_table, sanitized_logs
 from hft_core.errors import HftError, did_you_mean
+from hft_core.head import Decision
 from hft_core.runs import usage_lines
 from hft_core.sanitize import holds_password, json_text, plain, without_controls, without_passwords
 
@@ -118,7 +119,7 @@ def test_the_model_card_quotes_the_texts_that_its_code_holds() -> None:
     harm = '/x"); import os; os.system("harm'
     config = {"id2label": {0: harm}, "label2id": {harm: 0}, "problem_type": "single_label_classification"}
     family = SimpleNamespace(plain_class="AutoModelForSequenceClassification")
-    head: Any = SimpleNamespace(family=family, config=lambda: config, columns=list)
+    head: Any = SimpleNamespace(family=family, config=lambda: config, columns=list, decision=Decision)
     usage = usage_lines.Usage(task="topic", head=head, max_length=8, adapter_base=harm, revision=harm)
     tree = ast.parse("\n".join(usage_lines.lines(usage)))
     called = {node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")}

@@ -70,7 +70,7 @@ class Stopped:
         path.write_text(json.dumps({**json.loads(path.read_text()), "layer_norm_eps": 1e-3}))
 
     def other_targets(self) -> None:
-        self.data["score"] = [{**row, "score": -100 * row["score"]} for row in self.data["score"]]
+        self.data["score"] = [{**row, "score": -row["score"]} for row in self.data["score"]]
 
     def swapped_labels(self) -> None:
         labels = [row["label"] for row in self.data["topic"]]
@@ -106,8 +106,8 @@ CHANGES = {
 
 
 def told(warnings: tuple[str, ...]) -> list[str]:
-    """All but that a few steps taught nothing."""
-    return [warning for warning in warnings if "ignores the text" not in warning]
+    """All but that a few steps taught nothing, and that tasks share texts."""
+    return [warning for warning in warnings if "ignores the text" not in warning and "trains on" not in warning]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)

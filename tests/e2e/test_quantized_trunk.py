@@ -30,6 +30,12 @@ SAVED = {"save_strategy": "steps", "save_steps": 1}
 CASES = [(kind, strategy) for kind in ("nf4", "int8") for strategy in STRATEGIES]
 
 
+@pytest.fixture(autouse=True)
+def bitsandbytes_where_it_is_needed(request: pytest.FixtureRequest) -> None:
+    if "nf4" in request.node.name:
+        pytest.importorskip("bitsandbytes")
+
+
 def recipe(model: Any, kind: str, strategy: Any) -> dict[str, Any]:
     tasks = {"words": {"head": "clm"}, "kind": {"head": "classification"}}
     stage = {"strategy": strategy, "max_steps": 4, "learning_rate": 0.01, "train_batch_size": 6}

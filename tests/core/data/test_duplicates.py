@@ -51,7 +51,7 @@ def test_texts_that_another_task_trains_on_are_named() -> None:
     columns = {"t": (TEXT, LABEL), "language": (Column("body", "text"),)}
     data = {"t": {"train": train, "test": test}, "language": {"train": language}}
     assert duplicates.warnings(columns, data) == [
-        "task 't': 1 of 2 test rows have texts that task 'language' trains on (first: row 1 of task 't')"
+        "task 't': 1 of 2 test rows have texts that another task trains on (language; first: row 1 of task 't')"
     ]
 
 
