@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -26,9 +27,11 @@ os.environ.pop("HFT_ALLOW", None)
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("hft")
     group.addoption("--whole", action="store_true", help="run all cases of tests that are sampled otherwise")
+    group.addoption("--e2e-share", type=int, default=1, help="of the tests in tests/e2e, run a seeded N-th")
     group.addoption("--sample-seed", default=None, help="seed of the samples; default: the commit that is checked out")
 
 
+@cache
 def _sample_seed(config: pytest.Config) -> str:
     given = config.getoption("--sample-seed")
     if given is not None:
@@ -50,11 +53,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Keep a seeded sample of the cases of each test marked `sampled(COUNT)`, unless `--whole` asks for all. With
     xdist, files with the most slow tests come first: no process begins one when the others have nothing left to do."""
     if not config.getoption("--whole"):
+        _keep_share(config, items)
         _keep_sample(config, items)
     if hasattr(config, "workerinput"):
         slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
         count = Counter(item.path for item in items)
         items.sort(key=lambda item: (-slow[item.path], -count[item.path], item.path))
+
+
+def _keep_share(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep a seeded N-th of the tests in tests/e2e, with all their cases (`--e2e-share N`)."""
+    share, folder = config.getoption("--e2e-share"), Path(__file__).parent / "e2e"
+    if share == 1:
+        return
+
+    def kept(item: pytest.Item) -> bool:
+        test = f"{_sample_seed(config)} {item.nodeid.partition('[')[0]}"
+        return folder not in item.path.parents or random.Random(test).randrange(share) == 0
+
+    left_out = [item for item in items if not kept(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if kept(item)]
 
 
 def _keep_sample(config: pytest.Config, items: list[pytest.Item]) -> None:

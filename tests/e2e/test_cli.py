@@ -64,12 +64,14 @@ def test_a_run_leaves_its_results_and_says_where(folder: Path, finished: Path) -
     assert "holds recipe.yaml" in again.stderr and "overwrites nothing" in again.stderr
 
 
+@pytest.mark.slow
 def test_the_saved_recipe_reproduces_the_run(folder: Path, finished: Path) -> None:
     done = hft("run", finished / "recipe.yaml", "--out", "again", "--json", cwd=folder)
     first, second = json.loads((finished / "results.json").read_text()), json.loads(done.stdout)
     assert second["final"] == first["final"]
 
 
+@pytest.mark.slow
 def test_flags_make_the_recipe_that_a_file_would(folder: Path, models: Any) -> None:
     flags = (
         *("--backbone", models["bert"], "--task", "topic=classification:topics.csv"),
@@ -92,6 +94,7 @@ def test_flags_make_the_recipe_that_a_file_would(folder: Path, models: Any) -> N
     assert result["stages"][0]["trainable"] == outlook["stages"][0]["trainable"]
 
 
+@pytest.mark.slow
 def test_validate_shows_what_a_run_would_do_and_trains_nothing(folder: Path) -> None:
     before = set(folder.iterdir())
     shown = hft(
@@ -106,11 +109,13 @@ def test_validate_shows_what_a_run_would_do_and_trains_nothing(folder: Path) -> 
     assert set(folder.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_validate_prints_the_whole_recipe_on_request(folder: Path) -> None:
     shown = hft("validate", "recipe.yaml", "--recipe", cwd=folder).stdout
     assert "lora_alpha: null" in shown and "train_batch_size: 32" in shown
 
 
+@pytest.mark.slow
 def test_predictions_are_json_lines_in_the_order_of_the_input(folder: Path, finished: Path) -> None:
     texts = [row["text"] for row in csv.DictReader((folder / "topics.csv").open())][:5]
     (folder / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -125,6 +130,7 @@ def test_predictions_are_json_lines_in_the_order_of_the_input(folder: Path, fini
         assert line["label"] == max(line["probabilities"], key=line["probabilities"].__getitem__)
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_scores_that_the_run_gave(folder: Path, finished: Path) -> None:
     results = json.loads((finished / "results.json").read_text())["final"]
     scores = json.loads(hft("evaluate", finished, "--json", cwd=folder).stdout)

@@ -262,6 +262,7 @@ def test_a_recipe_built_in_code_is_the_one_in_plain_data(models: Any, rows: Any)
     assert told_by(mixed, rows) == told_by(plain, rows)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_rows_may_be_a_dataset_a_frame_or_dicts(models: Any, rows: Any) -> None:
     given = recipe(models["bert"])
     expected = told_by(given, rows)
@@ -307,6 +308,7 @@ def test_a_catalogue_of_given_modules_is_enough_to_train_and_to_predict(models: 
         hft_core.run(given, data=rows, catalogue=Catalogue.of(backbones, heads, combiners))
 
 
+@pytest.mark.slow
 def test_a_catalogue_of_given_modules_never_looks_at_the_environment(models: Any, rows: Any, tmp_path: Path) -> None:
     """A distribution whose plugin leaves a mark when it is imported, and would observe every run."""
     info = tmp_path / "site" / "hft_spy-1.0.dist-info"
@@ -343,6 +345,7 @@ def test_a_catalogue_of_given_modules_never_looks_at_the_environment(models: Any
 # --- two runs in one process
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "second",
     [
@@ -392,6 +395,7 @@ def test_predictions_in_another_thread_wait_and_change_nothing_in_a_run(models: 
     assert together(lambda: told_by(given, rows, Begun()), ask) == [expected, [answers] * 3]
 
 
+@pytest.mark.slow
 def test_an_observer_may_draw_random_numbers_and_even_run_hft(models: Any, rows: Any) -> None:
     given, inner = recipe(models["bert"]), recipe(models["bert"], seed=9, num_train_epochs=None, max_steps=2)
     expected, expected_inside = told_by(given, rows), told_by(inner, rows)
@@ -477,6 +481,7 @@ def test_a_host_finds_everything_as_it_was(way: str, models: Any, rows: Any, tmp
         logging.getLogger("peft").setLevel(logging.NOTSET)
 
 
+@pytest.mark.slow
 def test_a_host_may_make_its_own_accelerator_after_a_run(models: Any, rows: Any) -> None:
     """In a process of its own, since Accelerate's state is the process's."""
     host = textwrap.dedent(

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
+
 NOT_YET = {"peft", "sklearn", "seqeval", "torchjd", "rouge_score", "sacrebleu", "joblib"}
 OBSERVER = """
 import json, pathlib, sys
@@ -20,6 +22,7 @@ def hft_step_finished(event):
 """
 
 
+@pytest.mark.slow
 def test_a_plain_run_has_trained_before_it_loads_metrics_or_adapters(
     tmp_path: Path, models: Any, toys: ModuleType
 ) -> None:

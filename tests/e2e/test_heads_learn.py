@@ -66,6 +66,7 @@ def test_language_models_learn(task: str, model: str, models: Any, toys: ModuleT
     assert after["perplexity"] < before["perplexity"] / 2
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("strategy", ["frozen", {"type": "partial", "layers": 1}, {"type": "lora", "r": 4}])
 def test_a_head_learns_under_every_strategy(strategy: Any, models: Any, toys: ModuleType) -> None:
     before, after = learned(models["bert"], "classification", toys, 400, strategy=strategy, head_learning_rate=2e-2)

@@ -81,6 +81,7 @@ def digest(folder: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_stopped_at_any_step_ends_as_one_never_stopped(
     case: str, models: Any, toys: ModuleType, tmp_path: Path, stop_after: Callable[[int], object]

@@ -35,6 +35,7 @@ HEADS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HEADS)
 def test_targets_that_do_not_belong_to_their_texts_are_no_better_than_guessing(
     kind: str, models: Any, toys: ModuleType
