@@ -39,9 +39,9 @@ class Verdict(StrEnum):
     """What a finding means for a run."""
 
     OK = "ok"
-    NOTE = "note"
+    WARNING = "warning"
     """Some runs are hindered, or slower."""
-    MEND = "mend"
+    ERROR = "error"
     """Runs fail."""
 
 
@@ -51,9 +51,9 @@ class Finding:
 
     what: str
     verdict: Verdict
-    says: str
-    mend: str = ""
-    """The one line that mends it."""
+    message: str
+    fix: str = ""
+    """The command or setting that fixes it."""
 
 
 Check = Callable[[Catalogue], Iterator[Finding]]
@@ -69,7 +69,7 @@ def interpreter(_: Catalogue) -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.flags.optimize > 1:
         yield Finding(
-            "python", Verdict.MEND, "runs without docstrings, which transformers needs", "unset PYTHONOPTIMIZE"
+            "python", Verdict.ERROR, "runs without docstrings, which transformers needs", "unset PYTHONOPTIMIZE"
         )
     else:
         yield Finding("python", Verdict.OK, version)
@@ -80,12 +80,12 @@ def packages(_: Catalogue) -> Iterator[Finding]:
     try:
         declared = metadata.requires(OWN) or []
     except metadata.PackageNotFoundError:
-        yield Finding("packages", Verdict.MEND, f"{OWN} is not installed, only on the path", "pip install -e .")
+        yield Finding("packages", Verdict.ERROR, f"{OWN} is not installed, only on the path", "pip install -e .")
         return
     unmet = missing(text for text in declared if "extra ==" not in text)
     for need in unmet:
         yield Finding(
-            "packages", Verdict.MEND, need.problem, f"pip install '{need.requirement.partition(';')[0].strip()}'"
+            "packages", Verdict.ERROR, need.problem, f"pip install '{need.requirement.partition(';')[0].strip()}'"
         )
     if not unmet:
         yield Finding("packages", Verdict.OK, f"the {len(declared)} requirements of {OWN} that apply are met")
@@ -101,7 +101,7 @@ def extras(_: Catalogue) -> Iterator[Finding]:
         unmet = missing([f"{OWN}[{name}]"])
         if unmet:
             problems = ", ".join(need.problem for need in unmet)
-            yield Finding("extras", Verdict.NOTE, f"{name}: {problems}", f"pip install '{OWN}[{name}]'")
+            yield Finding("extras", Verdict.WARNING, f"{name}: {problems}", f"pip install '{OWN}[{name}]'")
 
 
 def accelerator(_: Catalogue) -> Iterator[Finding]:
@@ -114,10 +114,12 @@ def accelerator(_: Catalogue) -> Iterator[Finding]:
     with_cuda = "+cpu" not in version and any(_installed("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"))
     if gpu and not with_cuda and "+cu" not in version:
         yield Finding(
-            "gpu", Verdict.MEND, f"there is an NVIDIA GPU, and torch {version} has no CUDA", "pip install torch"
+            "gpu", Verdict.ERROR, f"there is an NVIDIA GPU, and torch {version} has no CUDA", "pip install torch"
         )
     elif sys.platform == "linux" and not gpu:
-        yield Finding("gpu", Verdict.NOTE, f"none: torch {version} trains on the processor, which suits small models")
+        yield Finding(
+            "gpu", Verdict.WARNING, f"none: torch {version} trains on the processor, which suits small models"
+        )
     else:
         yield Finding("gpu", Verdict.OK, f"torch {version}")
 
@@ -135,8 +137,8 @@ def processors(_: Catalogue) -> Iterator[Finding]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if wanted.isdigit() and int(wanted) > usable:
-        says = f"OMP_NUM_THREADS is {wanted}, and this process may use {usable} processors: threads wait for each other"
-        yield Finding("processors", Verdict.NOTE, says, f"export OMP_NUM_THREADS={usable}")
+        message = f"OMP_NUM_THREADS is {wanted}, but this process may use {usable} processors"
+        yield Finding("processors", Verdict.WARNING, message, f"export OMP_NUM_THREADS={usable}")
     else:
         yield Finding("processors", Verdict.OK, str(usable))
 
@@ -146,14 +148,14 @@ def memory(_: Catalogue) -> Iterator[Finding]:
     free = available_memory()
     if free is None:
         return
-    says = f"{free / GB:.1f} GB available"
+    message = f"{free / GB:.1f} GB available"
     if free < LITTLE_MEMORY:
-        yield Finding("memory", Verdict.MEND, f"{says}: too little to train a small encoder", "end other programs")
+        yield Finding("memory", Verdict.ERROR, f"{message}: too little to train a small encoder", "end other programs")
     elif free < SOME_MEMORY:
-        mend = "hft run RECIPE --set stages.0.strategy=lora --set stages.0.max_rows_per_batch=4"
-        yield Finding("memory", Verdict.NOTE, f"{says}: enough for small models", mend)
+        fix = "hft run RECIPE --set stages.0.strategy=lora --set stages.0.max_rows_per_batch=4"
+        yield Finding("memory", Verdict.WARNING, f"{message}: enough for small models", fix)
     else:
-        yield Finding("memory", Verdict.OK, says)
+        yield Finding("memory", Verdict.OK, message)
 
 
 def available_memory() -> int | None:
@@ -175,15 +177,15 @@ def disk(_: Catalogue) -> Iterator[Finding]:
     """Check that runs can be written to the working folder, and temporary files to theirs."""
     for what, place in (("working folder", Path.cwd()), ("temporary files", Path(tempfile.gettempdir()))):
         if problem := not_writable(place):
-            mend = "cd to a folder of yours, or give --out" if what == "working folder" else "export TMPDIR=…"
-            yield Finding("disk", Verdict.MEND, f"{what}: {place}: {problem}", mend)
+            fix = "cd to a folder of yours, or give --out" if what == "working folder" else "export TMPDIR=…"
+            yield Finding("disk", Verdict.ERROR, f"{what}: {place}: {problem}", fix)
             continue
         free = shutil.disk_usage(place).free
-        says = f"{what}: {free / GB:.1f} GB free at {place}"
+        message = f"{what}: {free / GB:.1f} GB free at {place}"
         if free < LITTLE_DISK:
-            yield Finding("disk", Verdict.MEND, says, "hft cache clear")
+            yield Finding("disk", Verdict.ERROR, message, "hft cache clear")
         else:
-            yield Finding("disk", Verdict.NOTE if free < SOME_DISK else Verdict.OK, says)
+            yield Finding("disk", Verdict.WARNING if free < SOME_DISK else Verdict.OK, message)
 
 
 def caches(_: Catalogue) -> Iterator[Finding]:
@@ -192,24 +194,24 @@ def caches(_: Catalogue) -> Iterator[Finding]:
     try:
         limit = cache.limit()
     except UsageError as error:
-        yield Finding("cache", Verdict.MEND, str(error), f"export {cache.SIZE}=20GB")
+        yield Finding("cache", Verdict.ERROR, str(error), f"export {cache.SIZE}=20GB")
         return
     if place is None:
-        says = "there is no home folder, so that nothing is cached"
-        yield Finding("cache", Verdict.NOTE, says, f"export {cache.PLACE}=/a/folder")
+        message = "there is no home folder, so that nothing is cached"
+        yield Finding("cache", Verdict.WARNING, message, f"export {cache.PLACE}=/a/folder")
         return
     if problem := not_writable(place):
-        says = f"{place}: {problem}: nothing is cached"
-        yield Finding("cache", Verdict.NOTE, says, f"export {cache.PLACE}=/a/folder")
+        message = f"{place}: {problem}: nothing is cached"
+        yield Finding("cache", Verdict.WARNING, message, f"export {cache.PLACE}=/a/folder")
         return
     size = sum(entry.size for entry in cache.entries(place))
-    says = f"{size / GB:.1f} of at most {limit / GB:.1f} GB at {place}"
+    message = f"{size / GB:.1f} of at most {limit / GB:.1f} GB at {place}"
     free = shutil.disk_usage(_existing(place)).free
     if limit - size > free:
-        says += f", where only {free / GB:.1f} GB are free"
-        yield Finding("cache", Verdict.NOTE, says, f"export {cache.SIZE}={max(1, (size + free) // (2 * GB))}GB")
+        message += f", where only {free / GB:.1f} GB are free"
+        yield Finding("cache", Verdict.WARNING, message, f"export {cache.SIZE}={max(1, (size + free) // (2 * GB))}GB")
     else:
-        yield Finding("cache", Verdict.OK, says)
+        yield Finding("cache", Verdict.OK, message)
 
 
 def hub(_: Catalogue) -> Iterator[Finding]:
@@ -221,20 +223,20 @@ def hub(_: Catalogue) -> Iterator[Finding]:
     has = f"{cached} models are cached at {place}"
     if problem := not_writable(place):
         yield Finding(
-            "hub", Verdict.NOTE, f"{place}: {problem}: no model can be downloaded", "export HF_HOME=/a/folder"
+            "hub", Verdict.WARNING, f"{place}: {problem}: no model can be downloaded", "export HF_HOME=/a/folder"
         )
     if constants.HF_HUB_OFFLINE:
-        says = f"HF_HUB_OFFLINE is set: nothing is downloaded; {has}"
-        yield Finding("hub", Verdict.NOTE, says, "unset HF_HUB_OFFLINE")
+        message = f"HF_HUB_OFFLINE is set: nothing is downloaded; {has}"
+        yield Finding("hub", Verdict.WARNING, message, "unset HF_HUB_OFFLINE")
         return
     address = urlsplit(constants.ENDPOINT)
     try:
         port = address.port or (80 if address.scheme == "http" else 443)
         socket.create_connection((address.hostname or "", port), timeout=PATIENCE).close()
     except (OSError, ValueError) as error:
-        says = f"{address.hostname} cannot be reached ({error}); {has}"
-        mend = "export HF_HUB_OFFLINE=1 (local models only), or HF_ENDPOINT or HTTPS_PROXY of your network"
-        yield Finding("hub", Verdict.NOTE, says, mend)
+        message = f"{address.hostname} cannot be reached ({error}); {has}"
+        fix = "export HF_HUB_OFFLINE=1 (local models only), or HF_ENDPOINT or HTTPS_PROXY of your network"
+        yield Finding("hub", Verdict.WARNING, message, fix)
     else:
         yield Finding("hub", Verdict.OK, f"{address.hostname} answers; {has}")
 
@@ -243,7 +245,10 @@ def plugins(catalogue: Catalogue) -> Iterator[Finding]:
     """List plugins that cannot be used."""
     usable = sum(entry.state is State.OK for entry in catalogue.entries)
     yield Finding(
-        "plugins", Verdict.OK if usable else Verdict.MEND, f"{usable} can be used", "" if usable else "pip install -e ."
+        "plugins",
+        Verdict.OK if usable else Verdict.ERROR,
+        f"{usable} can be used",
+        "" if usable else "pip install -e .",
     )
     for entry in catalogue.entries:
         name = f"{entry.seam or 'plugin'} '{entry.name}' of {entry.provider.label}: {entry.status}"
@@ -251,17 +256,17 @@ def plugins(catalogue: Catalogue) -> Iterator[Finding]:
         if entry.state in (State.OK, State.BLOCKED):
             continue
         if entry.state is State.NEEDS:
-            if provider != OWN:  # for those of hft-core, `extras` says so
+            if provider != OWN:  # for those of hft-core, `extras` reports it
                 yield Finding(
-                    "plugins", Verdict.NOTE, f"{name}: {entry.reason}", f"pip install {' '.join(entry.needs)}"
+                    "plugins", Verdict.WARNING, f"{name}: {entry.reason}", f"pip install {' '.join(entry.needs)}"
                 )
         elif entry.state is State.CONFLICT:
             yield Finding(
-                "plugins", Verdict.NOTE, f"{name}: {entry.reason}", f"write {provider}:{entry.name} in recipes"
+                "plugins", Verdict.WARNING, f"{name}: {entry.reason}", f"write {provider}:{entry.name} in recipes"
             )
         else:
-            mend = f"pip uninstall {provider}, or export HFT_BLOCK={provider}"
-            yield Finding("plugins", Verdict.MEND, f"{name}: {entry.reason}", mend)
+            fix = f"pip uninstall {provider}, or export HFT_BLOCK={provider}"
+            yield Finding("plugins", Verdict.ERROR, f"{name}: {entry.reason}", fix)
 
 
 def not_writable(place: Path) -> str:

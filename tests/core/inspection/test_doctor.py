@@ -36,9 +36,9 @@ def test_broken_and_needy_plugins_are_told_with_what_mends_them_and_no_torch_is_
     )
     done = site.python("-c", code, HF_HUB_OFFLINE="1")
     assert done.returncode == 1, done.stderr
-    told = [finding for finding in json.loads(done.stdout) if finding["verdict"] == "mend"]
-    assert ["boom" in finding["says"] and "hft-broken" in finding["mend"] for finding in told] == [True]
-    assert "1 of " in done.stderr and "hinder every run" in done.stderr
+    told = [finding for finding in json.loads(done.stdout) if finding["verdict"] == "error"]
+    assert ["boom" in finding["message"] and "hft-broken" in finding["fix"] for finding in told] == [True]
+    assert "1 of " in done.stderr and "make every run fail" in done.stderr
     blocked = site.hft("doctor", HF_HUB_OFFLINE="1", HFT_BLOCK="hft-broken")
     assert blocked.returncode == 0, blocked.stdout
     assert "unset HF_HUB_OFFLINE" in blocked.stdout
@@ -48,8 +48,8 @@ def test_packages_outside_their_bounds_are_told(monkeypatch: pytest.MonkeyPatch)
     declared = ["numpy>=1000", "no-such-dist>=2", "pytest>=1; python_version < '3'", "other; extra == 'dev'"]
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: declared)
     findings = list(doctor.packages(EMPTY))
-    assert [finding.mend for finding in findings] == ["pip install 'numpy>=1000'", "pip install 'no-such-dist>=2'"]
-    assert all(finding.verdict is Verdict.MEND for finding in findings)
+    assert [finding.fix for finding in findings] == ["pip install 'numpy>=1000'", "pip install 'no-such-dist>=2'"]
+    assert all(finding.verdict is Verdict.ERROR for finding in findings)
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["numpy>=1"])
     assert found(doctor.packages).verdict is Verdict.OK
 
@@ -63,18 +63,20 @@ def test_a_cache_that_cannot_be_written_to_and_a_wrong_limit_are_told(
     assert not (tmp_path / "cache").exists(), "looking makes nothing"
     (tmp_path / "cache").write_text("a file in its place")
     finding = found(doctor.caches)
-    assert (finding.verdict, finding.mend) == (Verdict.NOTE, "export HFT_CACHE=/a/folder")
-    assert "is no folder" in finding.says
+    assert (finding.verdict, finding.fix) == (Verdict.WARNING, "export HFT_CACHE=/a/folder")
+    assert "is no folder" in finding.message
     monkeypatch.setenv("HFT_CACHE_SIZE", "much")
-    assert found(doctor.caches).verdict is Verdict.MEND
+    assert found(doctor.caches).verdict is Verdict.ERROR
 
 
-@pytest.mark.parametrize(("free", "verdict"), [(10**8, Verdict.MEND), (2 * 10**9, Verdict.NOTE), (10**10, Verdict.OK)])
+@pytest.mark.parametrize(
+    ("free", "verdict"), [(10**8, Verdict.ERROR), (2 * 10**9, Verdict.WARNING), (10**10, Verdict.OK)]
+)
 def test_little_memory_is_told(monkeypatch: pytest.MonkeyPatch, free: int, verdict: Verdict) -> None:
     monkeypatch.setattr(doctor, "available_memory", lambda: free)
     finding = found(doctor.memory)
     assert finding.verdict is verdict
-    assert bool(finding.mend) is (verdict is not Verdict.OK)
+    assert bool(finding.fix) is (verdict is not Verdict.OK)
 
 
 def test_the_available_memory_is_some_of_this_machines() -> None:
@@ -85,7 +87,7 @@ def test_the_available_memory_is_some_of_this_machines() -> None:
 def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     usage: Any = type("Usage", (), {"free": 10**6})
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: usage)
-    assert {finding.verdict for finding in doctor.disk(EMPTY)} == {Verdict.MEND}
+    assert {finding.verdict for finding in doctor.disk(EMPTY)} == {Verdict.ERROR}
 
 
 def test_the_hub_is_asked_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -95,15 +97,15 @@ def test_the_hub_is_asked_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         assert found(doctor.hub).verdict is Verdict.OK
-        assert "1 models are cached" in found(doctor.hub).says
+        assert "1 models are cached" in found(doctor.hub).message
     refused = found(doctor.hub)
-    assert refused.verdict is Verdict.NOTE and "cannot be reached" in refused.says
+    assert refused.verdict is Verdict.WARNING and "cannot be reached" in refused.message
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set" in found(doctor.hub).says
+    assert "HF_HUB_OFFLINE is set" in found(doctor.hub).message
 
 
 def test_more_threads_than_processors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "100000")
-    assert found(doctor.processors).mend.startswith("export OMP_NUM_THREADS=")
+    assert found(doctor.processors).fix.startswith("export OMP_NUM_THREADS=")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert found(doctor.processors).verdict is Verdict.OK
