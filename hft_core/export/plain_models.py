@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from hft_core.backbone import Features, PooledOutput, TextPooling
 from hft_core.predict.saved_run import SavedRun
 from hft_core.runs.usage_lines import POOLED_CLASS
+from hft_core.runtime.transformers_logs import quiet_transformers
 
 POOLED_HEAD = Path("2_Dense", "model.safetensors")
 """Where sentence-transformers has a linear layer on a pooled text."""
@@ -84,7 +83,7 @@ class PlainModels:
     def _model(self, task: str) -> Any:
         if self._open[0] != task:
             kind: Any = getattr(transformers, self._plain_class(task))
-            with _quiet():
+            with quiet_transformers():
                 model = kind.from_pretrained(self._folder / task, dtype=torch.float32).eval()
             if hasattr(model.config, "use_cache"):
                 model.config.use_cache = False
@@ -105,20 +104,6 @@ class PlainModels:
         with torch.no_grad():
             ((name, tensor),) = self._heads[task].outputs(Features(torch.zeros(1, 2, self._width), ids, ids)).items()
         return name, tensor.ndim
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave out transformers' bar, and its report of a pooler that a bare trunk lacks."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _rows(inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

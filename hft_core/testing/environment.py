@@ -6,21 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers.utils import logging
 
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence the logs and progress bars of transformers about tiny models, some of which are incomplete on purpose."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+from hft_core.runtime.transformers_logs import quiet_transformers
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from transformers import (
 
 from hft_core.backbone import Backbone
 from hft_core.plugins.catalogue import Catalogue, State
+from hft_core.runtime.transformers_logs import quiet_transformers
 from hft_core.testing.check import Failed
-from hft_core.testing.environment import quiet_transformers
 from hft_core.testing.toy_tokenizers import byte_pairs, pieces_of, word_pieces
 from hft_core.testing.toys import vocabulary
 
