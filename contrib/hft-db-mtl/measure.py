@@ -52,7 +52,10 @@ def main() -> None:
             for seed in SEEDS:
                 known = {
                     "topic": {"head": "classification", "label": "topic", "max_length": TOKENS},
-                    "length": {"head": "regression", "label": "length", "max_length": TOKENS},
+                    "length": {
+                        "head": {"type": "regression", "label": "length", "standardize": False},
+                        "max_length": TOKENS,
+                    },
                 }
                 stage = {
                     "strategy": {"type": "lora", "r": 8},

@@ -38,12 +38,13 @@ class Steps:
 
 
 def run(*, scale: float = 1.0, combiner: dict[str, Any] | None = None, **stage: Any) -> Steps:
-    """`kind`, a classification, and `size`, a regression, learned together."""
+    """`kind`, a classification, and `size`, a regression in the targets' own unit, learned together."""
+    size = {"type": "regression", "label": "size", "standardize": False}
     common = {"strategy": "full", "learning_rate": 5e-3, "per_device_train_batch_size": 8, "max_grad_norm": None}
     chosen = {"type": "db-mtl", **(combiner or {})}
     recipe = {
         "backbone": {"model": str(trunks.folder("BERT")), "dropout": 0.0},
-        "tasks": {"kind": {"head": "classification"}, "size": {"head": "regression", "label": "size"}},
+        "tasks": {"kind": {"head": "classification"}, "size": {"head": size}},
         "stages": [{**common, "combiner": chosen, "eval_strategy": "no", "head_warmup_steps": 0, **stage}],
         "precision": "fp32",
     }
