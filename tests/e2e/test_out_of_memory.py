@@ -110,12 +110,12 @@ def test_a_step_that_does_not_fit_is_divided_and_equals_the_whole_one(
     chosen, data = recipe(models["bert"], **stage), dict.fromkeys(TASKS, toys.rows(60))
     whole, divided = Steps(), Steps()
     result = hft_core.run(chosen, output=tmp_path / "whole", data=data, observers=[whole])
-    assert not [w for w in result.warnings if "ignores the text" not in w and "trains on" not in w]
+    assert not [w for w in result.warnings if "ignores the text" not in w and "texts" not in w]
     short = Short(monkeypatch, error, rows=4)
     result = hft_core.run(chosen, output=tmp_path / "divided", data=data, observers=[divided])
     assert short.refused > 0
     assert 0 < short.largest <= 4
-    (warning,) = [w for w in result.warnings if "ignores the text" not in w and "trains on" not in w]
+    (warning,) = [w for w in result.warnings if "ignores the text" not in w and "texts" not in w]
     assert "memory was too small for 12 rows in one pass: steps were divided into passes of" in warning
     assert furthest(divided.losses[:2], whole.losses[:2]) < 1e-6
     assert furthest(divided.losses, whole.losses) < 5e-6  # rounding, which six steps of mgda make larger
