@@ -12,10 +12,11 @@ from hft_core.analysis import affinity
 from hft_core.analysis.conflicts import Conflicts, Pair, layer_groups
 from hft_core.analysis.draws import draw_batches, gradients_of, loss_of
 from hft_core.batching.batch import Batch
-from hft_core.device.machine import Machine, find_machine
+from hft_core.device.machine import Machine
 from hft_core.errors import UsageError, did_you_mean
 from hft_core.model import gradient_checkpointing
 from hft_core.model.hybrid import HybridModel
+from hft_core.predict.prediction import machine_of
 from hft_core.predict.saved_run import SavedRun
 from hft_core.runs import assembly
 from hft_core.runtime import signals
@@ -54,13 +55,12 @@ def analyze(saved: SavedRun, tasks: Sequence[str] | None = None, *, rows: int = 
     chosen = tuple(tasks or stage.stage.tasks)
     _check(saved, chosen, stage.stage.tasks)
     model, seed = saved.model, saved.resolved.recipe.seed
-    machine = saved.machine or find_machine(saved.resolved.recipe.precision)
     _make_trainable(saved)
     groups = layer_groups(model)
     if not groups:
         name = stage.strategy.entry.name if stage.strategy is not None else "full"
         raise UsageError(f"the tasks share nothing that strategy '{name}' trains: no gradients to compare")
-    model.to(machine.device)
+    machine = machine_of(saved)
     heads = {task: model.head(task) for task in chosen}
     loaded = assembly.load_rows(saved.resolved, heads, {})
     examples = assembly.tokenize(saved.resolved, loaded, model)["train"]

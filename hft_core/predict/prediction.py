@@ -120,7 +120,7 @@ def _answers(saved: Trained, tasks: Sequence[str], rows: Any) -> dict[str, list[
         rows = loading.from_python(rows, task=task)
         assembly.check_rows(task, head, rows, "input", need_targets=False)
         examples[task] = _encoded(saved, task, rows, with_targets=False)
-    where, seed = _machine(saved), saved.resolved.recipe.seed
+    where, seed = machine_of(saved), saved.resolved.recipe.seed
     plan = _plan(saved, examples, where)
     evaluations = evaluate_tasks(saved.model, examples, where, seed=seed, with_loss=False, predicting=heads, plan=plan)
     return {
@@ -164,7 +164,7 @@ def _measured(saved: Trained, task: str, rows: Any) -> Measured:
     head, rows = _head(saved, task), loading.from_python(rows, task=task)
     assembly.check_rows(task, head, rows, "input", need_targets=True)
     examples = {task: _encoded(saved, task, rows)}
-    return measure(saved.model, [task], examples, _machine(saved), seed=saved.resolved.recipe.seed)
+    return measure(saved.model, [task], examples, machine_of(saved), seed=saved.resolved.recipe.seed)
 
 
 @exclusive
@@ -173,7 +173,7 @@ def evaluate_recipe_data(saved: Trained, tasks: Sequence[str]) -> dict[str, Meas
     heads = {task: _head(saved, task) for task in tasks}
     rows = assembly.load_rows(saved.resolved, heads, {})
     examples = assembly.tokenize(saved.resolved, rows, saved.model)
-    where, seed = _machine(saved), saved.resolved.recipe.seed
+    where, seed = machine_of(saved), saved.resolved.recipe.seed
     return {
         split: measure(saved.model, tasks, of_split, where, seed=seed, plan=_plan(saved, of_split, where))
         for split, of_split in examples.items()
@@ -201,7 +201,7 @@ def _plan(saved: Trained, examples: Mapping[str, Examples], machine: Machine) ->
     return saved.plan
 
 
-def _machine(saved: Trained) -> Machine:
+def machine_of(saved: Trained) -> Machine:
     """Find the device and number format to predict with, once."""
     if saved.machine is None:
         saved.machine = find_machine(saved.resolved.recipe.precision)
