@@ -1,4 +1,4 @@
-"""Run or resume a sweep of stand-in runs: `python sweep_driver.py RECIPE|- OUT TRIALS SECONDS`."""
+"""Run or resume a sweep of fake runs (`fake_run.py`): `python sweep_driver.py RECIPE|- OUT TRIALS SECONDS`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUN = Path(__file__).with_name("fake_run.py")
 
 
 class StandIns(Local):
-    """Starts the stand-in with a trial's recipe and folder."""
+    """Start a fake run with a trial's recipe and folder."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

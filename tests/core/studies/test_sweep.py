@@ -1,4 +1,4 @@
-"""A sweep finds what was planted, prunes, survives failing trials and killed workers; its runs are stand-ins."""
+"""A sweep finds what was planted, prunes, survives failing trials and killed workers (with `fake_run.py` for runs)."""
 
 from __future__ import annotations
 
