@@ -25,6 +25,9 @@ def compare(
         str | None, typer.Option("--controls", metavar="A,B,…", help="Only these controls; by default all that apply.")
     ] = None,
     no_controls: Annotated[bool, typer.Option("--no-controls", help="Compare the arms alone.")] = False,
+    tune: Annotated[
+        str | None, typer.Option("--tune", metavar="learning_rate=N", help="Give each arm N tries of its rate, on dev.")
+    ] = None,
     slots: Annotated[int | None, typer.Option("--slots", min=1, help="Runs at a time, which divide the cores.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json.")] = False,
 ) -> None:
@@ -39,7 +42,8 @@ def compare(
 
     kinds = () if no_controls else None if controls is None else tuple(k.strip() for k in controls.split(","))
     many = None if seeds is None else tuple(range(seeds))
-    asked = None if recipe is None else request(recipe, arms.vary(vary or ()), against, many, kinds)
+    tries = None if tune is None else arms.tries_of(tune)
+    asked = None if recipe is None else request(recipe, arms.vary(vary or ()), against, many, kinds, tries)
     try:
         with signals.listening():
             summary = study(

@@ -52,6 +52,7 @@ def study_page(name: str, study: Study, *, version: str = "") -> str:
         tag("h2", "Cost"),
         _cost(study),
         _forgetting(study),
+        _tuning(study),
     ]
     return document(name, body, version)
 
@@ -170,6 +171,17 @@ def _forgetting(study: Study) -> Markup | None:
     ]
     headings = ("arm", "task", "dev loss before", "after", "change")
     return table(headings, rows, caption="Forgetting") if rows else None
+
+
+def _tuning(study: Study) -> Markup | None:
+    rows: list[Sequence[Content]] = [
+        (one["arm"], one["key"], rate, "failed" if gain is None else f"{gain:+.1%}", "yes" if chosen else "")
+        for one in study.get("tuning", ())
+        for rate, gain in sorted(zip(one["rates"], one["gains"], strict=True))
+        for chosen in [rate == one["chosen"]]
+    ]
+    headings = ("arm", "key", "value", "gain on the arm's own (dev)", "chosen")
+    return table(headings, rows, caption="Tries of the learning rate") if rows else None
 
 
 def _change(losses: Mapping[str, float | None]) -> str:

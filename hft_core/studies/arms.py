@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from hft_core.recipe.schema import Recipe
     from hft_core.recipe.yaml_source import Source
 
-KEYS = ("recipe", "arms", "vary", "against", "seeds", "controls")
+KEYS = ("recipe", "arms", "vary", "against", "seeds", "controls", "tune")
 """Of a `compare.yaml`."""
 MOST_ARMS = 200
+TUNED_KEY, MOST_TRIES = "learning_rate", 9
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Request:
     seeds: tuple[int, ...] = ()
     controls: tuple[str, ...] | None = None
     """Kinds of controls; None: all."""
+    tries: int = 0
+    """Of each arm's learning rate, before it is compared; 0: the rates that the recipes have."""
 
 
 def vary(assignments: Sequence[str]) -> dict[str, list[str]]:
@@ -91,7 +94,14 @@ def read(path: Path) -> Request:
         against=str(data.get("against") or ""),
         seeds=seeds_of(data.get("seeds") or 5, f"{path}, seeds"),
         controls=None if data.get("controls") is None else tuple(map(str, data["controls"] or ())),
+        tries=_tries(data.get("tune"), path),
     )
+
+
+def _tries(tune: Any, path: Path) -> int:
+    if tune is not None and (not isinstance(tune, dict) or len(tune) != 1):
+        raise RecipeError(f"{path}, tune: found {tune!r}, expected {{{TUNED_KEY}: N}}")
+    return tries_of("=".join(map(str, next(iter(tune.items()))))) if tune else 0
 
 
 def _assignments(overrides: Any, source: Source, name: str) -> Iterator[str]:
@@ -108,6 +118,18 @@ def seeds_of(value: Any, place: str) -> tuple[int, ...]:
     if not whole or not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(f"{place}: found {value!r}, expected how many seeds, or a list of different ones")
     return tuple(seeds)
+
+
+def tries_of(assignment: str) -> int:
+    """Return how many tries of its learning rate each arm has, from `learning_rate=N`. Raises `UsageError`."""
+    key, equals, count = (part.strip() for part in assignment.partition("="))
+    if equals and key != TUNED_KEY:
+        raise UsageError(
+            f"--tune {assignment}: '{key}' is not tuned, expected {TUNED_KEY}=N.{did_you_mean(key, [TUNED_KEY])}"
+        )
+    if not equals or not count.isdecimal() or not 2 <= int(count) <= MOST_TRIES:
+        raise UsageError(f"--tune {assignment}: expected {TUNED_KEY}=N, with 2 to {MOST_TRIES} tries for each arm")
+    return int(count)
 
 
 def build(request: Request, catalogue: Catalogue) -> list[Arm]:

@@ -16,7 +16,7 @@ from hft_core.runtime import locks
 from hft_core.runtime.files import write_json, write_text
 from hft_core.runtime.run_folder import RESULTS_FILE
 from hft_core.studies import arms as arm_module
-from hft_core.studies import controls, evidence, jobs, tables
+from hft_core.studies import controls, evidence, jobs, tables, tuning
 from hft_core.studies.arms import Arm, Request
 from hft_core.studies.jobs import Job, JobRunner, Say
 from hft_core.studies.local import Launcher, Local
@@ -43,6 +43,7 @@ def compare(
     against: str = "",
     seeds: int | Sequence[int] = SEEDS,
     controls: Sequence[str] | None = None,
+    tune: Mapping[str, int] | None = None,
     slots: int | None = None,
     resume: bool = False,
     catalogue: Catalogue | None = None,
@@ -51,8 +52,9 @@ def compare(
 
     `recipe`: the path of a recipe file, or of a `compare.yaml`. `arms`: overrides by key path, by the name of the arm;
     `vary`: values by key path, of which all combinations are arms. `against`: the reference, by default the first arm.
-    `seeds`: how many, or which. `controls`: kinds of controls, by default all that apply. `slots`: runs at a time. The
-    runs are processes, which read the installed plugins. `resume`: resume the study in `output`.
+    `seeds`: how many, or which. `controls`: kinds of controls, by default all that apply. `tune`:
+    `{"learning_rate": N}` gives each arm N tries of its learning rate. `slots`: runs at a time. The runs are processes,
+    which read the installed plugins. `resume`: resume the study in `output`.
 
     Raises `UsageError` (and its kinds), and `HftError` where every run fails.
     """
@@ -63,7 +65,8 @@ def compare(
     axes = [f"{key}={','.join(json.dumps(value) for value in values)}" for key, values in (vary or {}).items()]
     kinds = None if controls is None else tuple(controls)
     many = arm_module.seeds_of(seeds if isinstance(seeds, int) else list(seeds), "seeds")
-    asked = None if path is None else request(path, assignments | arm_module.vary(axes), against, many, kinds)
+    tries = arm_module.tries_of(",".join(f"{key}={count}" for key, count in tune.items())) if tune else None
+    asked = None if path is None else request(path, assignments | arm_module.vary(axes), against, many, kinds, tries)
     return study(asked, Path(output), catalogue or Plugins.discover(), slots=slots, resume=resume)
 
 
@@ -73,6 +76,7 @@ def request(
     against: str = "",
     seeds: tuple[int, ...] | None = None,
     kinds: tuple[str, ...] | None = None,
+    tries: int | None = None,
 ) -> Request:
     """Return what is asked of a study: arms of a recipe file, or a `compare.yaml`, whose keys the others replace."""
     if arms or not _names_arms(path):
@@ -84,6 +88,7 @@ def request(
         against=against or asked.against,
         seeds=seeds or asked.seeds,
         controls=asked.controls if kinds is None else kinds,
+        tries=asked.tries if tries is None else tries,
     )
 
 
@@ -115,12 +120,19 @@ def study(
         write_json(folder / PLAN_FILE, _plan(asked, reference.name))
         launcher = launcher or Local()
         runner = JobRunner(launcher, launcher.slots(slots), folder / SHARED, tuple(options), say)
+        tasks, tuned = controls.judged(reference.recipe, catalogue), list[tuning.Tuned]()
+        if asked.tries:
+            say(f"{len(arms)} arms × {asked.tries} tries of the learning rate")
+            arms, tuned = tuning.tune(arms, asked.tries, tasks, folder, runner)
         listed = _jobs(arms, asked.seeds, folder)
         say(f"{len(arms)} arms × {len(asked.seeds)} seeds: {sum(not job.finished for job in listed)} runs are left")
         runner.run(listed)
         jobs.refuse_without_any(listed, runner.failures)
         notes: list[str] = []
         if controls.SIZED in kinds and (sized := _same_size(arms, reference, asked, folder, catalogue, notes)):
+            if asked.tries:
+                [sized], more = tuning.tune([sized], asked.tries, tasks, folder, runner)
+                tuned += more
             arms.append(sized)
             runner.run(_jobs([sized], asked.seeds, folder))
         found = [_evidence(arm, asked.seeds, folder, runner.failures) for arm in arms]
@@ -129,7 +141,7 @@ def study(
 
             lines = tf_idf.evidence(reference.recipe, asked.seeds, catalogue, controls.KINDS[controls.WITHOUT_MODEL])
             found += [lines] if lines else []
-        summary = summarize(found, reference.name, asked.seeds, controls.judged(reference.recipe, catalogue), notes)
+        summary = summarize(found, reference.name, asked.seeds, tasks, notes, tuned)
         _write(folder, summary, arms, reference)
         shutil.rmtree(folder / SHARED, ignore_errors=True)
         return summary
@@ -155,6 +167,7 @@ def _asked(asked: Request | None, folder: Path, *, resume: bool) -> Request:
         against=kept["against"],
         seeds=tuple(kept["seeds"]),
         controls=None if kept["controls"] is None else tuple(kept["controls"]),
+        tries=kept.get("tries", 0),
     )
     if asked is not None and {n: list(o) for n, o in asked.arms.items()} != known.arms:
         raise UsageError(f"the study in '{folder}' has other arms: resume without naming any, or give a new folder")
@@ -170,6 +183,7 @@ def _plan(asked: Request, reference: str) -> dict[str, Any]:
         "against": reference,
         "seeds": list(asked.seeds),
         "controls": None if asked.controls is None else list(asked.controls),
+        "tries": asked.tries,
     }
 
 
@@ -185,18 +199,13 @@ def _locked(folder: Path) -> Iterator[None]:
 def _jobs(arms: Sequence[Arm], seeds: Sequence[int], folder: Path) -> list[Job]:
     """Return the runs of some arms; all seeds of an arm come before the next arm, so that runs with one beginning do
     not wait for each other. Writes their recipes. Raises `UsageError` where a recipe is another one than before."""
-    from hft_core.recipe import recipe_file
-
     beginnings = Counter(_beginning(arm) for arm in arms)
     found = []
     for arm in arms:
         shares = len(arm.recipe.stages) > 1 and beginnings[_beginning(arm)] > 1
         for seed in seeds:
             path = folder / RECIPES / arm.name / f"{seed}.yaml"
-            text = recipe_file.dump(arm.recipe.model_copy(update={"seed": seed}))
-            if path.is_file() and path.read_text(encoding="utf-8") != text:
-                raise UsageError(f"{path}: the recipe of this arm has changed since the study began: start a new study")
-            write_text(path, text)
+            jobs.write_recipe(path, arm.recipe, seed)
             run = folder / RUNS / arm.name / f"seed-{seed}"
             found.append(Job(arm.name, seed, path, run, folder / LOGS / f"{arm.name}-seed-{seed}.log", shares))
     return found

@@ -8,11 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hft_core.errors import HftError, UsageError
 from hft_core.runtime import locks, signals
+from hft_core.runtime.files import write_text
 from hft_core.runtime.run_folder import LOCK_FILE, RESULTS_FILE
 from hft_core.studies.local import Handle, Launcher, Slot
+
+if TYPE_CHECKING:
+    from hft_core.recipe.schema import Recipe
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 600.0
@@ -55,6 +60,16 @@ class Job:
 
 
 Say = Callable[[str], None]
+
+
+def write_recipe(path: Path, recipe: Recipe, seed: int) -> None:
+    """Write the recipe of a run. Raises `UsageError` where the study began with another one."""
+    from hft_core.recipe import recipe_file
+
+    text = recipe_file.dump(recipe.model_copy(update={"seed": seed}))
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise UsageError(f"{path}: the recipe of this arm has changed since the study began: start a new study")
+    write_text(path, text)
 
 
 @dataclass

@@ -139,7 +139,7 @@ def delta_m(
     A task whose reference is (nearly) 0 has no relative gain and no part; None without any part.
     """
     parts = {
-        task: (1 if greater[task] else -1) * (scores[task] - base) / base
+        task: (1 if greater[task] else -1) * (scores[task] - base) / abs(base)
         for task, base in reference.items()
         if task in scores and abs(base) > 1e-8 and math.isfinite(base) and math.isfinite(scores[task])
     }

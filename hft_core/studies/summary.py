@@ -13,6 +13,7 @@ from hft_core.sanitize import finite
 from hft_core.studies import statistics
 from hft_core.studies.evidence import ArmEvidence, unequal_budgets
 from hft_core.studies.statistics import BETTER, NO_DIFFERENCE, WORSE
+from hft_core.studies.tuning import Tuned
 
 FORMAT = 1
 
@@ -50,6 +51,8 @@ class Summary:
     recommended: str
     reason: str
     notes: tuple[str, ...] = field(default=())
+    tuning: tuple[Tuned, ...] = ()
+    """What was tried of each arm's learning rate before."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `study.json`, with null for numbers that are not finite."""
@@ -58,7 +61,12 @@ class Summary:
 
 
 def summarize(
-    arms: Sequence[ArmEvidence], reference: str, seeds: Sequence[int], tasks: Collection[str], notes: Sequence[str] = ()
+    arms: Sequence[ArmEvidence],
+    reference: str,
+    seeds: Sequence[int],
+    tasks: Collection[str],
+    notes: Sequence[str] = (),
+    tuned: Sequence[Tuned] = (),
 ) -> Summary:
     """Judge all arms against the reference: chosen by dev scores, the verdicts by test scores."""
     base = next(arm for arm in arms if arm.name == reference)
@@ -75,6 +83,12 @@ def summarize(
         said.append(f"{n} seeds cannot give a sign-flip p below {2 / 2**n:.3g}; the verdicts are by the t test")
     for arm in arms:
         said += [f"{arm.name}, seed {seed} failed: {reason}" for seed, reason in arm.failed.items()]
+    said += [
+        f"{one.arm}: the chosen {one.key} is at the edge of those that were tried: a better one may lie beyond"
+        for one in tuned
+        if one.at_edge
+    ]
+    said += [f"{one.arm}: its learning rate was not tuned: {one.failed}" for one in tuned if one.failed]
     recommended, reason = _recommend(arms, base, comparisons, delta, tasks)
     return Summary(
         reference=reference,
@@ -88,6 +102,7 @@ def summarize(
         recommended=recommended,
         reason=reason,
         notes=tuple(said),
+        tuning=tuple(tuned),
     )
 
 

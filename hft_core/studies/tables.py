@@ -19,6 +19,8 @@ def tables(summary: Summary) -> list[Table]:
     found.append(_costs(summary))
     if any(arm.forgetting for arm in summary.arms):
         found.append(_forgetting(summary))
+    if summary.tuning:
+        found.append(_tuning(summary))
     return found
 
 
@@ -111,3 +113,20 @@ def _forgetting(summary: Summary) -> Table:
         for task, losses in arm.forgetting.items()
     ]
     return "Forgetting (dev loss)", ("arm", "task", "before", "after"), rows
+
+
+def _tuning(summary: Summary) -> Table:
+    rows: list[tuple[str, ...]] = [
+        (
+            one.arm,
+            one.key,
+            ", ".join(
+                f"{rate:.3g} ({'failed' if gain is None else f'{gain:+.1%}'})"
+                for rate, gain in sorted(zip(one.rates, one.gains, strict=True))
+            ),
+            f"{one.chosen:.3g}",
+        )
+        for one in summary.tuning
+        if one.chosen is not None
+    ]
+    return "Tuning (gain on the arm's own rate, on dev)", ("arm", "key", "tried", "chosen"), rows

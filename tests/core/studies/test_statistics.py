@@ -79,6 +79,11 @@ def test_delta_m_has_the_direction_of_each_metric() -> None:
     assert delta_m({"c": 1.0}, {"c": 0.0}, {"c": True}) == (None, {})
 
 
+def test_a_gain_on_a_negative_score_is_a_gain() -> None:
+    correlation, _ = delta_m({"a": 0.1}, {"a": -0.2}, {"a": True})
+    assert correlation == pytest.approx(1.5)
+
+
 def test_rows_of_two_models_are_compared_in_pairs() -> None:
     one, other = np.array([True] * 30 + [False] * 10), np.array([True] * 20 + [False] * 18 + [True] * 2)
     p, only_one, only_other = exact_mcnemar(one, other)
