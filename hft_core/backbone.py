@@ -86,13 +86,16 @@ TextPooling = Literal["cls", "mean", "max", "last"]
 
 @dataclass(frozen=True)
 class PooledOutput:
-    """All that a head computes: a linear layer on a pooled text, `pool(hidden) @ weight.T + bias`."""
+    """All that a head computes: a pooled text or, where there is a weight, a linear layer on one,
+    `pool(hidden) @ weight.T + bias`."""
 
     pooling: TextPooling
-    weight: Tensor
+    weight: Tensor | None = None
     """`[outputs, hidden]`"""
-    bias: Tensor
+    bias: Tensor | None = None
     """`[outputs]`"""
+    normalize: bool = False
+    """The output is divided by its length, as embeddings are."""
 
 
 class QuantizedModule(nn.Module):

@@ -318,7 +318,7 @@ class Head(nn.Module, ABC):
         return None
 
     def pooled_output(self) -> PooledOutput | None:
-        """Return what the head computes, if it is a linear layer on a pooled text and not the `family`'s module, so
+        """Return what the head computes, if it is a pooled text or a linear layer on one, not the `family`'s module, so
         that a few lines of torch, or sentence-transformers, compute it too."""
         return None
 

@@ -21,7 +21,11 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     to: Annotated[
         str,
-        typer.Option("--to", metavar="hf|onnx", help="A folder of transformers for each task, or one ONNX graph."),
+        typer.Option(
+            "--to",
+            metavar="hf|onnx|sentence-transformers",
+            help="A folder of transformers for each task, one ONNX graph, or folders of sentence-transformers.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The new folder.")],
     tasks: Annotated[

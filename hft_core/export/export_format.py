@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hft_core.backbone import LanguageModel
+from hft_core.backbone import Features, LanguageModel
+from hft_core.errors import UsageError
 from hft_core.head import Head
 from hft_core.predict.saved_run import SavedRun
 
@@ -52,6 +55,22 @@ def has_outputs(head: Head) -> bool:
 def is_language_model(head: Head) -> bool:
     """Tell whether a head is the trunk's own language model, or learns and writes with it."""
     return not has_outputs(head) and isinstance(head.family, LanguageModel)
+
+
+def named_output(head: Head, hidden_size: int, computed: Tensor) -> dict[str, Tensor]:
+    """Return what another library computed as the only one of `Head.outputs`: by its name, and without a last dimension
+    of one that it does not have."""
+    ids = torch.ones(1, 2, dtype=torch.long)
+    with torch.no_grad():
+        ((name, tensor),) = head.outputs(Features(torch.zeros(1, 2, hidden_size), ids, ids)).items()
+    return {name: computed.squeeze(-1) if computed.ndim > tensor.ndim else computed}
+
+
+def require_packages(to: str, names: Sequence[str]) -> None:
+    """Raise `UsageError` where a package that the format `to` needs is missing; its extra has the format's name."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"--to {to} needs {', '.join(missing)}: pip install 'hft-core[{to}]'")
 
 
 def leaving_out(task: str, tasks: Sequence[str]) -> str:

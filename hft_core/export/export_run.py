@@ -13,13 +13,14 @@ from hft_core.export.export_format import Exported, ExportFormat
 from hft_core.export.held_out import Answered, HeldOut
 from hft_core.export.onnx_folder import OnnxFolder
 from hft_core.export.plain_folders import PlainFolders
+from hft_core.export.sentence_folders import SentenceFolders
 from hft_core.export.verdict import INT8_TOLERANCE, TOLERANCE, TaskVerdict, Verdict
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.predict.saved_run import SavedRun, open_run
 from hft_core.runtime import output_probe
 from hft_core.runtime.files import follow_umask, write_json
 
-FORMATS = ("hf", "onnx")
+FORMATS = ("hf", "onnx", "sentence-transformers")
 VERDICT_FILE = "verdict.json"
 
 
@@ -77,8 +78,8 @@ def _format(to: str, *, int8: bool) -> ExportFormat:
     if to == "onnx":
         return OnnxFolder(int8)
     if int8:
-        raise UsageError("--int8 goes with --to onnx: folders of transformers are in float32")
-    return PlainFolders()
+        raise UsageError("--int8 goes with --to onnx: the other formats are in float32")
+    return SentenceFolders() if to == "sentence-transformers" else PlainFolders()
 
 
 def _check_out(out: Path) -> None:

@@ -6,7 +6,6 @@ lengths, activations) and a `README.md` whose lines predict with onnxruntime and
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hft_core.errors import UsageError
 from hft_core.export import onnx_graph, onnx_readme
-from hft_core.export.export_format import has_outputs, leaving_out
+from hft_core.export.export_format import has_outputs, leaving_out, require_packages
 from hft_core.export.onnx_graph import Graph, Session
 from hft_core.head import Head
 from hft_core.predict.saved_run import SavedRun
@@ -42,9 +41,7 @@ class OnnxFolder:
 
     def check(self, saved: SavedRun, tasks: Sequence[str]) -> None:
         """Raise `UsageError` for what cannot be one graph, and where a package is missing."""
-        missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-        if missing:
-            raise UsageError(f"--to onnx needs {', '.join(missing)}: pip install 'hft-core[onnx]'")
+        require_packages("onnx", NEEDED)
         model = saved.model
         if model.backbone.encoder_decoder:
             raise UsageError("--to onnx is for encoders and decoders, and this run's backbone is an encoder-decoder")

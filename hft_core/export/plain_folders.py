@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hft_core.errors import UsageError
-from hft_core.export.export_format import has_outputs, is_language_model, leaving_out
+from hft_core.export.export_format import Exported, has_outputs, is_language_model, leaving_out
 from hft_core.export.plain_models import PlainModels
 from hft_core.predict.saved_run import SavedRun
 from hft_core.recipe.schema import TRUNK_FOLDER
@@ -34,8 +34,8 @@ class PlainFolders:
             if not _is_plain(saved, task):
                 name = saved.resolved.heads[task].entry.name
                 raise UsageError(
-                    f"task '{task}': no class of transformers computes what its head '{name}' does"
-                    f"{leaving_out(task, tasks)}"
+                    f"task '{task}': neither transformers nor sentence-transformers computes what its head '{name}' "
+                    f"does{leaving_out(task, tasks)}"
                 )
 
     def write(self, saved: SavedRun, tasks: Sequence[str], folder: Path) -> None:
@@ -43,9 +43,23 @@ class PlainFolders:
         lengths = {task: assembly.max_length(saved.resolved, task, saved.model) for task in tasks}
         save_model(folder, saved.model, trunk_changed=True, max_lengths=lengths, tasks=tasks)
         shutil.rmtree(folder / TRUNK_FOLDER)  # each task's folder has its files
-        (folder / README).write_text(_readme(saved, lengths), encoding="utf-8")
+        (folder / README).write_text(self.readme(saved, lengths), encoding="utf-8")
 
-    def open(self, saved: SavedRun, tasks: Sequence[str], folder: Path) -> PlainModels:
+    def readme(self, saved: SavedRun, lengths: Mapping[str, int]) -> str:
+        """Return how to open the folders and predict; `lengths`: tokens of a text, by task."""
+        backbone = saved.model.backbone
+        room = backbone.max_target_length if backbone.encoder_decoder else backbone.max_length
+        about = (
+            "A folder for each task, with the whole model; `verdict.json` compares its answers with those of the run."
+        )
+        parts = ["# Exported models\n", f"{about}\n"]
+        for task, length in lengths.items():
+            usage = Usage(task, saved.model.head(task), length, adapter_base="", room=room, place="")
+            code = "\n".join(usage_lines.lines(usage))
+            parts.append(f"## `{task}`\n\n```python\n{code}\n```\n")
+        return "\n".join(parts)
+
+    def open(self, saved: SavedRun, tasks: Sequence[str], folder: Path) -> Exported:
         """Open the folders with transformers."""
         return PlainModels(saved, tasks, folder)
 
@@ -55,15 +69,3 @@ def _is_plain(saved: SavedRun, task: str) -> bool:
     if head.family is not None:
         return has_outputs(head) or is_language_model(head)
     return has_outputs(head) and backbone.saves_pooled and head.pooled_output() is not None
-
-
-def _readme(saved: SavedRun, lengths: Mapping[str, int]) -> str:
-    backbone = saved.model.backbone
-    room = backbone.max_target_length if backbone.encoder_decoder else backbone.max_length
-    about = "A folder for each task, with the whole model; `verdict.json` compares its answers with those of the run."
-    parts = ["# Exported models\n", f"{about}\n"]
-    for task, length in lengths.items():
-        usage = Usage(task, saved.model.head(task), length, adapter_base="", room=room, place="")
-        code = "\n".join(usage_lines.lines(usage))
-        parts.append(f"## `{task}`\n\n```python\n{code}\n```\n")
-    return "\n".join(parts)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hft_core.backbone import Features, PooledOutput, TextPooling
+from hft_core.backbone import PooledOutput, TextPooling
+from hft_core.export.export_format import named_output
 from hft_core.predict.saved_run import SavedRun
 from hft_core.runs.usage_lines import POOLED_CLASS
 from hft_core.runtime.transformers_logs import quiet_transformers
@@ -51,8 +52,7 @@ class PlainModels:
         with torch.inference_mode():
             found = [self._logits(task, row) for row in (_rows(inputs) if alone else [inputs])]
         logits = found[0] if not alone else _joined(found, inputs["input_ids"].shape[1])
-        name, dimensions = self._output(task)
-        return {name: logits.squeeze(-1) if logits.ndim > dimensions else logits}
+        return named_output(self._heads[task], self._width, logits)
 
     def language(self, task: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         model = self._model(task)
@@ -68,16 +68,18 @@ class PlainModels:
     def _logits(self, task: str, inputs: Mapping[str, Tensor]) -> Tensor:
         model, output = self._model(task), self._pooled(task)
         if output is not None:
-            head = load_file(self._folder / task / POOLED_HEAD)
             hidden = model(**inputs).last_hidden_state
-            pooled = POOLED[output.pooling](hidden, inputs["attention_mask"].unsqueeze(-1))
-            return nn.functional.linear(pooled, head["linear.weight"], head["linear.bias"])
+            found = POOLED[output.pooling](hidden, inputs["attention_mask"].unsqueeze(-1))
+            if output.weight is not None:
+                head = load_file(self._folder / task / POOLED_HEAD)
+                found = nn.functional.linear(found, head["linear.weight"], head.get("linear.bias"))
+            return nn.functional.normalize(found, dim=1) if output.normalize else found
         if self._plain_class(task).endswith(CHOICES):
             inputs = {name: tensor.unsqueeze(1) for name, tensor in inputs.items()}
-        found = model(**inputs)
-        if "start_logits" in found:
-            return torch.stack([found.start_logits, found.end_logits], dim=-1)
-        logits: Tensor = found.logits
+        computed = model(**inputs)
+        if "start_logits" in computed:
+            return torch.stack([computed.start_logits, computed.end_logits], dim=-1)
+        logits: Tensor = computed.logits
         return logits
 
     def _model(self, task: str) -> Any:
@@ -97,13 +99,6 @@ class PlainModels:
     def _pooled(self, task: str) -> PooledOutput | None:
         head = self._heads[task]
         return head.pooled_output() if head.family is None else None
-
-    def _output(self, task: str) -> tuple[str, int]:
-        """Return the head's name for its only output, and the number of its dimensions."""
-        ids = torch.ones(1, 2, dtype=torch.long)
-        with torch.no_grad():
-            ((name, tensor),) = self._heads[task].outputs(Features(torch.zeros(1, 2, self._width), ids, ids)).items()
-        return name, tensor.ndim
 
 
 def _rows(inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:

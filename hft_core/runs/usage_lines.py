@@ -54,13 +54,15 @@ def lines(usage: Usage) -> list[str]:
     layer on a pooled text."""
     family = usage.head.family
     plain_class = POOLED_CLASS if family is None else family.plain_class
+    pooled = usage.head.pooled_output() if family is None else None
+    weighted = pooled is not None and pooled.weight is not None
     return [
         "from pathlib import Path",
         "",
         *(["import peft"] if usage.adapter_base else []),
         "import torch",
         "import transformers",
-        *(["from safetensors.torch import load_file"] if family is None else []),
+        *(["from safetensors.torch import load_file"] if weighted else []),
         "",
         'run = Path(".")  # the folder of this README',
         f'tokenizer = transformers.AutoTokenizer.from_pretrained(run / "{usage.place}{usage.task}")',
@@ -137,23 +139,28 @@ def _sequence(usage: Usage) -> list[str]:
 
 
 def _pooled(usage: Usage) -> list[str]:
-    """Compute the head as well: in a folder of sentence-transformers, its weights are those of module 2."""
+    """Compute the head as well: in a folder of sentence-transformers, its weights, if any, are those of module 2."""
     output, names = usage.head.pooled_output(), usage.head.config().get("id2label", {})
     assert output is not None
     given = [line for line in _sequence(usage) if line not in _LOGITS]
     opened = next(i for i, line in enumerate(given) if line.startswith("inputs = ")) + 1
     answers = [line.replace("model.config.id2label", "id2label") for line in given[opened:]]
+    weights = f'head = load_file(run / "{usage.place}{usage.task}/2_Dense/model.safetensors")'
+    bias = "" if output.bias is None else ' + head["linear.bias"]'
+    scored = "pooled" if output.weight is None else f'pooled @ head["linear.weight"].T{bias}'
+    if output.normalize:
+        scored = f"torch.nn.functional.normalize({scored}, dim=-1)"
     return [
         *given[:opened],
-        f'head = load_file(run / "{usage.place}{usage.task}/2_Dense/model.safetensors")',
+        *([] if output.weight is None else [weights]),
         *(["model.config.use_cache = False"] if output.pooling == "last" else []),  # of a decoder
         "with torch.inference_mode():",
         "    hidden = model(**inputs).last_hidden_state",
         '    mask = inputs["attention_mask"].unsqueeze(dim=-1)',
         f"    pooled = {_POOLED[output.pooling]}",
-        '    logits = pooled @ head["linear.weight"].T + head["linear.bias"]',
+        f"    {'values' if output.normalize else 'logits'} = {scored}",
         *([f"id2label = {names!r}"] if any("id2label" in line for line in answers) else []),
-        *answers,
+        *(["values = values.tolist()"] if output.normalize else answers),
     ]
 
 

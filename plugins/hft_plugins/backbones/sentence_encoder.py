@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from hft_core.backbone import PooledOutput, TextPooling
@@ -64,25 +65,36 @@ def _json(model: str, name: str, revision: str | None) -> Any:
         return None
 
 
-def write_modules(folder: Path, output: PooledOutput, max_length: int) -> None:
+def write_modules(folder: Path, output: PooledOutput, *, hidden_size: int, max_length: int) -> None:
     """Write the modules behind a transformer whose files are in `folder`: `SentenceTransformer(folder).encode(texts)`
-    then gives the head's outputs `[batch, outputs]`. `max_length`: tokens of a text."""
-    outputs, size = output.weight.shape
-    modules = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense")]
+    then gives the head's outputs `[batch, outputs]`. `hidden_size`: of the transformer; `max_length`: tokens of a
+    text."""
+    kinds = ["Transformer", "Pooling"]
+    kinds += ["Dense"] if output.weight is not None else []
+    kinds += ["Normalize"] if output.normalize else []
+    folders = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds[1:], start=1))]
     entries = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (kind, path) in enumerate(modules)
+        for i, (kind, path) in enumerate(zip(kinds, folders, strict=True))
     ]
     _write_json(folder / MODULES_FILE, entries)
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
     modes = {old: pooling == output.pooling for old, pooling in OLD_NAMES.items()}
-    _write_json(folder / "1_Pooling" / POOLING_FILE, {"word_embedding_dimension": size, **modes})
+    _write_json(folder / "1_Pooling" / POOLING_FILE, {"word_embedding_dimension": hidden_size, **modes})
+    if output.weight is not None:
+        _write_dense(folder / "2_Dense", output.weight, output.bias)
+    if output.normalize:
+        _write_json(folder / folders[-1] / "config.json", {})
+
+
+def _write_dense(folder: Path, weight: Tensor, bias: Tensor | None) -> None:
+    outputs, size = weight.shape
     activation = "torch.nn.modules.linear.Identity"
-    dense = {"in_features": size, "out_features": outputs, "bias": True, "activation_function": activation}
-    _write_json(folder / "2_Dense" / "config.json", dense)
-    tensors = {"linear.weight": output.weight, "linear.bias": output.bias}
+    config = {"in_features": size, "out_features": outputs, "bias": bias is not None, "activation_function": activation}
+    _write_json(folder / "config.json", config)
+    tensors = {"linear.weight": weight} if bias is None else {"linear.weight": weight, "linear.bias": bias}
     state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(state, folder / "2_Dense" / "model.safetensors", metadata={"format": "pt"})
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -281,7 +281,7 @@ class HfBackbone(Backbone):
     def save_pooled(self, folder: Path, output: PooledOutput, *, max_length: int, trunk_folder: Path | None) -> None:
         if trunk_folder is not None:
             saved_model.link_trunk(folder, trunk_folder)
-        sentence_encoder.write_modules(folder, output, max_length)
+        sentence_encoder.write_modules(folder, output, hidden_size=self.hidden_size, max_length=max_length)
 
     def load_task(self, folder: Path) -> dict[str, Tensor]:
         return saved_model.read_head(folder)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from hft_core.backbone import Backbone, Features, PooledOutput
+from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label
 from hft_core.head import Column, Decision, Targets
 from hft_core.results import LabelScores
@@ -188,13 +188,6 @@ class Classification(SequenceHead):
 
     def config(self) -> dict[str, Any]:
         return {**config_of(self.labels), "problem_type": "single_label_classification"}
-
-    def pooled_output(self) -> PooledOutput | None:
-        output = super().pooled_output()
-        if output is None or not self.binary:
-            return output
-        weight, bias = (torch.cat([torch.zeros_like(tensor), tensor]) for tensor in (output.weight, output.bias))
-        return PooledOutput(output.pooling, weight, bias)
 
     def export_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Prepend a zero row to the last layer, for a head with one logit."""

@@ -14,11 +14,11 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
-from hft_core.backbone import Backbone, Features, Pooler
+from hft_core.backbone import Backbone, Features, PooledOutput, Pooler
 from hft_core.data import as_list
 from hft_core.head import Column, Draw, Encoded, Head, Targets
 from hft_plugins.heads.parts.example_groups import group_of, identity
-from hft_plugins.heads.parts.pooling import Pooling, pooler_of
+from hft_plugins.heads.parts.pooling import Pool, Pooling, pooler_of
 from hft_plugins.heads.parts.sequence_head import tokenize_texts
 
 METRIC_ANCHORS = 1024
@@ -132,6 +132,12 @@ class Contrastive(Head):
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
         return {"embedding": self.embed(features)}
+
+    def pooled_output(self) -> PooledOutput | None:
+        if not isinstance(self.pool, Pool):
+            return None
+        weight = None if self.projection is None else self.projection.weight
+        return PooledOutput(self.pool.pooling, weight, normalize=True)
 
     def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
         return outputs["embedding"].tolist()

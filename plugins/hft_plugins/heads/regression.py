@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hft_core.backbone import Backbone, Features, PooledOutput
+from hft_core.backbone import Backbone, Features
 from hft_core.data import as_number
 from hft_core.head import Column, Targets
 from hft_plugins.heads.parts.number_targets import problem_of_target
@@ -130,12 +130,6 @@ class Regression(SequenceHead):
             "label2id": {self.columns_read.label: 0},
             "problem_type": "regression",
         }
-
-    def pooled_output(self) -> PooledOutput | None:
-        output = super().pooled_output()
-        if output is None:
-            return None
-        return PooledOutput(output.pooling, output.weight * self.scale, output.bias * self.scale)
 
     def export_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         last = single_output_layer(state)

@@ -9,7 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import hft_core
@@ -32,7 +34,7 @@ STAGE = {"head_warmup_steps": 0, "eval_strategy": "no"}
 WORDS = ["A", "text", "in", "words"]
 NEAR = 2e-5
 FOR_ONNX = "topic,score,kinds,pair,ner,near"
-FOR_HF = "topic,score,kinds,pair,ner,language"
+FOR_HF = "topic,score,kinds,pair,ner,near,language"
 
 
 pytestmark = pytest.mark.slow
@@ -64,7 +66,8 @@ def run(models: Any, toys: ModuleType, tmp_path_factory: pytest.TempPathFactory)
                 "data": data,
             },
             "ner": {"head": "token-classification", "data": str(place / "tags.jsonl")},
-            "near": {"head": "contrastive", "text": ["text", "other"], "data": data},
+            "near": {"head": "contrastive", "text": ["text", "other"], "projection_dim": 8, "data": data},
+            "attended": {"head": "contrastive", "text": ["text", "other"], "pooling": "attention", "data": data},
             "language": {"head": "mlm", "data": data},
         },
         "stages": [
@@ -181,7 +184,9 @@ def test_the_verdict_is_that_of_the_exported_graph(
         part for part in model.graph.initializer if part.name.endswith("heads.ner.scorer.whole.classifier.bias")
     )
     weight.CopyFrom(
-        numpy_helper.from_array(numpy_helper.to_array(weight)[::-1] + 3 * (-1.0) ** weight.dims[0], weight.name)
+        numpy_helper.from_array(
+            numpy_helper.to_array(weight)[::-1] + 3 * (-1.0) ** np.arange(weight.dims[0], dtype=np.float32), weight.name
+        )
     )
     monkeypatch.setattr(onnx_graph, "write", lambda _, path: onnx.save(model, path))
     out = run.parent / "damaged-graph"
@@ -200,6 +205,27 @@ def test_folders_and_their_readme_answer_as_the_run_without_hft(run: Path) -> No
     for task, facts in verdict(out)["tasks"].items():
         assert facts["other_answers"] == 0, task
         assert facts["original"] == pytest.approx(facts["exported"], rel=1e-4), task
+
+
+def test_folders_of_sentence_transformers_and_their_readme_answer_as_the_run(run: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    out = run.parent / "sentences"
+    assert (
+        cli.main(["export", str(run), "--to", "sentence-transformers", "--tasks", "near,pair", "--out", str(out)]) == 0
+    )
+    told = verdict(out)["tasks"]
+    assert told["near"]["largest_difference"] < 1e-5 and told["near"]["other_answers"] == 0
+    assert told["near"]["original"]["mrr"] == pytest.approx(told["near"]["exported"]["mrr"], abs=1e-6)
+    saved = hft_core.open_run(run, Catalogue.discover())
+    found = executed(out)
+    asked = [{"text": one, "other": other} for one, other in found["pair"]["texts"]]
+    for values, wanted in zip(found["pair"]["values"], predict(saved, "pair", asked), strict=True):
+        assert torch.tensor(values).softmax(0).tolist() == pytest.approx([*wanted["probabilities"].values()], abs=NEAR)
+    texts = [*found["near"]["texts"], "again " * 200]
+    wanted = [answer["value"] for answer in predict(saved, "near", [{"text": text} for text in texts])]
+    for folder in (out / "near", run / "model" / "near"):  # merged, and the run's own adapter
+        embeddings = library.SentenceTransformer(str(folder), device="cpu").encode(texts)
+        assert embeddings == pytest.approx(np.array(wanted), abs=1e-5), folder
 
 
 def test_the_verdict_is_that_of_the_exported_folders(
@@ -224,10 +250,18 @@ def test_the_verdict_is_that_of_the_exported_folders(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--to", "gguff"], "--to gguff: unknown format. Known: hf, onnx."),
+        (["--to", "gguff"], "--to gguff: unknown format. Known: hf, onnx, sentence-transformers."),
         (["--to", "hf", "--int8"], "--int8 goes with --to onnx"),
         (["--to", "hf", "--tasks", "topics"], "the run has no task 'topics'. Did you mean 'topic'?"),
-        (["--to", "hf", "--tasks", "topic,near"], "task 'near': no class of transformers computes what its head"),
+        (["--to", "hf", "--tasks", "topic,attended"], "task 'attended': neither transformers nor sentence-"),
+        (
+            ["--to", "sentence-transformers", "--tasks", "near,attended"],
+            "what its head 'contrastive' does: leave it out",
+        ),
+        (
+            ["--to", "sentence-transformers", "--tasks", "near,ner"],
+            "task 'ner': its head 'token-classification' is a module",
+        ),
         (["--to", "onnx"], "task 'language': its head 'mlm' has no outputs that a graph could compute"),
         (["--to", "onnx", "--tolerance", "-1"], "--tolerance"),
     ],

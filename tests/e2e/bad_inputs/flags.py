@@ -353,6 +353,15 @@ EXPORTS = [
         needs=("done",),
     ),
     Case(
+        what="a language model for sentence-transformers",
+        given=nothing,
+        packages=("sentence_transformers",),
+        command="export done --to sentence-transformers --out new --tasks language",
+        says="task 'language': its head 'mlm' is a module of the model's family, not a pooled text that "
+        "sentence-transformers computes",
+        needs=("done",),
+    ),
+    Case(
         what="a graph of a head that has a loss alone",
         given=nothing,
         packages=("onnxscript", "onnxruntime"),

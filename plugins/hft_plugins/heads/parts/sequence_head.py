@@ -92,7 +92,8 @@ class ScoringHead(Head):
         scorer = self.scorer
         if not isinstance(scorer, PooledLinear) or not isinstance(scorer.pool, Pool):
             return None
-        return PooledOutput(scorer.pool.pooling, scorer.output.weight, scorer.output.bias)
+        layer = self.export_state(scorer.output.state_dict())
+        return PooledOutput(scorer.pool.pooling, layer["weight"], layer["bias"])
 
     @property
     def family(self) -> FamilyModule | None:
