@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from hft_core.errors import DataError, HftError, ModelError, PluginError, RecipeError, RunError, UsageError
 from hft_core.hooks import hookimpl
-from hft_core.specs import BackboneSpec, CombinerSpec, HeadSpec, RecipeSpec, StrategySpec, TrackerSpec, load
+from hft_core.specs import (
+    BackboneSpec,
+    CombinerSpec,
+    HeadSpec,
+    LauncherSpec,
+    RecipeSpec,
+    StrategySpec,
+    TrackerSpec,
+    load,
+)
 
 if TYPE_CHECKING:
     from hft_core.plugins.catalogue import Catalogue
@@ -30,6 +39,7 @@ __all__ = [
     "DataError",
     "HeadSpec",
     "HftError",
+    "LauncherSpec",
     "ModelError",
     "PluginError",
     "Recipe",

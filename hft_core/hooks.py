@@ -16,7 +16,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from hft_core import events
-    from hft_core.specs import BackboneSpec, CombinerSpec, HeadSpec, RecipeSpec, StrategySpec, TrackerSpec
+    from hft_core.specs import BackboneSpec, CombinerSpec, HeadSpec, LauncherSpec, RecipeSpec, StrategySpec, TrackerSpec
 
 GROUP = "hft"
 """The entry-point group, and pluggy's project name."""
@@ -102,6 +102,18 @@ class SeamHooks:
             def hft_trackers():
                 return [TrackerSpec(name="graphite", summary="Sends numbers to a Graphite server",
                                     factory="hft_graphite.tracker:build", options="hft_graphite.tracker:Options")]
+        """
+
+    @hookspec
+    def hft_launchers(self) -> list[LauncherSpec]:  # type: ignore[empty-body]
+        """Declare launchers. Factory: `(options) -> hft_core.launcher.Launcher`.
+
+        Example::
+
+            @hookimpl
+            def hft_launchers():
+                return [LauncherSpec(name="kubernetes", summary="Jobs of a Kubernetes cluster",
+                                     factory="hft_k8s.launcher:build", options="hft_k8s.launcher:Options")]
         """
 
 

@@ -142,8 +142,16 @@ class TrackerSpec(Spec):
     seam: ClassVar[str] = "tracker"
 
 
+@dataclass(frozen=True, kw_only=True)
+class LauncherSpec(Spec):
+    """A place where the runs of a comparison or a search are computed."""
+
+    seam: ClassVar[str] = "launcher"
+
+
 SEAMS: dict[str, type[Spec]] = {
-    spec.seam: spec for spec in (BackboneSpec, HeadSpec, StrategySpec, CombinerSpec, RecipeSpec, TrackerSpec)
+    spec.seam: spec
+    for spec in (BackboneSpec, HeadSpec, StrategySpec, CombinerSpec, RecipeSpec, TrackerSpec, LauncherSpec)
 }
 
 

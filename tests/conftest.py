@@ -119,3 +119,19 @@ def toys() -> ModuleType:
 def models(toys: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> object:
     """Model folders by name."""
     return toys.Models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a Slurm cluster of stand-ins (`tests/slurm_commands.py`), whose commands are first in the path."""
+    from hft_plugins.launchers import slurm
+
+    path = Path(__file__).with_name("slurm_commands.py")
+    spec = importlib.util.spec_from_file_location("slurm_commands", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tmp_path / "cluster"
+    monkeypatch.setenv("PATH", f"{module.install(folder)}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0.05)
+    return folder

@@ -37,6 +37,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "hft_core.strategy": (),
     "hft_core.combiner": (),
     "hft_core.tracker": ("Scalar", "TrackedRun", "Tracker"),
+    "hft_core.launcher": (),
     "hft_core.file_guard": ("open_regular", "folder_problem", "special_file", "outside_link"),
     "hft_core.forward_override": (),
     "hft_core.cpu_dropout": (),

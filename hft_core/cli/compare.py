@@ -29,6 +29,9 @@ def compare(
         str | None, typer.Option("--tune", metavar="learning_rate=N", help="Give each arm N tries of its rate, on dev.")
     ] = None,
     slots: Annotated[int | None, typer.Option("--slots", min=1, help="Runs at a time, which divide the cores.")] = None,
+    launcher: Annotated[
+        str | None, typer.Option("--launcher", metavar="NAME", help="Where runs are computed: local, slurm,gpus=1, …")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print study.json.")] = False,
 ) -> None:
     """Compare arms of a recipe over seeds, and say which is better."""
@@ -37,7 +40,7 @@ def compare(
     if controls is not None and no_controls:
         raise UsageError("give --controls or --no-controls, not both")
     from hft_core.runtime import signals
-    from hft_core.studies import arms, tables
+    from hft_core.studies import arms, launchers, tables
     from hft_core.studies.compare import TABLES_FILE, request, study
 
     kinds = () if no_controls else None if controls is None else tuple(k.strip() for k in controls.split(","))
@@ -53,6 +56,7 @@ def compare(
                 slots=slots,
                 resume=resume,
                 options=ctx.obj.again(),
+                launcher=launchers.launcher_of(launcher, ctx.obj.catalogue),
                 say=say_error,
             )
     except signals.Interrupted as stopped:

@@ -38,7 +38,7 @@ KINDS = {
 
 def describe(
     ctx: typer.Context,
-    seam: Annotated[str, typer.Argument(help="backbone, head, strategy, combiner, recipe or tracker.")],
+    seam: Annotated[str, typer.Argument(help="backbone, head, strategy, combiner, recipe, tracker or launcher.")],
     name: Annotated[str, typer.Argument(help="The plugin's name, or distribution:name.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:

@@ -81,7 +81,7 @@ class Names:
 
 def new_plugin(
     ctx: typer.Context,
-    seam: Annotated[str, typer.Argument(help="backbone, head, strategy, combiner, recipe or tracker.")],
+    seam: Annotated[str, typer.Argument(help="backbone, head, strategy, combiner, recipe, tracker or launcher.")],
     name: Annotated[str, typer.Argument(help="The plugin's name in recipes.")],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FOLDER", help="New folder of the package; hft-NAME if left out.")

@@ -41,6 +41,9 @@ def sweep(
         bool, typer.Option("--resume", help="Work on the sweep in --out, also beside other workers.")
     ] = False,
     slots: Annotated[int | None, typer.Option("--slots", min=1, help="Runs at a time, which divide the cores.")] = None,
+    launcher: Annotated[
+        str | None, typer.Option("--launcher", metavar="NAME", help="Where runs are computed: local, slurm,gpus=1, …")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print sweep.json.")] = False,
 ) -> None:
     """Search values of a recipe by dev scores, and write the best recipe."""
@@ -53,15 +56,21 @@ def sweep(
     if importlib.util.find_spec("optuna") is None:
         raise UsageError("'hft sweep' needs optuna: pip install 'hft-core[sweep]'")
     from hft_core.runtime import signals
+    from hft_core.studies import launchers, sweep_plan
     from hft_core.studies import sweep as sweeps
-    from hft_core.studies import sweep_plan
 
     asked = None if recipe is None else sweep_plan.request(recipe, search or (), trials, pruner, objective)
     try:
         with signals.listening():
-            more, options = (trials if resume else None), ctx.obj.again()
             summary = sweeps.sweep(
-                asked, out, ctx.obj.catalogue, slots=slots, trials=more, options=options, say=say_error
+                asked,
+                out,
+                ctx.obj.catalogue,
+                slots=slots,
+                trials=trials if resume else None,
+                options=ctx.obj.again(),
+                launcher=launchers.launcher_of(launcher, ctx.obj.catalogue),
+                say=say_error,
             )
     except signals.Interrupted as stopped:
         raise signals.Interrupted(stopped.number, f"; resume with: hft sweep --resume --out {out}") from stopped

@@ -15,8 +15,8 @@ from accelerate.state import is_initialized
 
 from hft_core.device import fsdp_settings, precision
 from hft_core.device.clock import Clock
-from hft_core.device.launcher import WORLD_SIZE, check_rendezvous, requested_world_size
 from hft_core.device.process_group import ProcessGroup, SingleProcess, TorchProcessGroup
+from hft_core.device.rank_environment import WORLD_SIZE, check_rendezvous, requested_world_size
 from hft_core.errors import UsageError
 from hft_core.runtime import signals
 

@@ -18,6 +18,7 @@ SEAM_OF_HOOK = {
     "hft_combiners": "combiner",
     "hft_recipes": "recipe",
     "hft_trackers": "tracker",
+    "hft_launchers": "launcher",
 }
 """The seam of each seam hook."""
 

@@ -13,9 +13,9 @@ from accelerate import Accelerator
 
 from hft_core import events
 from hft_core.device import failures
-from hft_core.device.launcher import requested_rank, requested_world_size
 from hft_core.device.machine import find_machine
 from hft_core.device.place import find_place
+from hft_core.device.rank_environment import requested_rank, requested_world_size
 from hft_core.errors import UsageError
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.observers import Observers

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hft_core.errors import UsageError
+from hft_core.launcher import Launcher
 from hft_core.runtime import locks
 from hft_core.runtime.files import write_json, write_text
 from hft_core.runtime.run_folder import RESULTS_FILE
 from hft_core.studies import arms as arm_module
-from hft_core.studies import controls, evidence, jobs, tables, tuning
+from hft_core.studies import controls, evidence, jobs, launchers, tables, tuning
 from hft_core.studies.arms import Arm, Request
 from hft_core.studies.jobs import Job, JobRunner, Say
-from hft_core.studies.local import Launcher, Local
 from hft_core.studies.summary import Summary, summarize
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def compare(
     controls: Sequence[str] | None = None,
     tune: Mapping[str, int] | None = None,
     slots: int | None = None,
+    launcher: str | None = None,
     resume: bool = False,
     catalogue: Catalogue | None = None,
 ) -> Summary:
@@ -53,8 +54,9 @@ def compare(
     `recipe`: the path of a recipe file, or of a `compare.yaml`. `arms`: overrides by key path, by the name of the arm;
     `vary`: values by key path, of which all combinations are arms. `against`: the reference, by default the first arm.
     `seeds`: how many, or which. `controls`: kinds of controls, by default all that apply. `tune`:
-    `{"learning_rate": N}` gives each arm N tries of its learning rate. `slots`: runs at a time. The runs are processes,
-    which read the installed plugins. `resume`: resume the study in `output`.
+    `{"learning_rate": N}` gives each arm N tries of its learning rate. `slots`: runs at a time. `launcher`:
+    where they are computed, as `NAME,OPTION=VALUE`; they read the installed plugins. `resume`: resume the study in
+    `output`.
 
     Raises `UsageError` (and its kinds), and `HftError` where every run fails.
     """
@@ -67,7 +69,9 @@ def compare(
     many = arm_module.seeds_of(seeds if isinstance(seeds, int) else list(seeds), "seeds")
     tries = arm_module.tries_of(",".join(f"{key}={count}" for key, count in tune.items())) if tune else None
     asked = None if path is None else request(path, assignments | arm_module.vary(axes), against, many, kinds, tries)
-    return study(asked, Path(output), catalogue or Plugins.discover(), slots=slots, resume=resume)
+    catalogue = catalogue or Plugins.discover()
+    place = launchers.launcher_of(launcher, catalogue)
+    return study(asked, Path(output), catalogue, slots=slots, resume=resume, launcher=place)
 
 
 def request(
@@ -118,7 +122,7 @@ def study(
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         write_json(folder / PLAN_FILE, _plan(asked, reference.name))
-        launcher = launcher or Local()
+        launcher = launcher or launchers.launcher_of(None, catalogue)
         runner = JobRunner(launcher, launcher.slots(slots), folder / SHARED, tuple(options), say)
         tasks, tuned = controls.judged(reference.recipe, catalogue), list[tuning.Tuned]()
         if asked.tries:

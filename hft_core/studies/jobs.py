@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hft_core.errors import HftError, UsageError
+from hft_core.launcher import Handle, Launcher, Slot
 from hft_core.runtime import locks, signals
 from hft_core.runtime.files import write_text
 from hft_core.runtime.run_folder import LOCK_FILE, RESULTS_FILE
-from hft_core.studies.local import Handle, Launcher, Slot
 
 if TYPE_CHECKING:
     from hft_core.recipe.schema import Recipe

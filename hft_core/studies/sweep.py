@@ -11,14 +11,14 @@ import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from hft_core.errors import HftError, UsageError
+from hft_core.launcher import Launcher
 from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import resolve
 from hft_core.recipe.yaml_source import parse_value
 from hft_core.runtime import locks
 from hft_core.runtime.files import write_json, write_text
-from hft_core.studies import arms, optuna_study, search_space, sweep_plan, trial_jobs
+from hft_core.studies import arms, launchers, optuna_study, search_space, sweep_plan, trial_jobs
 from hft_core.studies.jobs import Say
-from hft_core.studies.local import Launcher, Local
 from hft_core.studies.sweep_plan import SweepPlan
 from hft_core.studies.sweep_worker import ASKING, ERROR, VALUES, SweepWorker
 from hft_core.studies.trial_jobs import Objective
@@ -89,7 +89,7 @@ def sweep(
         plan.write(folder)
     base = recipe_file.read(folder / BASE_FILE)
     study = optuna_study.open_study(folder, plan.pruner)
-    launcher = launcher or Local()
+    launcher = launcher or launchers.launcher_of(None, catalogue)
     worker = SweepWorker(
         folder, study, plan.trials, base, recipe, dimensions, objective, catalogue, launcher, options, say
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hft_core.errors import HftError
+from hft_core.launcher import Launcher, Slot
 from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import resolve
 from hft_core.runtime import locks, signals
@@ -20,7 +21,6 @@ from hft_core.runtime.files import write_text
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.studies import optuna_study, search_space, trial_jobs
 from hft_core.studies.jobs import POLL_SECONDS, Say, last_line, stop_all
-from hft_core.studies.local import Launcher, Slot
 from hft_core.studies.search_space import Dimension
 from hft_core.studies.trial_jobs import ActiveTrial, Objective
 

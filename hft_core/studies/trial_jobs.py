@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hft_core.errors import HftError, UsageError
+from hft_core.launcher import Handle, Slot
 from hft_core.runtime.files import read_json
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.studies.jobs import Job
-from hft_core.studies.local import Handle, Slot
 
 if TYPE_CHECKING:
     import optuna

@@ -18,9 +18,13 @@ pytest.importorskip("build", reason="the tests of the distribution build it")
 pytest.importorskip("hatchling", reason="the tests of the distribution build it without a network")
 
 
+OWN_VARIABLES = ("PYTHONPATH", "PYTEST_ADDOPTS", "HFT_ALLOW", "HFT_BLOCK", "PIP_CONSTRAINT")
+"""Of the process that runs the tests."""
+
+
 def call(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command in an environment that knows nothing of this process's paths."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "HFT_ALLOW", "HFT_BLOCK", "PIP_CONSTRAINT")}
+    kept = {name: value for name, value in os.environ.items() if name not in OWN_VARIABLES}
     done = subprocess.run(
         [str(argument) for argument in arguments],
         capture_output=True,

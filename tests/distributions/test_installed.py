@@ -69,7 +69,15 @@ def test_the_wheel_works_where_nothing_else_of_the_project_is(environment: Envir
     assert all(path.startswith(str(environment.site)) for path in where.split())
     assert environment.run("hft", "--version") == "hft 0.1.0\n"
     rows = listed(environment)
-    assert {row["seam"] for row in rows} == {"backbone", "head", "strategy", "combiner", "recipe", "tracker"}
+    assert {row["seam"] for row in rows} == {
+        "backbone",
+        "head",
+        "strategy",
+        "combiner",
+        "recipe",
+        "tracker",
+        "launcher",
+    }
     assert {(row["provider"], row["version"]) for row in rows} == {("hft-core", "0.1.0")}
     assert {row["state"] for row in rows if row["seam"] not in ("recipe", "tracker")} == {"ok"}
 

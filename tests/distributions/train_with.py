@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,9 @@ def tiny() -> Recipe:
 
 def train(subject: Subject) -> int:
     with tempfile.TemporaryDirectory() as place:
+        if subject.entry.seam == "launcher":
+            results = json.loads((launched(subject, Path(place)) / "results.json").read_text(encoding="utf-8"))
+            return sum(stage["steps"] for stage in results["stages"])
         made, data = RECIPES[subject.entry.seam](subject, Path(place) / "data")
         result = hft_core.run(made, output=Path(place) / "run", data=data, catalogue=subject.catalogue)
         used = {plugin["distribution"] for plugin in result.plugins}
@@ -112,6 +116,23 @@ def train(subject: Subject) -> int:
 def with_tracker(subject: Subject, folder: Path) -> tuple[Recipe, Data]:
     made = {**recipe({"topic": "classification"}), "output": {"track": [chosen(subject)]}}
     return made, {"topic": rows(subject, "classification")}
+
+
+def launched(subject: Subject, place: Path) -> Path:
+    """Train by a command that the launcher starts; return the folder of the run."""
+    made = recipe({"topic": {"type": "classification", "data": "rows.jsonl"}})
+    lines = [json.dumps(row) + "\n" for row in rows(subject, "classification")]
+    (place / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+    (place / "recipe.yaml").write_text(json.dumps(made), encoding="utf-8")  # JSON is YAML
+    launcher, log = subject.build(), place / "log"
+    argv = [sys.executable, "-m", "hft_core", "run", str(place / "recipe.yaml"), "--out", str(place / "run")]
+    handle = launcher.launch(argv, launcher.slots(1)[0], log)
+    until = time.monotonic() + 600
+    while handle.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert handle.poll() == 0, log.read_text(encoding="utf-8")
+    return place / "run"
 
 
 RECIPES: dict[str, Callable[[Subject, Path], tuple[Recipe, Data]]] = {

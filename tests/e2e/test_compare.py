@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hft_core.studies.local import THREAD_VARIABLES, cores
+from hft_core.launcher import THREAD_VARIABLES
 
 PAGE = (Path(__file__).parents[2] / "docs/how-to/compare.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
@@ -83,7 +83,11 @@ def test_a_study_resumes_after_ctrl_c_and_shares_its_first_stage(models: Any, to
 
     one, other = (json.loads((study / f"runs/{arm}/seed-0/results.json").read_text()) for arm in ("full", "lora"))
     assert one["stages"][0]["seconds"] == other["stages"][0]["seconds"]  # one run trained it for both
-    apart = start(["hft", "run", str(study / "recipes/lora/0.yaml"), "--out", "apart"], tmp_path, threads=cores())
+    apart = start(
+        ["hft", "run", str(study / "recipes/lora/0.yaml"), "--out", "apart"],
+        tmp_path,
+        threads=len(os.sched_getaffinity(0)),
+    )
     said = apart.communicate()[0]
     assert apart.returncode == 0, said
     assert weights(tmp_path / "apart") == weights(study / "runs/lora/seed-0")

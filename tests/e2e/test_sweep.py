@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import hft_core
+from hft_core.launcher import THREAD_VARIABLES
 from hft_core.studies.compare import request
-from hft_core.studies.local import THREAD_VARIABLES
 
 pytest.importorskip("optuna")
 

@@ -8,9 +8,9 @@ from pydantic import BaseModel
 
 from hft_core.plugins.catalogue import Catalogue, Entry, State
 from hft_core.specs import BackboneSpec, load
-from hft_plugins import backbones, combiners, heads, recipes, strategies, trackers
+from hft_plugins import backbones, combiners, heads, launchers, recipes, strategies, trackers
 
-BUILT_IN = Catalogue.of(backbones, heads, strategies, combiners, recipes, trackers).entries
+BUILT_IN = Catalogue.of(backbones, heads, strategies, combiners, recipes, trackers, launchers).entries
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "backbone": {"trust_remote_code": False},
     "head": {"task": "t"},
@@ -26,7 +26,7 @@ def of(*seams: str) -> Any:
 
 
 def test_every_seam_has_built_in_plugins_and_all_of_them_can_be_used() -> None:
-    assert {entry.seam for entry in BUILT_IN} == {*ARGUMENTS, "recipe", "tracker"}
+    assert {entry.seam for entry in BUILT_IN} == {*ARGUMENTS, "recipe", "tracker", "launcher"}
     assert {entry.state for entry in BUILT_IN if entry.seam != "tracker"} == {State.OK}
     assert {entry.state for entry in BUILT_IN} <= {State.OK, State.NEEDS}  # a tracker needs its program's package
 
@@ -36,7 +36,7 @@ def test_installed_plugins_hold_the_built_in_ones() -> None:
     assert {(entry.seam, entry.name) for entry in BUILT_IN if entry.state is State.OK} <= installed
 
 
-@of("backbone", "head", "strategy", "combiner", "recipe", "tracker")
+@of("backbone", "head", "strategy", "combiner", "recipe", "tracker", "launcher")
 def test_a_spec_names_what_can_be_imported_says_its_source_and_describes_its_options(entry: Entry) -> None:
     assert entry.spec is not None
     if entry.state is State.NEEDS:

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hft_core.launcher import Handle, Slot
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.studies import sweep_worker
-from hft_core.studies.local import Local, LocalHandle, Slot
 from hft_core.studies.sweep import SweepSummary, sweep
 from hft_core.studies.sweep_plan import request
+from hft_plugins.launchers.local import Local
 
 sweep_worker.POLL_SECONDS = 0.02
 RUN = Path(__file__).with_name("fake_run.py")
@@ -23,7 +24,7 @@ class StandIns(Local):
         self.seconds = seconds
         self.started: list[str] = []
 
-    def launch(self, argv: Sequence[str], slot: Slot, log: Path) -> LocalHandle:
+    def launch(self, argv: Sequence[str], slot: Slot, log: Path) -> Handle:
         self.started.append(Path(argv[6]).name)
         return super().launch([argv[0], str(RUN), argv[4], argv[6], str(self.seconds)], slot, log)
 

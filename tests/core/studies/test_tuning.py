@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from hft_core import Catalogue, UsageError
+from hft_core.launcher import Handle, Launcher, Slot
 from hft_core.studies import arms
 from hft_core.studies.compare import request, study
-from hft_core.studies.local import Slot
 from hft_core.studies.summary import Summary
 from hft_core.studies.tuning import factors
 
@@ -30,14 +30,14 @@ BEST = {"full": 1.5e-4, "lora": 3e-4, "frozen": 1e-9}
 """Where the scores of a strategy are best; a frozen trunk learns with the head's rate, best at 9e-3."""
 
 
-class Ended:
+class Ended(Handle):
     def poll(self) -> int:
         return 0
 
     def stop(self) -> None: ...
 
 
-class Runs:
+class Runs(Launcher):
     """Write the results of `hft run RECIPE --out FOLDER` at once; rates from `diverges` on fail."""
 
     def __init__(self, diverges: float = math.inf) -> None:

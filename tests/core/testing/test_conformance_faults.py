@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,21 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from hft_core import BackboneSpec, Catalogue, CombinerSpec, HeadSpec, RecipeSpec, StrategySpec, TrackerSpec, hookimpl
+from hft_core import (
+    BackboneSpec,
+    Catalogue,
+    CombinerSpec,
+    HeadSpec,
+    LauncherSpec,
+    RecipeSpec,
+    StrategySpec,
+    TrackerSpec,
+    hookimpl,
+)
 from hft_core.backbone import Backbone, Features
 from hft_core.combiner import Combiner
 from hft_core.head import Draw, Encoded, Targets
+from hft_core.launcher import Handle, Launcher, Slot
 from hft_core.specs import Spec
 from hft_core.strategy import Strategy
 from hft_core.testing import Case, Result, Subject, cases, checks_of, suite
@@ -63,6 +76,10 @@ class Holder:
     @hookimpl
     def hft_trackers(self) -> list[Any]:
         return self.of("tracker")
+
+    @hookimpl
+    def hft_launchers(self) -> list[Any]:
+        return self.of("launcher")
 
 
 def spec_of(kind: Any, target: Any, options: str = OPTIONS, **facts: Any) -> Any:
@@ -626,6 +643,87 @@ TRACKERS = {
 }
 
 
+class Commands(Launcher):
+    """A sound launcher of processes but for what a fault changes."""
+
+    def __init__(self, options: Any) -> None:
+        pass
+
+    def slots(self, count: int | None) -> list[Slot]:
+        return [Slot(i, 1) for i in range(count or 2)]
+
+    def launch(self, argv: Sequence[str], slot: Slot, log: Path) -> Handle:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            return self.started(
+                subprocess.Popen(self.words(argv), env=self.environment(slot), stdout=output, stderr=subprocess.STDOUT)
+            )
+
+    def words(self, argv: Sequence[str]) -> list[str]:
+        return list(argv)
+
+    def environment(self, slot: Slot) -> dict[str, str]:
+        return slot.environment()
+
+    def started(self, process: subprocess.Popen[bytes]) -> Handle:
+        return Started(process)
+
+
+class Started(Handle):
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+
+class NoSlots(Commands):
+    def slots(self, count: int | None) -> list[Slot]:
+        return [Slot(0, 1)] * (count or 2)
+
+
+class NeverFails(Started):
+    def poll(self) -> int | None:
+        return None if self.process.poll() is None else 0
+
+
+class Kills(Started):
+    def stop(self) -> None:
+        self.process.kill()
+
+
+class SaysNothingOfFailures(Commands):
+    def started(self, process: subprocess.Popen[bytes]) -> Handle:
+        return NeverFails(process)
+
+
+class EndsAtOnce(Commands):
+    def started(self, process: subprocess.Popen[bytes]) -> Handle:
+        return Kills(process)
+
+
+class AllThreads(Commands):
+    def environment(self, slot: Slot) -> dict[str, str]:
+        return {**slot.environment(), "OMP_NUM_THREADS": "64"}
+
+
+class Splits(Commands):
+    def words(self, argv: Sequence[str]) -> list[str]:
+        return [*argv[:3], *" ".join(argv[3:]).split()]
+
+
+LAUNCHERS = {
+    "slots-are-counted": (spec_of(LauncherSpec, NoSlots), "slots that are numbered"),
+    "a-command-writes-its-log": (spec_of(LauncherSpec, Splits), "a log with"),
+    "a-command-that-fails-says-so": (spec_of(LauncherSpec, SaysNothingOfFailures), "another exit code than 0"),
+    "a-command-has-the-threads-of-its-slot": (spec_of(LauncherSpec, AllThreads), "OMP_NUM_THREADS=1"),
+    "a-command-can-save-when-it-is-stopped": (spec_of(LauncherSpec, EndsAtOnce), "a command that has saved"),
+}
+
+
 class TakesMore(BaseModel):
     strength: float
 
@@ -648,6 +746,7 @@ FAULTS: dict[str, dict[str, tuple[Spec, str]]] = {
     "backbone": BACKBONES,
     "recipe": RECIPES,
     "tracker": TRACKERS,
+    "launcher": LAUNCHERS,
 }
 
 
