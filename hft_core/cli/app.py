@@ -10,7 +10,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -107,10 +107,10 @@ class Command(TyperCommand):
             self.params, self.add_help_option = everything, True
 
 
-def build(names: Iterable[str]) -> typer.Typer:
-    """Build the application with some of the `COMMANDS`, and import their modules."""
-    names = list(names)
-    whole = len(names) > 1
+def build(names: Iterable[str], added: Mapping[str, Callable[..., Any]] | None = None) -> typer.Typer:
+    """Build the application with some of the `COMMANDS`, whose modules it imports, and the functions of other ones."""
+    names, added = list(names), added or {}
+    whole = len(names) + len(added) > 1
     app = typer.Typer(
         add_completion=False,
         add_help_option=whole,
@@ -121,6 +121,8 @@ def build(names: Iterable[str]) -> typer.Typer:
     app.callback()(_options if whole else _no_options)
     for name in names:
         app.command(name, cls=Command, epilog=f"Example: {EXAMPLES[name]}")(load(COMMANDS[name]))
+    for name, function in added.items():
+        app.command(name, cls=Command)(function)
     return app
 
 
@@ -161,22 +163,36 @@ def _call(invocation: Invocation, arguments: list[str]) -> int:
         print(FIRST)
         return 2
     first = arguments[0]
-    if first not in COMMANDS and not first.startswith("-"):
-        from hft_core.recipe.did_you_mean import suggest_command
-
-        raise UsageError(f"there is no command '{first}'.{suggest_command(first, COMMANDS)}")
+    names, added = _commands(invocation, first)
     try:
         os.getcwd()
     except FileNotFoundError:
         raise UsageError("the working folder is gone; change into one that exists") from None
-    command: Any = get_command(build([first] if first in COMMANDS else COMMANDS))
+    command: Any = get_command(build(names, added))
     try:
         code = command.main(arguments, prog_name="hft", obj=invocation, standalone_mode=False)
     except REFUSED as error:
-        alone = command.commands[first].params if first in COMMANDS else ()
+        alone = command.commands[first].params if first in command.commands else ()
         options = [*EVERYWHERE, "--help", *(name for option in alone for name in option.opts)]
         raise usage_error(error, f"hft {first}" if alone else "hft", options) from error
     return int(code or 0)
+
+
+def _commands(invocation: Invocation, first: str) -> tuple[Iterable[str], dict[str, Callable[..., Any]]]:
+    """Return the command that is called, or all for an option such as --help: names of ours, functions of others."""
+    if first in COMMANDS:
+        return [first], {}
+    from hft_core.cli import plugin_commands
+
+    points = plugin_commands.find(invocation)
+    if first.startswith("-"):
+        others = [name for name in points if name not in COMMANDS]
+        return COMMANDS, {name: plugin_commands.for_help(points, name) for name in others}
+    if first in points:
+        return [], {first: plugin_commands.load(points, first)}
+    from hft_core.recipe.did_you_mean import suggest_command
+
+    raise UsageError(f"there is no command '{first}'.{suggest_command(first, [*COMMANDS, *points])}")
 
 
 def _failed(message: str, code: int, *, debug: bool) -> int:
