@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hft_core.cli import evaluate_answers
+from hft_core.cli.removed_options import RemovedInt8, refuse_int8
 from hft_core.cli.run import TrustOption
 from hft_core.cli.terminal import print_json, print_table, say, say_error
 from hft_core.errors import UsageError
 
 if TYPE_CHECKING:
     from hft_core.predict.saved_run import SavedRun
-    from hft_core.results import LabelScores, Scores
+    from hft_core.results import LabelScores
     from hft_core.training.evaluation import Measured
 
 LABEL_COLUMNS = ("precision", "recall", "f1", "support", "predicted")
@@ -28,12 +29,7 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option("--data", metavar="FILE", help="Labelled rows; the run's own splits if left out.")
     ] = None,
-    int8: Annotated[
-        bool,
-        typer.Option(
-            "--int8", help="Also with the trunk's linear layers quantized (CPU), and the difference it makes."
-        ),
-    ] = False,
+    int8: RemovedInt8 = False,
     by: Annotated[
         str, typer.Option("--by", metavar="COLUMN", help="Scores by the values of a column, from the kept answers.")
     ] = "",
@@ -48,6 +44,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Score a finished run on its own splits, or on new rows."""
+    refuse_int8(run, given=int8)
     if data is not None and task is None:
         raise UsageError("--data needs --task: which task are the rows for?")
     from hft_core.recipe.names import normalized
@@ -55,29 +52,21 @@ def evaluate(
     task = None if task is None else normalized(task)
     catalogue = ctx.obj.catalogue
     if by or details or against is not None:
-        if data is not None or int8:
-            flag = "--data" if data is not None else "--int8"
-            raise UsageError(f"--by, --details and --against read the answers that the run kept: leave {flag} out")
+        if data is not None:
+            raise UsageError("--by, --details and --against read the answers that the run kept: leave --data out")
         evaluate_answers.show(run, catalogue, task=task, by=by, details=details, against=against, as_json=as_json)
         return
-    from hft_core.predict import quantization
     from hft_core.predict.saved_run import open_run
 
-    # First, so that a model that cannot be quantized fails before anything is scored.
-    quantized = open_run(run, catalogue, trust_remote_code=trust_remote_code, int8=True) if int8 else None
     saved = open_run(run, catalogue, trust_remote_code=trust_remote_code)
     for warning in saved.warnings:
         say_error(f"warning: {warning}")
     measured = _measured(saved, task, data)
-    scores: Mapping[str, Any] = _scores(measured)
-    columns: tuple[str, ...] = ("value",)
-    if quantized is not None:
-        scores, columns = quantization.compare(scores, _scores(_measured(quantized, task, data))), quantization.COLUMNS
     if as_json:
-        print_json({split: _with_labels(by_task, measured[split].by_label) for split, by_task in scores.items()})
+        print_json({split: _with_labels(part.scores, part.by_label) for split, part in measured.items()})
         return
-    print_table(("split", "task", "metric", *columns), _lines(scores))
-    for split, part in measured.items() if quantized is None else ():
+    print_table(("split", "task", "metric", "value"), _lines(measured))
+    for split, part in measured.items():
         for name, labels in part.by_label.items():
             say()
             print_table((f"{split}, {name}", *LABEL_COLUMNS), label_lines(labels))
@@ -90,10 +79,6 @@ def _measured(saved: SavedRun, task: str | None, data: Path | None) -> dict[str,
     if data is not None and task is not None:
         return {str(data): prediction.evaluate_by_label(saved, task, prediction.rows_from_file(data, task))}
     return prediction.evaluate_recipe_data(saved, [task] if task else list(saved.model.heads))
-
-
-def _scores(measured: Mapping[str, Measured]) -> dict[str, Scores]:
-    return {split: part.scores for split, part in measured.items()}
 
 
 def _with_labels(by_task: Mapping[str, Any], labels: Mapping[str, LabelScores]) -> dict[str, Any]:
@@ -118,11 +103,11 @@ def label_lines(labels: LabelScores) -> list[tuple[str, ...]]:
     ]
 
 
-def _lines(scores: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A line for each metric, with its value, or its values by column."""
+def _lines(measured: Mapping[str, Measured]) -> list[tuple[str, ...]]:
+    """A line for each metric."""
     return [
-        (split, task, metric, *(f"{number:.6g}" for number in (found.values() if isinstance(found, dict) else [found])))
-        for split, by_task in scores.items()
-        for task, metrics in by_task.items()
-        for metric, found in metrics.items()
+        (split, task, metric, f"{value:.6g}")
+        for split, part in measured.items()
+        for task, metrics in part.scores.items()
+        for metric, value in metrics.items()
     ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hft_core.cli.removed_options import RemovedInt8, refuse_int8
 from hft_core.cli.run import TrustOption
 from hft_core.cli.terminal import print_json_line, print_table, say_error
 from hft_core.errors import UsageError
@@ -46,14 +47,12 @@ def predict(
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="I/N", help="The I-th of N equal parts of the input.")
     ] = None,
-    int8: Annotated[
-        bool,
-        typer.Option("--int8", help="Quantize the trunk's linear layers (CPU): quicker than float32, and approximate."),
-    ] = False,
+    int8: RemovedInt8 = False,
     trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines and nothing else.")] = False,
 ) -> None:
     """Predict on texts with a finished run; JSON lines are in the order of the input."""
+    refuse_int8(run, given=int8)
     if bool(text) == (input is not None):
         raise UsageError("give the texts, or --input FILE with rows")
     if (rejects is not None or shard is not None) and (input is None or output is None):
@@ -65,11 +64,9 @@ def predict(
     from hft_core.predict.saved_run import open_run
     from hft_core.recipe.names import normalized
 
-    saved = open_run(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code, int8=int8, merge=True)
+    saved = open_run(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code, merge=True)
     for warning in saved.warnings:
         say_error(f"warning: {warning}")
-    if int8:
-        say_error(f"int8: probabilities are approximate; 'hft evaluate {run} --int8' measures what that costs")
     tasks = _tasks(saved, list(map(normalized, task or [])), all_tasks)
     several = all_tasks or len(tasks) > 1
     if input is not None and output is not None:

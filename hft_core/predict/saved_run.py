@@ -18,7 +18,7 @@ from hft_core.model.hybrid import HybridModel
 from hft_core.plugins import provenance
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.entries import one_line
-from hft_core.predict import merging, quantization
+from hft_core.predict import merging
 from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import Resolved, resolve
 from hft_core.recipe.schema import TRUNK_FOLDER
@@ -51,10 +51,9 @@ def open_run(
     catalogue: Catalogue,
     *,
     trust_remote_code: bool = False,
-    int8: bool = False,
     merge: bool = False,
 ) -> SavedRun:
-    """Open the run in `folder`; with `int8`, linear layers of its trunk compute in int8 on the CPU, approximately.
+    """Open the run in `folder`.
 
     `merge`: merge its adapter into the trunk, where it has one that can be merged and a few texts have the same outputs
     to 1e-5; predictions take less time then.
@@ -62,17 +61,16 @@ def open_run(
     Plugins are taken from the distributions that the run used, even where others have the same names.
 
     Raises `ModelError` when the folder is not a finished run, or its files are damaged, and `PluginError` when one
-    of its plugins is not installed. Raises `UsageError` where int8 is not possible.
+    of its plugins is not installed.
     """
-    opened = _opened(folder, catalogue, trust_remote_code=trust_remote_code, int8=int8)
-    if merge and not int8 and merging.merges(opened.resolved, opened.model) and not merging.merge(opened.model):
-        return _opened(folder, catalogue, trust_remote_code=trust_remote_code, int8=False)
+    opened = _opened(folder, catalogue, trust_remote_code=trust_remote_code)
+    if merge and merging.merges(opened.resolved, opened.model) and not merging.merge(opened.model):
+        return _opened(folder, catalogue, trust_remote_code=trust_remote_code)
     return opened
 
 
-def _opened(folder: str | Path, catalogue: Catalogue, *, trust_remote_code: bool, int8: bool) -> SavedRun:
+def _opened(folder: str | Path, catalogue: Catalogue, *, trust_remote_code: bool) -> SavedRun:
     """Open the run as it was saved."""
-    int8_machine = quantization.find_int8_machine() if int8 else None
     folder = Path(folder)
     run = RunFolder(folder)
     if not folder.is_dir():
@@ -108,11 +106,7 @@ def _opened(folder: str | Path, catalogue: Catalogue, *, trust_remote_code: bool
     changed += _changed_inputs(run, resolved, model, own_trunk=resolved is not recorded)
     _load_weights(run.model, resolved, model, changed)
     model.eval()
-    opened = SavedRun(folder, resolved, model, changed)
-    if int8_machine is not None:
-        quantization.quantize(model, merges=resolved.stages[-1].merges)
-        opened.machine = int8_machine
-    return opened
+    return SavedRun(folder, resolved, model, changed)
 
 
 def _changed_inputs(run: RunFolder, resolved: Resolved, model: HybridModel, *, own_trunk: bool) -> tuple[str, ...]:

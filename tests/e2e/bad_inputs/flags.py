@@ -294,6 +294,22 @@ OTHERS = [
         says="--task is missing: which of topic, language?…",
     ),
     Case(
+        what="int8 layers in prediction",
+        given=nothing,
+        command="predict done --task topic text --int8",
+        says="--int8 is no option any more: 'hft export done --to onnx --int8 --out DIR' writes a graph with int8 "
+        "weights, and compares its answers with those of the run",
+        needs=("done",),
+    ),
+    Case(
+        what="int8 layers in evaluation",
+        given=nothing,
+        command="evaluate done --int8",
+        says="--int8 is no option any more: 'hft export done --to onnx --int8 --out DIR' writes a graph with int8 "
+        "weights, and compares its answers with those of the run",
+        needs=("done",),
+    ),
+    Case(
         what="nothing to predict",
         given=nothing,
         command="predict done --task topic",

@@ -179,7 +179,10 @@ def test_what_was_kept_is_printed_by_column_and_against_another_run(
     ("words", "said"),
     [
         (["--by", "tow"], "--by tow: no task has this column. Did you mean 'two'?"),
-        (["--details", "--int8"], "--by, --details and --against read the answers that the run kept: leave --int8 out"),
+        (
+            ["--details", "--task", "tuned", "--data", "rows.jsonl"],
+            "--by, --details and --against read the answers that the run kept: leave --data out",
+        ),
         (["--details", "--task", "tunde"], "the run has no task 'tunde'. Did you mean 'tuned'?"),
     ],
 )
