@@ -11,7 +11,7 @@ from hft_core.data.cells import as_label
 from hft_core.data.files import read
 from hft_core.data.rows import Rows
 from hft_core.errors import DataError
-from hft_core.inspection import duplicates, label_noise, languages, personal_data
+from hft_core.inspection import label_noise, languages, near_duplicates, personal_data
 from hft_core.inspection.column_profile import profiles
 from hft_core.inspection.file_groups import grouped
 from hft_core.inspection.layouts import propose
@@ -141,18 +141,22 @@ def check(tasks: Sequence[TaskRows], *, near: bool = True) -> DataReport:
     """
     by_task = {task.name: [row for split in ORDER for row in _rows(task, split)] for task in tasks}
     findings, dropped = {}, []
+    sketches: near_duplicates.Sketches = {}
     for task in tasks:
-        counts, left_out = _repetitions(task, by_task[task.name], near=near)
+        counts, left_out = _repetitions(task, by_task[task.name], sketches, near=near)
         findings[task.name] = _findings(task, by_task[task.name], counts)
         dropped += left_out
-    shared = _shared([row for rows in by_task.values() for row in rows], near=near) if len(tasks) > 1 else {}
+    rows = [row for of_task in by_task.values() for row in of_task]
+    shared = _shared(rows, sketches, near=near) if len(tasks) > 1 else {}
     return DataReport(findings, shared, tuple(dropped))
 
 
-def _repetitions(task: TaskRows, rows: Sequence[_Row], *, near: bool) -> tuple[_Counts, list[Dropped]]:
+def _repetitions(
+    task: TaskRows, rows: Sequence[_Row], sketches: near_duplicates.Sketches, *, near: bool
+) -> tuple[_Counts, list[Dropped]]:
     """Count the rows of a task that repeat an earlier one, and list them; those of test come first, so that it is train
     which loses them."""
-    groups = duplicates.groups([row.text for row in rows], near=near)
+    groups = near_duplicates.groups([row.text for row in rows], near=near, sketches=sketches)
     counts, dropped = _Counts(), []
     for i, row in enumerate(rows):
         first = rows[groups.alike[i]]
@@ -170,9 +174,9 @@ def _repetitions(task: TaskRows, rows: Sequence[_Row], *, near: bool) -> tuple[_
     return counts, dropped
 
 
-def _shared(rows: Sequence[_Row], *, near: bool) -> dict[str, int]:
+def _shared(rows: Sequence[_Row], sketches: near_duplicates.Sketches, *, near: bool) -> dict[str, int]:
     """Count the training rows of a task that are, or resemble, a row that another task is evaluated on."""
-    alike = duplicates.groups([row.text for row in rows], near=near).alike
+    alike = near_duplicates.groups([row.text for row in rows], near=near, sketches=sketches).alike
     evaluated: dict[int, set[tuple[str, str]]] = {}
     for row, group in zip(rows, alike, strict=True):
         if row.split in ("dev", "test"):

@@ -9,11 +9,12 @@ from typing import Any
 from hft_core.backbone import Backbone
 from hft_core.batching.mixture import epoch_rows
 from hft_core.combiner import Combiner
-from hft_core.data import duplicates, loading, row_notes
+from hft_core.data import loading, one_answer, row_notes, shared_texts
 from hft_core.data.examples import Examples, encode
 from hft_core.data.row_checks import check, check_each
 from hft_core.data.rows import Rows
 from hft_core.data.token_cache import TokenCache
+from hft_core.device.launcher import requested_rank
 from hft_core.errors import DataError, PluginError, RecipeError, UsageError
 from hft_core.head import Column, Head, HeadContext, RowError
 from hft_core.model.hybrid import HybridModel
@@ -206,7 +207,10 @@ def _warnings(
     found = [f"task '{task}' (train): {warning}" for task, head in heads.items() for warning in head.warnings]
     for task, splits in rows.items():
         found += row_notes.warnings(task, splits, {split: examples[split][task].notes() for split in splits})
-    return (*found, *duplicates.warnings({task: head.columns() for task, head in heads.items()}, rows))
+    columns = {task: head.columns() for task, head in heads.items()}
+    if requested_rank() == 0:  # these read all rows, and only the first process reports
+        found += one_answer.warnings(columns, rows) + shared_texts.warnings(columns, rows)
+    return tuple(found)
 
 
 def max_length(resolved: Resolved, task: str, model: HybridModel) -> int:

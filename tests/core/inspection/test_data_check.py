@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from hft_core.cli import main
+from hft_core.data import loading
 from hft_core.errors import UsageError
-from hft_core.inspection import data_check, duplicates, label_noise, personal_data
+from hft_core.inspection import data_check, label_noise, near_duplicates, personal_data
 
 WORDS = {
     "sport": ["striker", "goal", "runner", "match", "referee", "champion", "season", "league"],
@@ -39,17 +40,41 @@ def table(path: Path, texts: list[str], labels: list[str]) -> str:
 def test_equal_and_near_texts_are_grouped_with_the_first_of_them() -> None:
     first = "the broker of the old bank sold all of his shares on a cold monday morning in march"
     texts = [first, "something else altogether", first.upper() + "  ", first.replace("march", "april"), "x", "\uff38"]
-    found = duplicates.groups(texts, near=True)
+    found = near_duplicates.groups(texts, near=True)
     assert found.same == [0, 1, 0, 3, 4, 4]
     assert found.alike == [0, 1, 0, 0, 4, 4]
-    assert duplicates.groups(texts, near=False).alike == found.same
+    assert near_duplicates.groups(texts, near=False).alike == found.same
+
+
+def test_a_text_of_several_groupings_is_sketched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasketch import MinHash
+
+    sketched: list[int] = []
+    update = MinHash.update_batch
+    monkeypatch.setattr(MinHash, "update_batch", lambda *given: (sketched.append(1), update(*given))[1])
+    texts, _ = sentences(40)
+    tables = {"one": {"train": texts[:30]}, "two": {"train": texts[20:], "dev": texts[:5]}}
+    tasks = [
+        data_check.TaskRows(
+            task,
+            {
+                split: loading.from_python([{"text": text} for text in part], task=task)
+                for split, part in splits.items()
+            },
+            ("text",),
+            "",
+        )
+        for task, splits in tables.items()
+    ]
+    data_check.check(tasks)
+    assert len(sketched) == len(set(texts))
 
 
 def test_a_missing_library_is_told_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasketch", None)
     with pytest.raises(UsageError, match=r"pip install 'hft-core\[check-data\]', or give --exact"):
-        duplicates.groups(["a", "b"], near=True)
-    assert duplicates.groups(["a", "b"], near=False).alike == [0, 1]
+        near_duplicates.groups(["a", "b"], near=True)
+    assert near_duplicates.groups(["a", "b"], near=False).alike == [0, 1]
 
 
 def test_wrong_labels_are_suspected_and_right_ones_are_not() -> None:

@@ -10,6 +10,7 @@ import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hft_core.errors import UsageError
 
@@ -30,19 +31,24 @@ class Groups:
     """For each text, the first one that it is equal to or resembles."""
 
 
-def groups(texts: Sequence[str], *, near: bool) -> Groups:
+Sketches = dict[str, Any]
+"""MinHashes by the text that they are of."""
+
+
+def groups(texts: Sequence[str], *, near: bool, sketches: Sketches | None = None) -> Groups:
     """Group texts that are the same, and with `near` those that resemble an earlier one.
 
-    Raises `UsageError` when `near` is wanted and datasketch is not installed.
+    `sketches`: of texts that were grouped before; those of other ones are added. Raises `UsageError` when `near` is
+    wanted and datasketch is not installed.
     """
     plain = [" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts]
     firsts: dict[str, int] = {}
     same = [firsts.setdefault(text, i) for i, text in enumerate(plain)]
-    like = _near(plain, list(firsts.values())) if near else {}
+    like = _near(plain, list(firsts.values()), {} if sketches is None else sketches) if near else {}
     return Groups(same, [like.get(first, first) for first in same])
 
 
-def _near(texts: Sequence[str], distinct: Sequence[int]) -> dict[int, int]:
+def _near(texts: Sequence[str], distinct: Sequence[int], sketches: Sketches) -> dict[int, int]:
     """Return the earlier text that each of the distinct ones resembles, of those that do; only texts that resemble
     none are compared with later ones."""
     try:
@@ -57,8 +63,10 @@ def _near(texts: Sequence[str], distinct: Sequence[int]) -> dict[int, int]:
     found: dict[int, int] = {}
     for i in distinct:
         shingles = _shingles(texts[i])
-        sketch = empty.copy()
-        sketch.update_batch([shingle.encode() for shingle in shingles])
+        sketch = sketches.get(texts[i])
+        if sketch is None:
+            sketch = sketches[texts[i]] = empty.copy()
+            sketch.update_batch([shingle.encode() for shingle in shingles])
         like = sorted(j for j in index.query(sketch) if _similarity(shingles, _shingles(texts[j])) >= NEAR)
         if like:
             found[i] = like[0]

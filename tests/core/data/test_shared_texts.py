@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hft_core.data import duplicates, loading
+from hft_core.data import loading, shared_texts
 from hft_core.data.rows import Rows
 from hft_core.head import Column
 
@@ -14,7 +14,7 @@ def rows(*cells: tuple[Any, ...], names: tuple[str, ...] = ("text", "label")) ->
 
 
 def found(*columns: Column, **splits: Rows) -> list[str]:
-    return duplicates.warnings({"t": columns}, {"t": splits})
+    return shared_texts.warnings({"t": columns}, {"t": splits})
 
 
 def test_texts_of_train_in_other_splits_are_counted() -> None:
@@ -50,7 +50,7 @@ def test_texts_that_another_task_trains_on_are_named() -> None:
     language = loading.from_python([{"body": "three"}, {"body": "one"}], task="language")
     columns = {"t": (TEXT, LABEL), "language": (Column("body", "text"),)}
     data = {"t": {"train": train, "test": test}, "language": {"train": language}}
-    assert duplicates.warnings(columns, data) == [
+    assert shared_texts.warnings(columns, data) == [
         "task 't': 1 of 2 test rows have texts that another task trains on (language; first: row 1 of task 't')"
     ]
 
