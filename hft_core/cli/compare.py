@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hft_core.cli.terminal import print_json, print_table, say, say_error
 from hft_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from hft_core.studies.summary import Summary
 
 
 def compare(
@@ -40,7 +43,7 @@ def compare(
     if controls is not None and no_controls:
         raise UsageError("give --controls or --no-controls, not both")
     from hft_core.runtime import signals
-    from hft_core.studies import arms, launchers, tables
+    from hft_core.studies import arms, launchers
     from hft_core.studies.compare import TABLES_FILE, request, study
 
     kinds = () if no_controls else None if controls is None else tuple(k.strip() for k in controls.split(","))
@@ -63,7 +66,14 @@ def compare(
         raise signals.Interrupted(stopped.number, f"; resume with: hft compare --resume --out {out}") from stopped
     if as_json:
         print_json(summary.to_json())
-        return
+    else:
+        _print(summary)
+        say(f"everything is in {out}; the tables: {out / TABLES_FILE}")
+
+
+def _print(summary: Summary) -> None:
+    from hft_core.studies import tables
+
     for title, headings, rows in tables.tables(summary):
         say()
         say(title)
@@ -71,4 +81,3 @@ def compare(
     say()
     for line in tables.lines(summary):
         say(line)
-    say(f"everything is in {out}; the tables: {out / TABLES_FILE}")

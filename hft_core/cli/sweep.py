@@ -77,14 +77,13 @@ def sweep(
     if summary is not None and as_json:
         print_json(summary.to_json())
     elif summary is not None:
-        _print(summary)
-        say()
-        say(f"the best recipe: {out / sweeps.BEST_FILE}; whether it is better shows on fresh seeds:")
-        say(f"hft compare {out / sweeps.COMPARE_FILE} --out {out}-compared")
+        _print(summary, out)
 
 
-def _print(summary: SweepSummary) -> None:
-    """Print the best trial, and others that have a score."""
+def _print(summary: SweepSummary, out: Path) -> None:
+    """Print the best trial, others that have a score, and what to type next."""
+    from hft_core.studies.sweep import BEST_FILE, COMPARE_FILE
+
     ended = [trial for trial in summary.trials if trial.score is not None]
     best = next(trial for trial in ended if trial.number == summary.best)
     rest = sorted((t for t in ended if t is not best), key=lambda t: (t.state != "complete", t.number))
@@ -94,3 +93,6 @@ def _print(summary: SweepSummary) -> None:
     ]
     say()
     print_table(("trial", "state", summary.objective, "values"), rows, wrap=("values",))
+    say()
+    say(f"the best recipe: {out / BEST_FILE}; whether it is better shows on fresh seeds:")
+    say(f"hft compare {out / COMPARE_FILE} --out {out}-compared")
