@@ -14,7 +14,7 @@ from hft_core.data.examples import Examples, encode
 from hft_core.data.row_checks import check, check_each
 from hft_core.data.rows import Rows
 from hft_core.data.token_cache import TokenCache
-from hft_core.device.launcher import requested_rank
+from hft_core.device.rank_environment import requested_rank
 from hft_core.errors import DataError, PluginError, RecipeError, UsageError
 from hft_core.head import Column, Head, HeadContext, RowError
 from hft_core.model.hybrid import HybridModel
