@@ -6,7 +6,6 @@ A check is a function that yields findings, and an entry of `CHECKS`.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import sys
@@ -18,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from hft_core.device.free_memory import available_memory
 from hft_core.errors import UsageError
 from hft_core.plugins.allowlist import OWN
 from hft_core.plugins.catalogue import Catalogue, State
@@ -156,21 +156,6 @@ def memory(_: Catalogue) -> Iterator[Finding]:
         yield Finding("memory", Verdict.WARNING, f"{message}: enough for small models", fix)
     else:
         yield Finding("memory", Verdict.OK, message)
-
-
-def available_memory() -> int | None:
-    """Return the bytes of memory that this process may still take, a container's limit included; None if unknown."""
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-        free = int(found[1]) * 1024 if found else None
-    except OSError:
-        return None
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):
-        return free
-    return free if free is None or not limit.isdigit() else min(free, int(limit) - used)
 
 
 def disk(_: Catalogue) -> Iterator[Finding]:

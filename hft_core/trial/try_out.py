@@ -12,6 +12,7 @@ from hft_core.acceleration import frozen_prefix
 from hft_core.acceleration.kernel_check import usable_kernels
 from hft_core.batching.batch import Batch
 from hft_core.data.examples import Examples
+from hft_core.device.free_memory import free_memory
 from hft_core.device.machine import Machine
 from hft_core.device.out_of_memory import is_out_of_memory
 from hft_core.errors import HftError, ModelError
@@ -23,8 +24,6 @@ from hft_core.trial.folding import check_folding
 from hft_core.trial.gradients import check_gradients
 from hft_core.trial.hidden_states import check_hidden_states
 from hft_core.trial.reopening import check_reopening
-
-MEMORY_INFO = "/proc/meminfo"
 
 
 def try_out(
@@ -124,11 +123,5 @@ def _check(
 def _room(model: HybridModel, machine: Machine) -> bool:
     """Tell whether the device has room for a copy of the model and its gradients."""
     needed = 2 * sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    if machine.device.type == "cuda":
-        return int(torch.cuda.mem_get_info(machine.device)[0]) > needed
-    try:
-        with open(MEMORY_INFO, encoding="ascii") as file:
-            available = next(line for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # not Linux
-        return True
-    return 1024 * int(available.split()[1]) > needed
+    free = free_memory(machine.device)
+    return free is None or free > needed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,11 +76,6 @@ def test_little_memory_is_told(monkeypatch: pytest.MonkeyPatch, free: int, verdi
     finding = found(doctor.memory)
     assert finding.verdict is verdict
     assert bool(finding.fix) is (verdict is not Verdict.OK)
-
-
-def test_the_available_memory_is_some_of_this_machines() -> None:
-    free = doctor.available_memory()
-    assert sys.platform != "linux" or (free is not None and 10**6 < free < 10**14)
 
 
 def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
