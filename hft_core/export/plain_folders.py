@@ -40,7 +40,7 @@ class PlainFolders:
 
     def write(self, saved: SavedRun, tasks: Sequence[str], folder: Path) -> None:
         """Write the folders, and a README with lines that open them and predict."""
-        lengths = {task: assembly.max_length(saved.resolved, task, saved.model) for task in tasks}
+        lengths = assembly.max_lengths(saved.resolved, tasks, saved.model)
         save_model(folder, saved.model, trunk_changed=True, max_lengths=lengths, tasks=tasks)
         shutil.rmtree(folder / TRUNK_FOLDER)  # each task's folder has its files
         (folder / README).write_text(self.readme(saved, lengths), encoding="utf-8")

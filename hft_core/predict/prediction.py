@@ -115,11 +115,12 @@ def answering(saved: Trained) -> list[str]:
 
 def _answers(saved: Trained, tasks: Sequence[str], rows: Any) -> dict[str, list[dict[str, Any]]]:
     heads = {task: _head(saved, task) for task in tasks}
+    limits = assembly.max_lengths(saved.resolved, heads, saved.model)
     examples: dict[str, Examples] = {}
     for task, head in heads.items():
         rows = loading.from_python(rows, task=task)
         assembly.check_rows(task, head, rows, "input", need_targets=False)
-        examples[task] = _encoded(saved, task, rows, with_targets=False)
+        examples[task] = encode(rows, head, saved.model.backbone.tokenizer, limits[task], with_targets=False)
     where, seed = machine_of(saved), saved.resolved.recipe.seed
     plan = _plan(saved, examples, where)
     evaluations = evaluate_tasks(saved.model, examples, where, seed=seed, with_loss=False, predicting=heads, plan=plan)
@@ -163,7 +164,8 @@ def evaluate_by_label(saved: Trained, task: str, rows: Any) -> Measured:
 def _measured(saved: Trained, task: str, rows: Any) -> Measured:
     head, rows = _head(saved, task), loading.from_python(rows, task=task)
     assembly.check_rows(task, head, rows, "input", need_targets=True)
-    examples = {task: _encoded(saved, task, rows)}
+    limit = assembly.max_length(saved.resolved, task, saved.model)
+    examples = {task: encode(rows, head, saved.model.backbone.tokenizer, limit)}
     return measure(saved.model, [task], examples, machine_of(saved), seed=saved.resolved.recipe.seed)
 
 
@@ -185,11 +187,6 @@ def _head(saved: Trained, task: str) -> Any:
     if task not in saved.model.heads:
         raise UsageError(f"the run has no task '{task}'.{did_you_mean(task, saved.model.heads)}")
     return saved.model.head(task)
-
-
-def _encoded(saved: Trained, task: str, rows: Rows, *, with_targets: bool = True) -> Examples:
-    limit = assembly.max_length(saved.resolved, task, saved.model)
-    return encode(rows, _head(saved, task), saved.model.backbone.tokenizer, limit, with_targets=with_targets)
 
 
 def _plan(saved: Trained, examples: Mapping[str, Examples], machine: Machine) -> ExecutionPlan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,10 +193,10 @@ def tokenize(resolved: Resolved, rows: Mapping[str, Splits], model: HybridModel)
     """Tokenize all rows, by split and task."""
     made: dict[str, dict[str, Examples]] = {"train": {}, "dev": {}, "test": {}}
     cache = TokenCache(model.backbone, resolved.backbone, resolved.heads)
+    limits = max_lengths(resolved, rows, model)
     for name, splits in rows.items():
-        limit = max_length(resolved, name, model)
         for split, part in splits.items():
-            made[split][name] = encode(part, model.head(name), model.backbone.tokenizer, limit, cache=cache)
+            made[split][name] = encode(part, model.head(name), model.backbone.tokenizer, limits[name], cache=cache)
     return made
 
 
@@ -214,18 +214,26 @@ def _warnings(
 
 
 def max_length(resolved: Resolved, task: str, model: HybridModel) -> int:
-    """Return the task's maximum of tokens: its own limit, or the backbone's without a strategy's virtual tokens.
+    """Return one task's maximum of tokens, as `max_lengths` does."""
+    return max_lengths(resolved, [task], model)[task]
+
+
+def max_lengths(resolved: Resolved, tasks: Iterable[str], model: HybridModel) -> dict[str, int]:
+    """Return each task's maximum of tokens: its own limit, or the backbone's without a strategy's virtual tokens.
 
     Raises `RecipeError` above that.
     """
-    wanted = resolved.recipe.tasks[task].max_length
     virtual = max(strategy_of(stage).virtual_tokens for stage in resolved.stages)
     limit = model.backbone.max_length - virtual
-    if wanted is not None and wanted > limit:
-        why = f" beside the {virtual} virtual ones of a stage's strategy" if virtual else ""
-        place = resolved.where(("tasks", task, "max_length"))
-        raise RecipeError(f"{place}: {wanted} is too long: the backbone takes at most {limit} tokens{why}")
-    return wanted or min(limit, model.backbone.default_length or limit)
+    found = {}
+    for task in tasks:
+        wanted = resolved.recipe.tasks[task].max_length
+        if wanted is not None and wanted > limit:
+            why = f" beside the {virtual} virtual ones of a stage's strategy" if virtual else ""
+            place = resolved.where(("tasks", task, "max_length"))
+            raise RecipeError(f"{place}: {wanted} is too long: the backbone takes at most {limit} tokens{why}")
+        found[task] = wanted or min(limit, model.backbone.default_length or limit)
+    return found
 
 
 def strategy_of(stage: ResolvedStage) -> Strategy:

@@ -19,7 +19,7 @@ from hft_core.recipe.resolve import Resolved
 from hft_core.results import RunResult, Scores, StageResult
 from hft_core.runs import floors, model_folders
 from hft_core.runs.answer_files import AnswerFiles
-from hft_core.runs.assembly import max_length
+from hft_core.runs.assembly import max_lengths
 from hft_core.runs.decision_fitting import fit_decisions
 from hft_core.runs.model_card import card
 from hft_core.runs.stages import Stages
@@ -197,7 +197,7 @@ def _first_known(done: Sequence[StageResult]) -> Scores:
 def _save_model(stages: Stages, folder: RunFolder) -> str:
     """Save the model; `results.json` comes after it and marks it as complete. Returns the base of its adapters."""
     built = stages.material
-    limits = {task: max_length(built.resolved, task, built.model) for task in built.heads}
+    limits = max_lengths(built.resolved, built.heads, built.model)
     base = model_folders.save_model(folder.model, built.model, trunk_changed=stages.trunk_changed, max_lengths=limits)
     follow_umask(folder.model)
     return base

@@ -20,10 +20,15 @@ class ApiKeys:
 
     def accepts(self, authorization: str) -> bool:
         """Return whether a header `Bearer KEY` has one of the keys; takes as long for each wrong one."""
-        scheme, _, key = authorization.partition(" ")
-        given = hashlib.sha256(key.strip().encode("latin-1", "replace")).digest()
+        given = hashlib.sha256(bearer_token(authorization).encode("latin-1", "replace")).digest()
         equal = [hmac.compare_digest(given, each) for each in self._hashes]
-        return any(equal) and scheme.lower() == "bearer"
+        return any(equal)
+
+
+def bearer_token(authorization: str) -> str:
+    """Return the token of a header `Bearer TOKEN`; nothing of another one."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def read_keys(path: Path) -> ApiKeys:

@@ -182,7 +182,7 @@ def _write(
         rows |= assembly.load_rows(run.resolved, {task: run.model.head(task) for task in run.model.heads}, {})
     folder.open(resume=False)
     folder.write_recipe(recipe_file.dump(resolved.recipe))
-    limits = {task: assembly.max_length(resolved, task, model) for task in model.heads}
+    limits = assembly.max_lengths(resolved, model.heads, model)
     model_folders.save_model(folder.model, model, trunk_changed=True, max_lengths=limits)
     follow_umask(folder.model)
     machine = runs[0].machine

@@ -10,6 +10,8 @@ from urllib.parse import parse_qs
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hft_core.serve.api_keys import bearer_token
+
 MAX_BODY = 2 * 1024 * 1024
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -56,7 +58,8 @@ class Guard:
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if scope["path"] == "/" and given:
             return self._logged_in(given)
-        if not self._same(_cookie(headers.get(b"cookie", ""), self._cookie)) and not self._same(_bearer(headers)):
+        tokens = (_cookie(headers.get(b"cookie", ""), self._cookie), bearer_token(headers.get(b"authorization", "")))
+        if not any(map(self._same, tokens)):
             return _no(401, "open the address with the token that 'hft ui' printed")
         return None
 
@@ -71,11 +74,6 @@ class Guard:
     def _same(self, given: str) -> bool:
         hashes = [hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in (given, self._token)]
         return hmac.compare_digest(*hashes)
-
-
-def _bearer(headers: dict[bytes, str]) -> str:
-    scheme, _, token = headers.get(b"authorization", "").partition(" ")
-    return token if scheme.lower() == "bearer" else ""
 
 
 def _cookie(header: str, name: str) -> str:
