@@ -21,7 +21,7 @@ from hft_core.runs import assembly
 from hft_plugins.backbones import decoder, encoder, seq2seq
 from hft_plugins.backbones.options import DecoderOptions, EncoderOptions, Seq2SeqOptions
 from hft_plugins.heads import instruction
-from hft_plugins.heads.parts.text_metrics import text_scores
+from hft_plugins.heads.parts.text_metrics import text_scores, tokenizer_for
 
 DECODERS, SEQ2SEQ = ["llama", "gpt2"], ["t5", "t5-untied", "bart"]
 
@@ -146,6 +146,29 @@ def test_chinese_is_counted_by_characters_when_asked() -> None:
     scores = text_scores(said, wanted, "zh")
     assert scores["rouge1"] == pytest.approx(5 / 6)
     assert scores["bleu"] == pytest.approx(BLEU(tokenize="zh").corpus_score(said, [wanted]).score)
+
+
+@pytest.mark.parametrize(
+    ("texts", "tokenizer"),
+    [
+        (["今天天气很好", "明天 rain"], "zh"),
+        (["今日はいい天気です", "東京"], "char"),
+        (["a word of 中文", "English", "more of it"], "13a"),
+        (["오늘 날씨"], "13a"),
+        ([], "13a"),
+    ],
+)
+def test_the_tokenizer_follows_from_the_texts(texts: list[str], tokenizer: str) -> None:
+    assert tokenizer_for(texts) == tokenizer
+
+
+def test_chinese_is_counted_by_characters_unless_another_tokenizer_is_asked_for() -> None:
+    said, wanted = ["今天天气很好"], ["今天天气不好"]
+    scores = [
+        instruction.build(instruction.Options(generate=True, **given), task="t").metrics(said, wanted, 0.0)["rougeL"]
+        for given in ({}, {"tokenize": "13a"})
+    ]
+    assert scores == [pytest.approx(5 / 6), 0]
 
 
 def test_missing_score_libraries_are_said_before_training(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:

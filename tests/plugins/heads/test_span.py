@@ -218,6 +218,23 @@ def test_equals_the_measures_of_squad(said: str, right: str, exact: float, f1: f
     assert squad_metrics.f1(said, right) == pytest.approx(f1)
 
 
+@pytest.mark.parametrize(
+    ("said", "right", "exact", "f1"),
+    [
+        ("《红楼梦》的作者。", "红楼梦的作者", 1, 1),
+        ("北京市海淀区", "海淀区", 0, 2 / 3),
+        ("上海", "海淀区", 0, 2 / 5),
+        ("２０２４年", "2024年", 1, 1),
+        ("ABC 公司", "abc公司", 1, 1),
+        ("東京タワー", "タワー", 0, 3 / 4),
+        ("서울 타워", "타워", 0, 2 / 3),
+    ],
+)
+def test_characters_of_texts_without_blanks_are_words(said: str, right: str, exact: float, f1: float) -> None:
+    assert squad_metrics.exact_match(said, right) == exact
+    assert squad_metrics.f1(said, right) == pytest.approx(f1)
+
+
 def test_the_best_of_several_right_answers_counts_and_none_means_silence() -> None:
     assert squad_metrics.best(squad_metrics.f1, "black cat", ["cat", "the black cat", "dog"]) == 1
     assert squad_metrics.best(squad_metrics.exact_match, "", []) == 1

@@ -15,7 +15,7 @@ from hft_core.head import Draw, Encoded, Targets, Writing
 from hft_plugins.heads.parts.added_tokens import AddedTokens
 from hft_plugins.heads.parts.end_tokens import NO_END, end_tokens
 from hft_plugins.heads.parts.language_model_head import LmHead, targets_at
-from hft_plugins.heads.parts.text_metrics import Tokenizer, need_libraries, text_scores
+from hft_plugins.heads.parts.text_metrics import Tokenizer, need_libraries, text_scores, tokenizer_for
 
 NO_LABEL = -100
 """Label of positions without loss, as in transformers."""
@@ -30,7 +30,11 @@ class GenerationOptions(options.Options):
     generate: bool = Field(
         default=False, description="generate texts for dev and test too, and score them with ROUGE, BLEU and chrF"
     )
-    tokenize: Tokenizer = Field(default="13a", description="sacrebleu's tokenizer for BLEU; not 13a: for ROUGE as well")
+    tokenize: Tokenizer | None = Field(
+        default=None,
+        description="sacrebleu's tokenizer for BLEU, unless 13a also for ROUGE; when left out, zh or char where "
+        "most targets are Chinese or Japanese, and 13a otherwise",
+    )
     max_new_tokens: int = Field(default=128, gt=0, description="most tokens generated for a row")
     num_beams: int = Field(default=1, gt=0, description="number of beams; 1: no beam search")
     do_sample: bool = Field(default=False, description="sample each token instead of taking the most likely one")
@@ -153,5 +157,6 @@ class GenerationHead(LmHead):
         return targets["reference"]
 
     def metrics(self, predictions: Sequence[Any], references: Sequence[Any], loss: float) -> dict[str, float]:
-        scores = text_scores(predictions, references, self.generation.tokenize) if predictions else {}
+        tokenizer = self.generation.tokenize or tokenizer_for(references)
+        scores = text_scores(predictions, references, tokenizer) if predictions else {}
         return {**super().metrics(predictions, references, loss), **scores}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,6 +13,19 @@ Tokenizer = Literal["13a", "intl", "zh", "char"]
 """sacrebleu's tokenizers that need no further package."""
 
 ROUGES = ("rouge1", "rouge2", "rougeL")
+
+
+_KANA, _CHINESE = re.compile(r"[\u3040-\u30ff]"), re.compile(r"[\u3400-\u9fff]")
+
+
+def tokenizer_for(texts: Sequence[str]) -> Tokenizer:
+    """Return `char` where at least half of the texts are Japanese, `zh` where at least half are Chinese or Japanese;
+    otherwise `13a`."""
+    kana = sum(_KANA.search(text) is not None for text in texts)
+    either = sum(_KANA.search(text) is not None or _CHINESE.search(text) is not None for text in texts)
+    if not texts or 2 * either < len(texts):
+        return "13a"
+    return "char" if 2 * kana >= len(texts) else "zh"
 
 
 def need_libraries() -> None:
