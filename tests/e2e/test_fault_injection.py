@@ -85,9 +85,17 @@ class Faults:
         self.positions, self.wanted = whole.calls, digest(folder / "whole")
 
     def start(
-        self, run: Path, number: int = 0, error: int = 0, *, forever: bool = False, trace: Path | None = None
+        self,
+        run: Path,
+        number: int = 0,
+        error: int = 0,
+        *,
+        forever: bool = False,
+        trace: Path | None = None,
+        unsynced: str = "",
     ) -> Ended:
-        """Start or resume the run in the folder `run`; its write `number` fails, or from then on all."""
+        """Start or resume the run in the folder `run`; its write `number` fails, or from then on all. `unsynced`: the
+        end of the path of what it does not sync."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         printed = run.with_suffix(".printed")
@@ -100,6 +108,7 @@ class Faults:
             "error": error,
             "forever": forever,
             "trace": str(trace or ""),
+            "unsynced": unsynced,
         }
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
@@ -203,3 +212,31 @@ def test_a_run_goes_on_after_the_power_was_cut(names_kept: bool, faults: Faults,
         power_cut.rebuild(faults.trace, number, faults.folder / "whole", run, names_kept=names_kept)
         faults.check_the_end(run)
         shutil.rmtree(run)
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize(
+    ("unsynced", "names_kept"),
+    [
+        ("/model/topic/head.safetensors", True),
+        ("/model/topic/adapter_model.safetensors", True),
+        ("/model/topic", False),
+    ],
+)
+def test_a_forgotten_sync_would_be_found(unsynced: str, names_kept: bool, faults: Faults) -> None:
+    run = faults.folder / "forgetful"
+    lost, kept = run.with_name("lost"), run.with_name("kept")
+    trace = run.with_name("forgetful-trace")
+    trace.mkdir()
+    try:
+        ended = faults.start(run, trace=trace, unsynced=unsynced)
+        assert ended.code == 0, ended.printed
+        power_cut.rebuild(trace, ended.calls, run, lost, names_kept=names_kept)
+        power_cut.rebuild(faults.trace, faults.positions, faults.folder / "whole", kept, names_kept=names_kept)
+        assert check_run(kept).problems == ()
+        found = check_run(lost)
+        assert found.finished
+        assert any(f"/{problem.file}".startswith(unsynced) for problem in found.problems), found.problems
+    finally:
+        for folder in (run, lost, kept, trace):
+            shutil.rmtree(folder, ignore_errors=True)
