@@ -24,7 +24,9 @@ from hft_plugins.heads.parts.label_ids import (
     first_rows,
     ids_of,
     in_order,
+    joined,
     oddities,
+    own_labels,
     refuse_alike,
     unknown,
 )
@@ -93,7 +95,9 @@ class Classification(SequenceHead):
             found_labels = (as_label(cell) for cell in rows[self.columns_read.label])
             self.facts["class_weights"] = class_weights.of_classes(self.weights_wanted, labels, found_labels)
         if self.given_labels is None:
-            self.warnings += oddities(labels, self.columns_read.label)
+            column, count = self.columns_read.label, len(rows[self.columns_read.label])
+            more = filter(None, (joined(labels), own_labels(labels, count)))
+            self.warnings += [*oddities(labels, column), *(f"column '{column}': {what}" for what in more)]
 
     def check(self, row: Mapping[str, Any]) -> str:
         label = as_label(row[self.columns_read.label])

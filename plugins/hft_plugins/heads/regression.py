@@ -21,7 +21,7 @@ from torch.nn import functional
 from hft_core.backbone import Backbone, Features
 from hft_core.data import as_number
 from hft_core.head import Column, Targets
-from hft_plugins.heads.parts.number_targets import problem_of_target
+from hft_plugins.heads.parts.number_targets import oddities, problem_of_target
 from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions, single_output_layer
 
 
@@ -61,6 +61,7 @@ class Regression(SequenceHead):
                 f"column '{self.columns_read.label}': the numbers from {values.min():.17g} to {values.max():.17g} are "
                 "one and the same in float32: subtract what they have in common"
             )
+        self.warnings += oddities(values, self.columns_read.label)
         if self.standardizes:
             self._mean = float(values.mean())
             # To so many digits that rounding on another machine does not change it.

@@ -73,6 +73,13 @@ LISTS = [
         "too, and no row holds the separator ',': set separator: ';', or name all 'labels' if it is one",
     ),
     Case(
+        what="labels between slashes",
+        given=table(["sport/money", "sport", "money/world", "world"] * 3, "multilabel"),
+        command=CHECK,
+        says="task 'topic' (train): odd.csv, row …: column 'label' holds the label '…/…', whose parts at '/' are "
+        "labels too, and no row holds the separator ',': set separator: '/', or name all 'labels' if it is one",
+    ),
+    Case(
         what="0 and 1 for each label, without their names",
         given=table(["[0, 1, 0]", "[1, 1, 0]"] * 6, "multilabel"),
         command=CHECK,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -140,3 +141,29 @@ def test_the_largest_targets_train(scale: float, models: Any, toys: Any) -> None
     }
     result = hft_core.run(recipe, data={"t": rows})
     assert math.isfinite(result.final["dev"]["t"]["loss"])
+
+
+MEASURED = [0.3, 1.2, 2.7, 1.9, 0.8, 2.2] * 5
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (MEASURED, ""),
+        ([1990, 2003, 2003, 2010, 2024] * 6, ""),
+        ([0.0] * 25 + [1.0] * 5, ""),
+        ([2.0] * 30, "all 30 targets are 2: nothing is learned"),
+        ([*MEASURED, -999, -999], r"2 of 32 rows have the target -999, far from the others \(0.3 to 2.7\)"),
+        ([*MEASURED, "9999", 9999, 9999], "3 of 33 rows have the target 9999"),
+        ([*MEASURED, 60], ""),
+        (list(range(100, 130)), r"all different and evenly spaced \(100 to 129\)"),
+        ([1_700_000_000 + 60 * i for i in range(30)], "all different and evenly spaced"),
+        ([20240115, 20240201, 20231231] * 10, r"look like dates \(20240115\)"),
+        ([20240115, 20240299, 12345678] * 10, ""),
+    ],
+)
+def test_odd_targets_are_learned_and_told_of(targets: list[Any], said: str) -> None:
+    head = build(Options(), task="t")
+    head.learn({"label": targets})
+    assert len(head.warnings) == bool(said)
+    assert re.search(said, "".join(head.warnings))

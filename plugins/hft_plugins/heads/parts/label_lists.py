@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hft_core.head import RowError
+from hft_plugins.heads.parts.label_ids import MARKS
 
 ONES, ZEROS = ("1", "true"), ("0", "false")
-MARKS = (";", "|", ",", "\t")
-"""What else may divide the labels of a text cell."""
 
 
 def is_multi_hot(values: Sequence[str], names: Sequence[str]) -> bool:
