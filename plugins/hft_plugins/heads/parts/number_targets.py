@@ -28,9 +28,7 @@ def problem_of_target(value: float, column: str) -> str:
 def oddities(values: np.ndarray, column: str) -> list[str]:
     """Return what is odd about the targets of all training rows `[rows]`: a line for each kind."""
     if len(values) > 1 and values.min() == values.max():
-        return [
-            f"column '{column}': all {len(values)} targets are {values[0]:g}, so that nothing is learned of the texts"
-        ]
+        return [f"column '{column}': all {len(values)} targets are {values[0]:g}: nothing is learned of the texts"]
     if len(values) < FEW:
         return []
     return [f"column '{column}': {what}" for what in (*_far_values(values), _count_or_date(values)) if what]
