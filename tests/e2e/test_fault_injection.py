@@ -218,7 +218,6 @@ def test_a_run_goes_on_after_the_power_was_cut(names_kept: bool, faults: Faults,
 @pytest.mark.parametrize(
     ("unsynced", "names_kept"),
     [
-        ("/model/topic/head.safetensors", True),
         ("/model/topic/adapter_model.safetensors", True),
         ("/model/topic", False),
     ],

@@ -91,6 +91,7 @@ def test_names_of_labels_are_distinct_and_not_blank(names: tuple[str, ...], mess
         (["c\u0430t", "dog"], "mix the letters of two alphabets"),
         (["nan", "None", "good"], "'nan', 'None' are what programs write for a missing value"),
         (["\u041c\u043e\u0441\u043a\u0432\u0430", "Rome"], ""),
+        (["-1", "0", "1"], ""),
         (["not-spam", "not_spam", "spam"], "'not-spam' and 'not_spam' differ only in hyphens, underscores and blanks"),
         (["1", "01", "2"], "'1' and '01' are equal numbers"),
         (["1e3", "5", "1000"], "'1e3' and '1000' are equal numbers"),

@@ -133,8 +133,8 @@ def _alike(labels: Sequence[str], look: Callable[[str], str]) -> list[str]:
 
 
 def _without_joints(label: str) -> str:
-    """Labels that are equal without regard to case are another kind."""
-    return re.sub(r"[\s_-]+", "", label)
+    """Join the words of a label: what is between them only, since '-1' is not '1'."""
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", label)
 
 
 def _number(label: str) -> str:
