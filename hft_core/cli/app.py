@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
+from hft_core.cli import completion
 from hft_core.cli.examples import EXAMPLES, FIRST
 from hft_core.cli.invocation import EVERYWHERE, Invocation, split
 from hft_core.cli.terminal import discard, open_standard_streams, sanitized_logs, say_error
@@ -51,6 +52,7 @@ COMMANDS = {
     "cache": "hft_core.cli.cache:cache",
     "env": "hft_core.cli.env:env",
     "doctor": "hft_core.cli.doctor:doctor",
+    "completion": "hft_core.cli.completion:completion",
 }
 """The commands in the order of the help. Each is a function with typer annotations and a docstring, in a module of its
 own; `ctx: typer.Context` gives it the `Invocation` as `ctx.obj`."""
@@ -159,6 +161,9 @@ def _call(invocation: Invocation, arguments: list[str]) -> int:
 
         print(f"hft {__version__}")
         return 0
+    if completion.is_asked():
+        names, added = _commands(invocation, "--help")
+        return completion.answer(get_command(build(names, added)))
     if not arguments:
         print(FIRST)
         return 2

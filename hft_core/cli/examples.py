@@ -28,6 +28,7 @@ EXAMPLES = {
     "cache": "hft cache size",
     "env": "hft env --json",
     "doctor": "hft doctor",
+    "completion": "hft completion bash",
 }
 """By command."""
 
