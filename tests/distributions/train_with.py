@@ -120,7 +120,8 @@ def with_tracker(subject: Subject, folder: Path) -> tuple[Recipe, Data]:
 
 def launched(subject: Subject, place: Path) -> Path:
     """Train by a command that the launcher starts; return the folder of the run."""
-    made = recipe({"topic": {"type": "classification", "data": "rows.jsonl"}})
+    made = recipe({"topic": "classification"})
+    made["tasks"]["topic"]["data"] = "rows.jsonl"
     lines = [json.dumps(row) + "\n" for row in rows(subject, "classification")]
     (place / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
     (place / "recipe.yaml").write_text(json.dumps(made), encoding="utf-8")  # JSON is YAML
