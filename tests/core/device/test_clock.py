@@ -112,11 +112,11 @@ def test_a_switch_costs_microseconds() -> None:
     clock, switches = Clock(CPU), 2000
     best = 1.0
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in range(switches):
             with clock.part(DATA):
                 pass
-        best = min(best, (time.perf_counter() - start) / switches)
+        best = min(best, (time.thread_time() - start) / switches)
     assert best < 50e-6  # a step has about ten of them
 
 
