@@ -23,7 +23,7 @@ class Shell(StrEnum):
 
 def completion(shell: Annotated[Shell, typer.Argument(help="The shell to complete in.")]) -> None:
     """Print a script that lets a shell complete commands and options."""
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # no __all__
 
     print(get_completion_script(prog_name="hft", complete_var=VARIABLE, shell=shell.value))
 
@@ -35,7 +35,7 @@ def is_asked() -> bool:
 
 def answer(command: Any) -> int:
     """Print the completions of the line that the shell gives in the environment, and return the exit code."""
-    from typer.completion import completion_init, shell_complete
+    from typer.completion import completion_init, shell_complete  # type: ignore[attr-defined]  # no __all__
 
     completion_init()
     return shell_complete(command, {}, "hft", VARIABLE, os.environ[VARIABLE])
