@@ -14,6 +14,8 @@ from hft_core.testing.check import Check, Subject, check, expect
 CHECKS: list[Check] = []
 WAIT_SECONDS = 120.0
 """For a command of a moment: jobs of a cluster may queue."""
+LOG_SECONDS = 5.0
+"""Between the end of a command and its last line in the log, on a file system of a network."""
 SAVES = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -46,7 +48,7 @@ def a_command_writes_its_log(subject: Subject) -> None:
         handle = _launcher(subject).launch([sys.executable, "-c", script, *words], Slot(0, 1), log)
         code = _ended(handle)
         expect(code == 0, "the exit code 0", repr(code))
-        _wait(lambda: log.is_file() and "told" in log.read_text(encoding="utf-8"))
+        _wait(lambda: log.is_file() and "told" in log.read_text(encoding="utf-8"), LOG_SECONDS)
         said = log.read_text(encoding="utf-8") if log.is_file() else "no log"
         expect(repr(words) in said and "told" in said, f"a log with {words!r} and 'told'", repr(said))
 
@@ -68,7 +70,7 @@ def a_command_has_the_threads_of_its_slot(subject: Subject) -> None:
         slot = launcher.slots(1)[0]
         argv = [sys.executable, "-c", "import os; print('threads', os.environ.get('OMP_NUM_THREADS'))"]
         _ended(launcher.launch(argv, slot, log))
-        _wait(lambda: log.is_file() and "threads" in log.read_text(encoding="utf-8"))
+        _wait(lambda: log.is_file() and "threads" in log.read_text(encoding="utf-8"), LOG_SECONDS)
         said = log.read_text(encoding="utf-8").strip()
         expect(said == f"threads {slot.threads}", f"OMP_NUM_THREADS={slot.threads}", said)
 
@@ -83,7 +85,7 @@ def a_command_can_save_when_it_is_stopped(subject: Subject) -> None:
         expect(handle.poll() is None, "None while the command runs", repr(handle.poll()))
         handle.stop()
         expect(_ended(handle) is not None, "an end after stop", "a command that still runs")
-        _wait(lambda: "saved" in log.read_text(encoding="utf-8"))
+        _wait(lambda: "saved" in log.read_text(encoding="utf-8"), LOG_SECONDS)
         said = log.read_text(encoding="utf-8")
         expect("saved" in said, "a command that has saved", repr(said))
         handle.stop()
@@ -100,9 +102,9 @@ def _ended(handle: Handle) -> int | None:
     return handle.poll()
 
 
-def _wait(done: Callable[[], bool]) -> bool:
+def _wait(done: Callable[[], bool], seconds: float = WAIT_SECONDS) -> bool:
     """Return whether it was done in time."""
-    until = time.monotonic() + WAIT_SECONDS
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         if done():
             return True
