@@ -287,7 +287,7 @@ def test_help_names_every_command_and_the_options_for_all(help_option: str, caps
     text = capsys.readouterr().out
     assert {"list-plugins", "describe", "env"} <= set(text.split())
     assert all(option in text for option in ("--debug", "--version", "--block", "--plugin", "HFT_BLOCK"))
-    assert "completion" not in text
+    assert "--install-completion" not in text
 
 
 def test_an_unknown_command_is_a_usage_error_with_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
