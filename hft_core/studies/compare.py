@@ -175,6 +175,11 @@ def _asked(asked: Request | None, folder: Path, *, resume: bool) -> Request:
     )
     if asked is not None and {n: list(o) for n, o in asked.arms.items()} != known.arms:
         raise UsageError(f"the study in '{folder}' has other arms: resume without naming any, or give a new folder")
+    if asked is not None and asked.tries not in (0, known.tries):
+        raise UsageError(
+            f"the study in '{folder}' has {known.tries or 'no'} tries of the learning rate: resume it without --tune, "
+            "or give a new folder"
+        )
     if asked is not None and asked.seeds != known.seeds:
         return replace(known, seeds=tuple(dict.fromkeys((*known.seeds, *asked.seeds))))
     return known

@@ -114,6 +114,12 @@ def test_a_resumed_study_keeps_what_was_chosen(recipe: Path, tmp_path: Path) -> 
     assert again == first
 
 
+def test_a_study_that_was_not_tuned_is_not_resumed_as_if_it_were(recipe: Path, tmp_path: Path) -> None:
+    compared(recipe, tmp_path / "s", Runs(), tries=0)
+    with pytest.raises(UsageError, match="has no tries of the learning rate: resume it without --tune"):
+        compared(recipe, tmp_path / "s", Runs(), tries=3, resume=True)
+
+
 def test_an_arm_whose_own_rate_fails_is_left_as_it_is_and_named(recipe: Path, tmp_path: Path) -> None:
     found = compared(recipe, tmp_path / "s", Runs(diverges=2e-4))
     reason = "error: the loss is not finite"
