@@ -123,7 +123,7 @@ def models(toys: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> object
 
 @pytest.fixture
 def slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a Slurm cluster of stand-ins (`tests/slurm_commands.py`), whose commands are first in the path."""
+    """The folder of a mock Slurm cluster (`tests/slurm_commands.py`), whose commands are first in the path."""
     from hft_plugins.launchers import slurm
 
     path = Path(__file__).with_name("slurm_commands.py")

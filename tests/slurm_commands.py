@@ -1,4 +1,4 @@
-"""Stand-ins for sbatch, squeue and scancel, for tests: jobs are processes of this machine, kept in a folder.
+"""Mocks of sbatch, squeue and scancel, for tests: jobs are processes of this machine, kept in a folder.
 
 They accept the options that `slurm` uses and no others. A file `hold` in the folder keeps new jobs pending.
 """

@@ -1,4 +1,4 @@
-"""The launcher `slurm`, with stand-ins for Slurm's commands."""
+"""The launcher `slurm`, with mocks of Slurm's commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hft_plugins.launchers import slurm
 
 @pytest.fixture
 def cluster(slurm_commands: Path) -> Path:
-    """The folder of the stand-ins' jobs."""
+    """The folder of the mock cluster's jobs."""
     return slurm_commands
 
 
