@@ -153,15 +153,17 @@ class _MeanPooled(torch.nn.Module):
         return self.output((hidden * mask).sum(1) / mask.sum(1))
 
 
-def mean_pooled(problem: Problem) -> float:
+def mean_pooled(problem: Problem, fewest_steps: int = 0) -> float:
     """A loop of torch: the mean of hidden states, a linear layer at 1e-3, the trunk at 5e-5 after a tenth of the steps,
-    10 epochs of 16 rows, linear schedules."""
+    10 epochs of 16 rows or as many as `fewest_steps` need, linear schedules."""
     torch.manual_seed(problem.seed)
     tokenizer, model = AutoTokenizer.from_pretrained(ENCODER), _MeanPooled(problem.class_count)
     groups = [{"params": model.trunk.parameters(), "lr": 5e-5}, {"params": model.output.parameters(), "lr": 1e-3}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     texts, classes = problem.texts("train"), torch.tensor(problem.classes("train"))
-    steps = EPOCHS * -(-len(texts) // BATCH)
+    an_epoch = -(-len(texts) // BATCH)
+    epochs = max(EPOCHS, -(-fewest_steps // an_epoch))
+    steps = epochs * an_epoch
     frozen = steps // 10
     schedules = [
         lambda step: max(0.0, (steps - step) / (steps - frozen)) * (step >= frozen),
@@ -174,7 +176,7 @@ def mean_pooled(problem: Problem) -> float:
         return model(encoded)  # type: ignore[no-any-return]
 
     model.train()
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for rows in torch.randperm(len(texts)).split(BATCH):
             loss = torch.nn.functional.cross_entropy(logits([texts[row] for row in rows]), classes[rows])
             loss.backward()
@@ -257,6 +259,7 @@ CONTENDERS: dict[str, Callable[[Problem], float]] = {
     "embeddings": embeddings,
     "trainer": trainer,
     "mean-pooled": mean_pooled,
+    "mean-pooled-long": lambda problem: mean_pooled(problem, fewest_steps=100),
     "peft": peft_trainer,
     "setfit": setfit,
     "hft": hft({}),

@@ -14,8 +14,9 @@ from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_
 
 from hft_core.errors import ModelError
 
-MOST, FACTOR = 4_096, 16
-"""A size may be this, and this many times the largest side of a weight: families count some sizes in other units."""
+MOST, FACTOR = 16_384, 16
+"""A size may be this, as parts that a text model leaves out have sizes too, and this many times the largest side of a
+weight: families count some sizes in other units."""
 _SIZE = re.compile(
     r"^(?:num_.*layers|num_.*heads|n_layers?|n_heads?|.*_layers|vocab_size|.*hidden_size|.*_dim|d_model|d_ff|d_kv|n_embd"
     r"|n_inner|.*intermediate_size|.*embedding_size|type_vocab_size|num_labels|num_.*experts)$"
