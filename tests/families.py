@@ -50,6 +50,7 @@ SIZES: dict[str, Any] = {
 OVERRIDES: dict[str, dict[str, Any]] = {
     "big_bird": {"block_size": 4, "num_random_blocks": 1},
     "bigbird_pegasus": {"block_size": 4, "num_random_blocks": 1},
+    "bailing_hybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "bloom": {"hidden_size": 32},
     "funnel": {"block_sizes": [1, 1], "num_hidden_layers": None, "num_decoder_layers": 1},
     "luke": {"entity_vocab_size": 10, "entity_emb_size": 32},

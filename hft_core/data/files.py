@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from hft_core.data.readers import SUFFIXES, Quoting, read_file
+from hft_core.data.readers.annotations.recognize import export_format
 from hft_core.data.row_checks import nearest
 from hft_core.data.rows import Rows, join
 from hft_core.errors import DataError
@@ -27,6 +28,11 @@ def read(
     parts: list[Rows] = []
     for path in dict.fromkeys(path for pattern in paths for path in _expand(pattern, task)):
         part = read_file(path, format or _format_of(path, task), row, quoting)
+        if format is None and "answer" in part.columns and export_format(path) == "prodigy":
+            part = part.noted(
+                f"{path} is an export of Prodigy, and what annotators rejected or ignored is learned with it; 'format: "
+                "prodigy' leaves that out"
+            )
         if parts and set(part.columns) != set(parts[0].columns):
             odd = sorted(set(part.columns) ^ set(parts[0].columns))
             raise DataError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hft_core.data.cells import expected, problem
+from hft_core.data.readers.annotations.recognize import export_format
 from hft_core.data.rows import CHECK_BATCH, Rows
 from hft_core.errors import DataError, did_you_mean
 
@@ -71,6 +72,8 @@ def need_column(rows: Rows, name: str, why: str, *, task: str, split: str | None
     if len(existing) == 1 and any(mark in existing[0] for mark in ";|\t"):
         hint = " The header is a single cell: cells are separated by commas in csv, by tabs in tsv."
     source = rows.sources[0]
+    if source.unit != "memory" and (tool := export_format(source.name)) is not None:
+        hint = f" It is an export of an annotation tool: 'format: {tool}' reads it."
     where = "the data" if source.unit == "memory" else source.name
     columns = ", ".join(map(repr, existing))
     raise DataError(f"{_title(task, split)}: {where} has no column {name!r} ({why}); its columns are {columns}.{hint}")

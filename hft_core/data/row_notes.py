@@ -1,5 +1,5 @@
-"""Report rows that training does not learn as they stand: what their heads noted, texts without tokens, and texts that
-are damaged or read as something else."""
+"""Report rows that training does not learn as they stand: what their readers and heads noted, texts without tokens, and
+texts that are damaged or read as something else."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def _texts(cell: Any) -> Iterator[str]:
 
 
 def warnings(task: str, splits: Mapping[str, Rows], notes: Mapping[str, Mapping[str, Sequence[int]]]) -> list[str]:
-    """Return one line for each note, with the number of its rows by split and the place of the first one.
+    """Return one line for each note of a file's reader, and for each note of rows, with the number of its rows by split
+    and the place of the first one.
 
     `notes`: by split, the rows of each note (`Examples.notes`).
 
@@ -85,4 +86,9 @@ def warnings(task: str, splits: Mapping[str, Rows], notes: Mapping[str, Mapping[
                 )
             places.setdefault(note, first)
             counts.setdefault(note, []).append(f"{len(noted)} of {len(rows)} {split} rows")
-    return [f"task '{task}': {note} ({', '.join(counts[note])}; first: {first})" for note, first in places.items()]
+    found = [
+        f"task '{task}': {note}" for note in dict.fromkeys(note for rows in splits.values() for note in rows.notes)
+    ]
+    return found + [
+        f"task '{task}': {note} ({', '.join(counts[note])}; first: {first})" for note, first in places.items()
+    ]

@@ -60,13 +60,16 @@ class Rows:
         source_ids: ArrayLike,
         numbers: ArrayLike,
         mixed: Iterable[str] = (),
+        notes: Iterable[str] = (),
     ) -> None:
-        """`source_ids[i]` and `numbers[i]`: row i's source and its number in it; `mixed`: the columns of JSON text."""
+        """`source_ids[i]` and `numbers[i]`: row i's source and its number in it; `mixed`: the columns of JSON text;
+        `notes`: what a person should know of how the sources were read."""
         self.dataset = dataset
         self.sources = tuple(sources)
         self._source_ids: NDArray[np.int32] = np.asarray(source_ids, dtype=np.int32)
         self._numbers: NDArray[np.int32] = np.asarray(numbers, dtype=np.int32)
         self.mixed = frozenset(mixed)
+        self.notes = tuple(notes)
 
     @property
     def columns(self) -> list[str]:
@@ -95,7 +98,11 @@ class Rows:
         """Return the rows with these indices, in this order, without copying data."""
         kept = np.asarray(indices, dtype=np.int64)
         dataset = self.dataset.select(kept, keep_in_memory=True)
-        return Rows(dataset, self.sources, self._source_ids[kept], self._numbers[kept], self.mixed)
+        return Rows(dataset, self.sources, self._source_ids[kept], self._numbers[kept], self.mixed, self.notes)
+
+    def noted(self, note: str) -> Rows:
+        """Return the same rows with a further note."""
+        return Rows(self.dataset, self.sources, self._source_ids, self._numbers, self.mixed, (*self.notes, note))
 
     def where(self, i: int) -> str:
         """Return row i's place: `news.csv, row 17`, `articles.txt, line 3`, a path, or `row 17 of task 'topic'`."""
@@ -176,7 +183,11 @@ def _value_under(key: str, value: Any) -> Any:
 
 
 def from_columns(
-    columns: Mapping[str, list[Any]], sources: Sequence[Source], ids: ArrayLike, numbers: ArrayLike
+    columns: Mapping[str, list[Any]],
+    sources: Sequence[Source],
+    ids: ArrayLike,
+    numbers: ArrayLike,
+    notes: Iterable[str] = (),
 ) -> Rows:
     """Build rows from Python values.
 
@@ -191,7 +202,7 @@ def from_columns(
             mixed.append(name)
             array = pa.array([None if v is None else json.dumps(v, default=str) for v in values], pa.string())
         arrays[name] = array
-    return Rows(dataset_of(pa.table(arrays)), sources, ids, numbers, mixed)
+    return Rows(dataset_of(pa.table(arrays)), sources, ids, numbers, mixed, notes)
 
 
 def refuse_odd_names(columns: Iterable[str], source: Source) -> None:
@@ -211,7 +222,7 @@ def dataset_of(table: pa.Table) -> Dataset:
 def move_to_disk(rows: Rows) -> Rows:
     """Move the rows from memory to a memory-mapped file (see `hft_core.data.arrow`)."""
     table = arrow.move_to_disk(rows.dataset.data.table.combine_chunks())
-    return Rows(dataset_of(table), rows.sources, *rows.origins(), rows.mixed)
+    return Rows(dataset_of(table), rows.sources, *rows.origins(), rows.mixed, rows.notes)
 
 
 def join(parts: Sequence[Rows]) -> Rows:
@@ -223,14 +234,15 @@ def join(parts: Sequence[Rows]) -> Rows:
     index = {source: i for i, source in enumerate(sources)}
     ids = np.concatenate([np.array([index[s] for s in part.sources], np.int32)[part.origins()[0]] for part in parts])
     numbers = np.concatenate([part.origins()[1] for part in parts])
+    notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
     first = parts[0]
     if all(part.dataset.features == first.dataset.features and part.mixed == first.mixed for part in parts):
-        return Rows(concatenate_datasets([part.dataset for part in parts]), sources, ids, numbers, first.mixed)
+        return Rows(concatenate_datasets([part.dataset for part in parts]), sources, ids, numbers, first.mixed, notes)
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for part in parts:
         for name in names:
             columns[name].extend(part[name] if name in part.columns else [None] * len(part))
-    return from_columns(columns, sources, ids, numbers)
+    return from_columns(columns, sources, ids, numbers, notes)
 
 
 def _typed_array(values: list[Any]) -> pa.Array | None:

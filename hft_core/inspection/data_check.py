@@ -104,7 +104,7 @@ def of_files(paths: Sequence[str]) -> list[TaskRows]:
     found = []
     for number, group in enumerate(grouped(paths), start=1):
         name = group.name or f"data-{number}"
-        splits = {split: read(files, None, "line", task=name) for split, files in group.splits.items()}
+        splits = {split: read(files, group.format, "line", task=name) for split, files in group.splits.items()}
         table = Table(profiles(next(iter(splits.values()))))
         proposals = propose(table)
         if not proposals or not (proposals[0].texts or table.of("messages")):

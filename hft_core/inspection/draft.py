@@ -93,7 +93,8 @@ def _mean_shares(tasks: Sequence[DraftTask]) -> dict[str, float]:
 
 
 def _tasks(group: FileGroup, *, labeled: bool) -> list[DraftTask]:
-    read_rows = {split: read(paths, None, "line", task=group.name or "data") for split, paths in group.splits.items()}
+    name = group.name or "data"
+    read_rows = {split: read(paths, group.format, "line", task=name) for split, paths in group.splits.items()}
     rows = next(iter(read_rows.values())) if "files" in read_rows else read_rows["train"]
     table = Table(profiles(rows))
     proposals = propose(table) if labeled else _language(table)
@@ -180,6 +181,8 @@ def _task_data(task: DraftTask, folder: Path) -> dict[str, Any]:
     for split, paths in task.files.splits.items():
         placed = [_from(folder, path) for path in paths]
         data[split] = placed[0] if len(placed) == 1 else placed
+    if task.files.format is not None:
+        data["format"] = task.files.format
     if task.keep_together and "files" in data:
         data["split"] = {"by": task.keep_together}
     return {"head": task.proposal.head, **task.proposal.options, "data": data}

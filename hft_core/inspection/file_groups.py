@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hft_core.data.readers.annotations.recognize import export_format
 from hft_core.recipe.names import in_form
 
 SPLITS = {
@@ -29,6 +30,11 @@ class FileGroup:
     """What their names have in common, in the form of a task's name; empty where that says nothing."""
     splits: dict[str, list[str]]
     """Paths by `train`, `dev` and `test`, or all of them as `files`."""
+
+    @property
+    def format(self) -> str | None:
+        """The format of an annotation tool's export; None for other files, whose names tell it."""
+        return export_format(self.first[0])
 
     @property
     def first(self) -> list[str]:

@@ -84,7 +84,23 @@ class Data(Model):
     """Files for evaluation during training."""
     test: Names = ()
     """Files for evaluation at the end."""
-    format: Literal["csv", "tsv", "json", "jsonl", "parquet", "txt", "folder", "conll"] | None = None
+    format: (
+        Literal[
+            "csv",
+            "tsv",
+            "json",
+            "jsonl",
+            "parquet",
+            "txt",
+            "folder",
+            "conll",
+            "label-studio",
+            "doccano",
+            "prodigy",
+            "argilla",
+        ]
+        | None
+    ) = None
     """By default, from the file name; `folder`: one subfolder of text files per class."""
     row: Literal["line", "file"] = "line"
     """For `txt`: whether a line or a file is a row."""

@@ -198,10 +198,6 @@ def test_a_configuration_beyond_its_weights_is_refused_before_it_is_built(key: s
     assert time.monotonic() - started < 5
 
 
-def test_sizes_of_parts_that_a_text_model_leaves_out_are_no_reason_to_refuse_it(model: Path) -> None:
-    open_encoder(changed(model, t2u_decoder_ffn_dim=8192, text_hidden_size=16_384))
-
-
 # --- code
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from hft_core.data.readers import conll, delimited, folder, json_lines, json_list, parquet, txt
+from hft_core.data.readers.annotations import argilla, doccano, label_studio, prodigy
 from hft_core.data.rows import Rows
 from hft_core.errors import DataError
 
@@ -43,6 +44,10 @@ FORMATS: dict[str, Format] = {
     "txt": Format(txt.read_lines, (".txt",)),
     "conll": Format(conll.read, (".conll", ".bio", ".iob")),
     "folder": Format(folder.read),
+    "label-studio": Format(label_studio.read),
+    "doccano": Format(doccano.read),
+    "prodigy": Format(prodigy.read),
+    "argilla": Format(argilla.read),
 }
 
 UNQUOTED: dict[str, Callable[[str], Rows]] = {

@@ -14,10 +14,11 @@ from hft_core.errors import DataError
 
 def read(path: str) -> Rows:
     """Read a list of objects, or a file of SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250). Raises `DataError`."""
-    return pack(_records(path), Source(path, "row"))
+    return pack(records(path), Source(path, "row"))
 
 
-def _records(path: str) -> NumberedRecords:
+def records(path: str) -> NumberedRecords:
+    """Yield the objects and their numbers from 1. Raises `DataError`."""
     text = read_text(path)
     if not text.strip():
         raise DataError(f"{path}: the file is empty, expected a list of objects")

@@ -292,3 +292,10 @@ def test_a_gguf_file_is_opened_and_saved_as_an_ordinary_model(tmp_path: Path) ->
         logits = head(backbone.forward(dict(inputs))[0])
         torch.testing.assert_close(plain(**inputs).logits[0], logits, atol=1e-3, rtol=0)
     assert "Paris" in backbone.tokenizer.decode(int(logits[-1].argmax()))
+
+
+def test_sizes_of_parts_that_a_text_model_leaves_out_are_no_reason_to_refuse_it(broken: Callable[..., Path]) -> None:
+    file = broken() / "config.json"
+    sizes = {"t2u_decoder_ffn_dim": 8192, "text_hidden_size": 16_384}  # SeamlessM4T's parts for speech
+    file.write_text(json.dumps(json.loads(file.read_text()) | sizes))
+    assert opened(file.parent).hidden_size > 0

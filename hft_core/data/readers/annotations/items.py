@@ -1,0 +1,89 @@
+"""Hold what annotators answered about a text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hft_core.errors import DataError
+
+EITHER = 0x10000
+"""Characters from here on are two units of UTF-16, which JavaScript counts."""
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """A labeled part of a text: characters from `start` to before `end`."""
+
+    start: int
+    end: int
+    label: str
+
+
+Answer = tuple[Span, ...] | tuple[str, ...] | float
+"""Spans, labels or texts, or a number."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One annotated text."""
+
+    number: int
+    """Its place in the file, from 1."""
+    columns: Mapping[str, Any]
+    """What was known before it was annotated."""
+    answers: Mapping[str, Sequence[Answer]]
+    """By question: one answer of each annotator."""
+    text_column: str = ""
+    """The column that its spans are of; empty where it has none, which is also an answer."""
+    words: Sequence[tuple[int, int]] | None = None
+    """Characters of each word, where the tool tells."""
+
+
+@dataclass
+class Export:
+    """The items of a file, and how many were left out, by reason."""
+
+    items: list[Item] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def text(self, item: Item) -> str:
+        """Return the text that the spans of the item are of, or would be: in the column of the other items' spans."""
+        others = (other.text_column for other in self.items if other.text_column)
+        return str(item.columns.get(item.text_column or next(others, ""), ""))
+
+
+def span(text: str, start: Any, end: Any, label: Any, place: str, *, shown: str | None = None) -> Span:
+    """Return a checked span without the blanks at its ends. Raises `DataError` that begins with `place`.
+
+    `shown`: the text of the span, where the tool wrote it down; it decides whether the offsets count characters or
+    units of UTF-16.
+    """
+    if not (isinstance(start, int) and isinstance(end, int) and isinstance(label, str) and label.strip()):
+        raise DataError(f"{place}: expected a span with the numbers of its first and last character and a label")
+    if shown is not None and text[start:end] != shown:
+        start, end = _of_utf16(text, start), _of_utf16(text, end)
+        if text[start:end] != shown:
+            raise DataError(
+                f"{place}: the span from {start} to {end} is {text[start:end][:40]!r} in the text, but {shown[:40]!r} "
+                "by its own; expected offsets of this text"
+            )
+    if not 0 <= start < end <= len(text):
+        raise DataError(f"{place}: a span from {start} to {end} in a text of {len(text)} characters")
+    found = text[start:end]
+    start, end = start + len(found) - len(found.lstrip()), end - (len(found) - len(found.rstrip()))
+    if start >= end:
+        raise DataError(f"{place}: the span '{label}' holds blanks only")
+    return Span(start, end, label.strip())
+
+
+def _of_utf16(text: str, units: int) -> int:
+    """Return the number of characters in so many units of UTF-16."""
+    return len(text.encode("utf-16-le", "surrogatepass")[: 2 * units].decode("utf-16-le", "ignore"))
+
+
+def has_two_units(text: str) -> bool:
+    """Return whether a character of the text is two units of UTF-16."""
+    return any(ord(mark) >= EITHER for mark in text)
