@@ -17,17 +17,23 @@ from hft_core.file_guard import outside_link
 
 
 def read(
-    paths: Sequence[str], format: str | None, row: Literal["line", "file"], *, task: str, quoting: Quoting = "minimal"
+    paths: Sequence[str],
+    format: str | None,
+    row: Literal["line", "file"],
+    *,
+    task: str,
+    quoting: Quoting = "minimal",
+    sheet: str | None = None,
 ) -> Rows:
     """Read the files that `paths` (which may have wildcards) name, in order; a file named twice is read once.
 
     `format` overrides the file name's suffix (`hft_core.data.readers.SUFFIXES`); `row` is the unit of a row in a txt
-    file; `quoting`: `none` where double quotes in csv and tsv files are text. Raises `DataError` for a file that is
-    missing, empty, damaged, not UTF-8, or has other columns than the first.
+    file; `quoting`: `none` where double quotes in csv and tsv files are text; `sheet` of an xlsx file. Raises
+    `DataError` for a file that is missing, empty, damaged, not UTF-8, or has other columns than the first.
     """
     parts: list[Rows] = []
     for path in dict.fromkeys(path for pattern in paths for path in _expand(pattern, task)):
-        part = read_file(path, format or _format_of(path, task), row, quoting)
+        part = read_file(path, format or _format_of(path, task), row, quoting, sheet)
         if format is None and "answer" in part.columns and export_format(path) == "prodigy":
             part = part.noted(
                 f"{path} is an export of Prodigy, and what annotators rejected or ignored is learned with it; 'format: "

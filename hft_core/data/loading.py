@@ -53,7 +53,7 @@ def load(
     `DataError` for invalid files or rows.
     """
     if data.files:
-        rows = read(data.files, data.format, data.row, task=name, quoting=data.quoting)
+        rows = read(data.files, data.format, data.row, task=name, quoting=data.quoting, sheet=data.sheet)
         return divide(
             rows,
             data.split,
@@ -68,7 +68,7 @@ def load(
     parts = {}
     for split, paths in (("train", data.train), ("dev", data.dev), ("test", data.test)):
         if paths:
-            parts[split] = read(paths, data.format, data.row, task=name, quoting=data.quoting)
+            parts[split] = read(paths, data.format, data.row, task=name, quoting=data.quoting, sheet=data.sheet)
             check(parts[split], head_columns, task=name, split=split)
     if group:
         need_column(parts["train"], group, "its equal values belong together", task=name, split="train")

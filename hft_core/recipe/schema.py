@@ -91,6 +91,7 @@ class Data(Model):
             "json",
             "jsonl",
             "parquet",
+            "xlsx",
             "txt",
             "folder",
             "conll",
@@ -106,6 +107,8 @@ class Data(Model):
     """For `txt`: whether a line or a file is a row."""
     quoting: Literal["minimal", "none"] = "minimal"
     """For `csv` and `tsv`: whether double quotes enclose cells, or are text as any other character (`none`)."""
+    sheet: str | None = None
+    """For `xlsx`: the sheet to read; needed where several have cells."""
     split: Split = Split()
     """How `files` is split."""
     max_rows: Annotated[int, Field(gt=0)] | None = None

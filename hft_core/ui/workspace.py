@@ -15,7 +15,7 @@ from hft_core.ui.run_process import PROCESS_FILE
 DEEPEST = 3
 """Levels of folders below the workspace that are searched for runs."""
 MOST_FILES, MOST_RUNS = 500, 500
-DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt", ".conll")
+DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".txt", ".conll")
 
 
 class Workspace:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from hft_core.data.readers import conll, delimited, folder, json_lines, json_list, parquet, txt
+from hft_core.data.readers import conll, delimited, folder, json_lines, json_list, parquet, txt, xlsx
 from hft_core.data.readers.annotations import argilla, doccano, label_studio, prodigy
 from hft_core.data.rows import Rows
 from hft_core.errors import DataError
@@ -32,7 +32,7 @@ class Format:
     read: Callable[[str], Rows]
     """Reads the file or folder at a path. Raises `DataError`."""
     suffixes: tuple[str, ...] = ()
-    """`.gz` may follow any but `.parquet`."""
+    """`.gz` may follow any but `.parquet` and `.xlsx`."""
 
 
 FORMATS: dict[str, Format] = {
@@ -41,6 +41,7 @@ FORMATS: dict[str, Format] = {
     "json": Format(json_list.read, (".json",)),
     "jsonl": Format(json_lines.read, (".jsonl", ".ndjson")),
     "parquet": Format(parquet.read, (".parquet",)),
+    "xlsx": Format(xlsx.read, (".xlsx",)),
     "txt": Format(txt.read_lines, (".txt",)),
     "conll": Format(conll.read, (".conll", ".bio", ".iob")),
     "folder": Format(folder.read),
@@ -60,13 +61,17 @@ SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in forma
 """Formats by file suffix. A directory is a `folder`."""
 
 
-def read_file(path: str, format: str, row: str, quoting: Quoting = "minimal") -> Rows:
+def read_file(path: str, format: str, row: str, quoting: Quoting = "minimal", sheet: str | None = None) -> Rows:
     """Read a file, or the folder `path` if `format` is `folder`; `row` (`line` or `file`) is for txt, `quoting` for csv
-    and tsv. Raises `DataError`."""
+    and tsv, `sheet` for xlsx. Raises `DataError`."""
+    if sheet is not None and format != "xlsx":
+        raise DataError(f"{path}: sheet is for xlsx files, found {format}")
     if quoting == "none" and format not in UNQUOTED:
         raise DataError(f"{path}: quoting: none is for {' and '.join(UNQUOTED)} files, found {format}")
     if format != "folder" and Path(path).is_dir():
         raise DataError(f"{path} is a folder: name the files in it, for instance '{path.rstrip('/')}/*.{format}'")
+    if format == "xlsx":
+        return xlsx.read(path, sheet)
     if format == "txt" and row == "file":
         return txt.read_file(path)
     return UNQUOTED[format](path) if quoting == "none" else FORMATS[format].read(path)

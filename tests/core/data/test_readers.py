@@ -192,7 +192,7 @@ BAD_FILES: list[tuple[str, str | bytes, list[str]]] = [
     ("a.parquet", "", ["a.parquet: cannot be read as parquet"]),
     ("a.txt", " \n\n", ["a.txt: no data in it", "at least one line"]),
     ("a.txt", b"ok\nbad \x80\n", ["a.txt, line 2: not UTF-8 (byte 0x80 at position 5)"]),
-    ("a.xlsx", "x", ["a.xlsx has the suffix '.xlsx'", ".csv, .tsv, .json"]),
+    ("a.docx", "x", ["a.docx has the suffix '.docx'", ".csv, .tsv, .json"]),
     ("README", "x", ["README has the suffix ''", "format"]),
 ]
 
