@@ -26,6 +26,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "hft_core": (),
     "hft_core.recipe": (),
     "hft_core.predict": (),
+    "hft_core.search": (),
     "hft_core.data": (),
     "hft_core.events": (),
     "hft_core.cli.progress": ("Lines", "Bars"),
@@ -45,7 +46,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
 }
 """The modules that others may import, and their public names; without any, all those without an underscore."""
 
-MADE_BY_HFT = ("Catalogue", "Session")
+MADE_BY_HFT = ("Catalogue", "Index", "Session")
 """Classes whose objects come from a function: how they are made is not public."""
 
 INTRODUCTION = """\

@@ -37,6 +37,8 @@ COMMANDS = {
     "check-data": "hft_core.cli.check_data:check_data",
     "evaluate": "hft_core.cli.evaluate:evaluate",
     "predict": "hft_core.cli.predict:predict",
+    "index": "hft_core.cli.index:index",
+    "search": "hft_core.cli.search:search",
     "report": "hft_core.cli.report:report",
     "analyze": "hft_core.cli.analyze:analyze",
     "export": "hft_core.cli.export:export",

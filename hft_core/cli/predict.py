@@ -59,7 +59,7 @@ def predict(
         raise UsageError("--rejects and --shard are for files: expected --input and --output beside them")
     for name, path in (("--output", output), ("--rejects", rejects)):
         if path is not None:
-            _check_output(path, name)
+            check_output(path, name)
     part = _shard(shard)
     from hft_core.predict.saved_run import open_run
     from hft_core.recipe.names import normalized
@@ -122,7 +122,7 @@ def _shard(text: str | None) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def _check_output(path: Path, option: str) -> None:
+def check_output(path: Path, option: str) -> None:
     """Raise `UsageError` if the file cannot be written, before anything is computed."""
     if path.exists() and not path.is_file():
         raise UsageError(f"{option} {path}: expected a file to write, not a {'folder' if path.is_dir() else 'device'}")

@@ -9,6 +9,7 @@ from hft_core.specs import lazy_attributes
 if TYPE_CHECKING:
     from hft_core.predict.batch import Batch
     from hft_core.predict.bulk import predict_file
+    from hft_core.predict.embeddings import embed
     from hft_core.predict.prediction import Trained, evaluate, predict, predict_tasks, rows_from_file, rows_from_texts
     from hft_core.predict.saved_run import SavedRun, open_run
 
@@ -16,6 +17,7 @@ __all__ = [
     "Batch",
     "SavedRun",
     "Trained",
+    "embed",
     "evaluate",
     "open_run",
     "predict",
@@ -29,6 +31,7 @@ _LAZY = {
     "Batch": "hft_core.predict.batch:Batch",
     "SavedRun": "hft_core.predict.saved_run:SavedRun",
     "Trained": "hft_core.predict.prediction:Trained",
+    "embed": "hft_core.predict.embeddings:embed",
     "evaluate": "hft_core.predict.prediction:evaluate",
     "open_run": "hft_core.predict.saved_run:open_run",
     "predict": "hft_core.predict.prediction:predict",

@@ -56,7 +56,7 @@ def predict_file(
             signals.check()
             good = stream.without_bad(chunk, columns, task=tasks[0], first=not answers.done.read)
             if rejects is None:
-                _refuse(good, tasks[0])
+                refuse_bad(good, tasks[0])
             answers.add(_lines(saved, tasks, good, several), map(_rejected, good.bad), chunk.count)
             if on_progress is not None:
                 on_progress(answers.done, stop - start)
@@ -87,7 +87,8 @@ def _lines(saved: SavedRun, tasks: Sequence[str], chunk: Chunk, several: bool) -
     return with_input(chunk.rows, lines_of(predict_tasks(saved, chunk.rows, tasks), several=several))
 
 
-def _refuse(chunk: Chunk, task: str) -> None:
+def refuse_bad(chunk: Chunk, task: str) -> None:
+    """Raise `DataError` for the first bad row of a chunk, with the count of further ones."""
     if chunk.bad:
         more = f" (and {len(chunk.bad) - 1} more row{'s' if len(chunk.bad) > 2 else ''})" if len(chunk.bad) > 1 else ""
         raise DataError(f"task '{task}': {chunk.bad[0].reason}{more}")

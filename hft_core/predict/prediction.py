@@ -44,7 +44,7 @@ def rows_for_tasks(saved: Trained, tasks: Sequence[str], texts: Sequence[str]) -
 
     Raises `UsageError`.
     """
-    read = {task: [c for c in _head(saved, task).columns() if not c.target and c.kind in _TEXTS] for task in tasks}
+    read = {task: [c for c in head_of(saved, task).columns() if not c.target and c.kind in _TEXTS] for task in tasks}
     (first, columns), *others = read.items()
     size, places = len(columns), {column.name: (i, column.kind) for i, column in enumerate(columns)}
     for other, theirs in others:
@@ -114,7 +114,7 @@ def answering(saved: Trained) -> list[str]:
 
 
 def _answers(saved: Trained, tasks: Sequence[str], rows: Any) -> dict[str, list[dict[str, Any]]]:
-    heads = {task: _head(saved, task) for task in tasks}
+    heads = {task: head_of(saved, task) for task in tasks}
     limits = assembly.max_lengths(saved.resolved, heads, saved.model)
     examples: dict[str, Examples] = {}
     for task, head in heads.items():
@@ -162,7 +162,7 @@ def evaluate_by_label(saved: Trained, task: str, rows: Any) -> Measured:
 
 
 def _measured(saved: Trained, task: str, rows: Any) -> Measured:
-    head, rows = _head(saved, task), loading.from_python(rows, task=task)
+    head, rows = head_of(saved, task), loading.from_python(rows, task=task)
     assembly.check_rows(task, head, rows, "input", need_targets=True)
     limit = assembly.max_length(saved.resolved, task, saved.model)
     examples = {task: encode(rows, head, saved.model.backbone.tokenizer, limit)}
@@ -172,7 +172,7 @@ def _measured(saved: Trained, task: str, rows: Any) -> Measured:
 @exclusive
 def evaluate_recipe_data(saved: Trained, tasks: Sequence[str]) -> dict[str, Measured]:
     """Evaluate tasks on the dev and test splits of the run's own recipe. Raises `DataError` when its files are gone."""
-    heads = {task: _head(saved, task) for task in tasks}
+    heads = {task: head_of(saved, task) for task in tasks}
     rows = assembly.load_rows(saved.resolved, heads, {})
     examples = assembly.tokenize(saved.resolved, rows, saved.model)
     where, seed = machine_of(saved), saved.resolved.recipe.seed
@@ -183,7 +183,8 @@ def evaluate_recipe_data(saved: Trained, tasks: Sequence[str]) -> dict[str, Meas
     }
 
 
-def _head(saved: Trained, task: str) -> Any:
+def head_of(saved: Trained, task: str) -> Head:
+    """Return the head of a task. Raises `UsageError` for one that the run does not have."""
     if task not in saved.model.heads:
         raise UsageError(f"the run has no task '{task}'.{did_you_mean(task, saved.model.heads)}")
     return saved.model.head(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -203,6 +204,20 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problem = f"{type(error).__name__}: {error}"
             raise ModelError(f"{self.results} does not say what the run began with: {problem}") from error
+
+    def model_digest(self) -> str:
+        """Return a hash of the finished run's recipe and model files, as its manifest lists them: copies of a run have
+        the same. Raises `ModelError` for a folder without them."""
+        try:
+            if self.manifest.exists():
+                listed = run_manifest.read(self.manifest)
+            else:  # of an hft that wrote none
+                paths = [self.recipe, *files_below(self.model)]
+                listed = {path.relative_to(self.path).as_posix(): run_manifest.facts_of(path) for path in paths}
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{self.path}: its model cannot be identified: {' '.join(str(error).split())}") from error
+        own = sorted(name for name in listed if name == RECIPE_FILE or name.startswith(f"{MODEL_FOLDER}/"))
+        return hashlib.sha256("".join(f"{listed[name]['sha256']} {name}\n" for name in own).encode()).hexdigest()
 
     def plugins(self) -> list[dict[str, str]]:
         """Return where the plugins of the finished run came from. Raises `ModelError` when its results are damaged."""

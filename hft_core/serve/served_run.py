@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hft_core.acceleration.decide import decide_evaluation
-from hft_core.batching.buckets import EVALUATION_ROWS, EVALUATION_TOKENS
-from hft_core.batching.collate import Collator
 from hft_core.data.cells import group_key
 from hft_core.data.examples import Examples, in_memory
 from hft_core.device.machine import Machine, find_machine
@@ -19,6 +15,7 @@ from hft_core.errors import DataError, HftError
 from hft_core.head import Column, Encoded, Head
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.plugins.catalogue import Catalogue
+from hft_core.predict.embeddings import vectors_by_row
 from hft_core.predict.prediction import answering
 from hft_core.predict.saved_run import SavedRun, open_run
 from hft_core.runs.assembly import max_length
@@ -100,8 +97,7 @@ class ServedRun:
         """Return an embedding `[d]` for each row of each job, whose rows are of one task."""
         encoded = [self._encode_all(job.work) for job in jobs]
         found = {
-            task: dict(reversed([*self._vectors(task, examples)]))  # of a row with several examples, the first one's
-            for task, examples in self._gather(jobs, encoded, shares=False).items()
+            task: self._vectors(task, examples) for task, examples in self._gather(jobs, encoded, shares=False).items()
         }
         return [
             known if isinstance(known, Exception) else [found[next(iter(job.work))][start + i] for i in range(job.rows)]
@@ -189,23 +185,9 @@ class ServedRun:
             for task, rows in rows_by_task.items()
         }
 
-    def _vectors(self, task: str, examples: Examples) -> Iterator[tuple[int, list[float]]]:
-        """Yield row and vector of each example: the head's own embedding, or the mean of the last hidden states."""
-        model, head = self.model, self.tasks[task].head
-        pad = model.backbone.tokenizer.pad_token_id
-        batches = Collator({task: examples}, {task: head}, seed=self._seed, pad=pad).in_length_order(
-            max_rows=EVALUATION_ROWS, max_tokens=EVALUATION_TOKENS
-        )
-        with model.evaluating(), torch.inference_mode(), self.machine.autocast():
-            for batch in batches:
-                moved = batch.to(self.machine.device)
-                for segment, features in model.segments(moved, model.hidden(moved)):
-                    if head.joint:
-                        vectors = head.embed(features)
-                    else:
-                        mask = features.attention_mask.unsqueeze(-1)
-                        vectors = (features.hidden * mask).sum(1) / mask.sum(1)
-                    yield from zip(examples.rows[segment.examples].tolist(), vectors.float().tolist(), strict=True)
+    def _vectors(self, task: str, examples: Examples) -> dict[int, list[float]]:
+        rows, vectors = vectors_by_row(self.model, task, examples, self.machine, seed=self._seed)
+        return dict(zip(rows.tolist(), vectors.tolist(), strict=True))
 
     @exclusive
     def _decide(self) -> ExecutionPlan:
