@@ -1,0 +1,3 @@
+from hft_core.testing import conformance
+
+test_conformance = conformance("hft-applications")
