@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from hft_applications.surge import ShareOf, SurgeTest
 from hft_core.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -17,48 +18,61 @@ if TYPE_CHECKING:
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")]
+InputOption = Annotated[
+    str, typer.Option("--input", metavar="FILE|DIR|-", help="Where the texts come from; -: standard input.")
+]
+FollowOption = Annotated[bool, typer.Option("--follow", help="Wait for what is added to the file or folder.")]
+FormatOption = Annotated[
+    str | None,
+    typer.Option("--format", metavar="F", help="jsonl, csv or txt, of standard input and of a followed file."),
+]
+WindowOption = Annotated[str, typer.Option("--window", metavar="TIME", help="Length of a window: 90s, 30m, 1h or 1d.")]
+TimeOption = Annotated[
+    str | None,
+    typer.Option("--time", metavar="COLUMN", help="Column with the time (ISO 8601), instead of the time of arrival."),
+]
+TopicOption = Annotated[str, typer.Option("--topic", metavar="TASK", help="The task that tells the topic.")]
+SentimentOption = Annotated[str, typer.Option("--sentiment", metavar="TASK", help="The task that tells the sentiment.")]
+NegativeOption = Annotated[
+    str, typer.Option("--negative", metavar="LABEL", help="The sentiment whose surges are told.")
+]
+ShareOption = Annotated[
+    ShareOf,
+    typer.Option("--share-of", help="Compare negative texts on a topic as a share of all texts, or of those on it."),
+]
+BeforeOption = Annotated[
+    int, typer.Option("--before", metavar="N", min=1, help="How many windows a window is compared with.")
+]
+AlarmsOption = Annotated[
+    float,
+    typer.Option("--false-alarms", metavar="RATE", help="Largest chance of an alert where nothing has changed."),
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", metavar="FILE", help="Add the lines to this file, not standard output.")
+]
+RejectsOption = Annotated[
+    Path | None,
+    typer.Option("--rejects", metavar="FILE", help="Add rows that cannot be used to this file, instead of ending."),
+]
+
 
 def monitor(
     ctx: typer.Context,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    input: Annotated[
-        str, typer.Option("--input", metavar="FILE|DIR|-", help="Where the texts come from; -: standard input.")
-    ] = "-",
-    follow: Annotated[bool, typer.Option("--follow", help="Wait for what is added to the file or folder.")] = False,
-    format: Annotated[
-        str | None,
-        typer.Option("--format", metavar="F", help="jsonl, csv or txt, of standard input and of a followed file."),
-    ] = None,
-    window: Annotated[
-        str, typer.Option("--window", metavar="TIME", help="Length of a window: 90s, 30m, 1h or 1d.")
-    ] = "1h",
-    time: Annotated[
-        str | None,
-        typer.Option(
-            "--time", metavar="COLUMN", help="Column with the time (ISO 8601), instead of the time of arrival."
-        ),
-    ] = None,
-    topic: Annotated[str, typer.Option("--topic", metavar="TASK", help="The task that tells the topic.")] = "topic",
-    sentiment: Annotated[
-        str, typer.Option("--sentiment", metavar="TASK", help="The task that tells the sentiment.")
-    ] = "sentiment",
-    negative: Annotated[
-        str, typer.Option("--negative", metavar="LABEL", help="The sentiment whose surges are told.")
-    ] = "negative",
-    before: Annotated[
-        int, typer.Option("--before", metavar="N", min=1, help="How many windows a window is compared with.")
-    ] = 24,
-    false_alarms: Annotated[
-        float,
-        typer.Option("--false-alarms", metavar="RATE", help="Largest chance of an alert where nothing has changed."),
-    ] = 0.01,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="Add the lines to this file, not standard output.")
-    ] = None,
-    rejects: Annotated[
-        Path | None,
-        typer.Option("--rejects", metavar="FILE", help="Add rows that cannot be used to this file, instead of ending."),
-    ] = None,
+    run: RunArgument,
+    input: InputOption = "-",
+    follow: FollowOption = False,
+    format: FormatOption = None,
+    window: WindowOption = "1h",
+    time: TimeOption = None,
+    topic: TopicOption = "topic",
+    sentiment: SentimentOption = "sentiment",
+    negative: NegativeOption = "negative",
+    share_of: ShareOption = ShareOf.ALL,
+    before: BeforeOption = 24,
+    false_alarms: AlarmsOption = 0.01,
+    output: OutputOption = None,
+    rejects: RejectsOption = None,
 ) -> None:
     """Watch opinions: count a stream of texts by topic and sentiment, and tell surges of negative ones.
 
@@ -68,7 +82,6 @@ def monitor(
     if not 0 < false_alarms < 1:
         raise UsageError(f"--false-alarms {false_alarms}: expected a number between 0 and 1")
     from hft_applications import stream, watch
-    from hft_applications.surge import SurgeTest
     from hft_core import open_run
 
     rows = stream.arrivals(input, format=format, follow=follow)
@@ -77,13 +90,14 @@ def monitor(
     if negative not in sentiments:
         raise UsageError(f"--negative: '{sentiment}' has no label '{negative}'.{did_you_mean(negative, sentiments)}")
     column = watch.text_column(saved, (topic, sentiment))
+    test = SurgeTest(topics, negative, share_of=share_of, rate=false_alarms, before=before)
     with ExitStack() as files:
         refused, written = (_appending(files, path, name) for path, name in ((rejects, "rejects"), (output, "output")))
         timed = watch.usable(rows, column, time, refused)
         if time is not None and not follow and input != "-":
             timed = iter(sorted(timed, key=lambda row: row.time))  # a finished file may be in any order
         answers = watch.answers(saved, (topic, sentiment), column, stream.at_once(timed), ticking=time is None)
-        watch.watch(answers, length, SurgeTest(topics, negative, rate=false_alarms, before=before), written)
+        watch.watch(answers, length, test, written)
 
 
 def _duration(text: str) -> timedelta:

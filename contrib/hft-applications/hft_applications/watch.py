@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import typer
 
 from hft_applications.stream import Arrival
-from hft_applications.surge import Alert, SurgeTest
+from hft_applications.surge import Alert, ShareOf, SurgeTest
 from hft_applications.windows import Window, Windows
 from hft_core.data import nearest, shown
 from hft_core.errors import DataError, UsageError
@@ -109,11 +109,10 @@ def _window(window: Window) -> dict[str, Any]:
     counts: dict[str, dict[str, int]] = {}
     for (topic, sentiment), count in sorted(window.counts.items()):
         counts.setdefault(topic, {})[sentiment] = count
-    texts = window.counts.total()
     return {
         "window": window.begin.isoformat(),
         "until": window.end.isoformat(),
-        "texts": texts,
+        "texts": window.texts(),
         "late": window.late,
         "counts": counts,
     }
@@ -123,6 +122,7 @@ def _alert(alert: Alert) -> dict[str, Any]:
     return {
         "alert": alert.window.begin.isoformat(),
         "topic": alert.topic,
+        "share_of": alert.share_of,
         "negative": alert.negative,
         "texts": alert.texts,
         "before": {"windows": alert.windows_before, "negative": alert.negative_before, "texts": alert.texts_before},
@@ -131,7 +131,8 @@ def _alert(alert: Alert) -> dict[str, Any]:
 
 
 def _told(alert: Alert, label: str) -> str:
+    of = "texts on it" if alert.share_of is ShareOf.TOPIC else "texts"
     return (
-        f"surge at {alert.window.begin.isoformat()}: {alert.topic}: {alert.negative} of {alert.texts} texts {label}, "
+        f"surge at {alert.window.begin.isoformat()}: {alert.topic}: {alert.negative} {label} of {alert.texts} {of}, "
         f"{alert.negative_before} of {alert.texts_before} in {alert.windows_before} windows before, p = {alert.p:.2g}"
     )

@@ -23,10 +23,9 @@ class Window:
         """Return the moment at which the next window begins."""
         return self.begin + self.length
 
-    def of(self, topic: str, sentiment: str) -> tuple[int, int]:
-        """Return how many texts on the topic have the sentiment, and how many there are."""
-        of_topic = {key: count for key, count in self.counts.items() if key[0] == topic}
-        return sum(count for key, count in of_topic.items() if key[1] == sentiment), sum(of_topic.values())
+    def texts(self, topic: str | None = None) -> int:
+        """Return how many texts there are, on one topic or on all of them."""
+        return sum(count for key, count in self.counts.items() if topic in (None, key[0]))
 
 
 class Windows:

@@ -56,9 +56,9 @@ def test_it_counts_each_hour_and_tells_the_surge(
     }
     (alert,) = alerts
     assert (alert["alert"], alert["topic"]) == ("2026-01-01T09:00:00+00:00", "airlines")
-    assert (alert["negative"], alert["texts"]) == (18, 20)
-    assert alert["before"] == {"windows": 9, "negative": 18, "texts": 36}
-    assert shown.err.startswith("surge at 2026-01-01T09:00:00+00:00: airlines: 18 of 20 texts negative, 18 of 36 in 9 ")
+    assert (alert["share_of"], alert["negative"], alert["texts"]) == ("all", 18, 24)
+    assert alert["before"] == {"windows": 9, "negative": 18, "texts": 72}
+    assert shown.err.startswith("surge at 2026-01-01T09:00:00+00:00: airlines: 18 negative of 24 texts, 18 of 72 in 9 ")
 
 
 def test_a_folder_of_any_format_and_rows_that_cannot_be_used(run: Path, tweets: Lines, tmp_path: Path) -> None:
@@ -84,6 +84,7 @@ def test_a_folder_of_any_format_and_rows_that_cannot_be_used(run: Path, tweets: 
     [
         (["--window", "1.5h"], "--window 1.5h: expected a whole number and a unit"),
         (["--false-alarms", "1"], "--false-alarms 1.0: expected a number between 0 and 1"),
+        (["--share-of", "some"], "'some' is not one of 'all', 'topic'"),
         (["--topic", "topics"], "the run has no task 'topics'; see --topic and --sentiment. Did you mean 'topic'?"),
         (["--negative", "negativ"], "'sentiment' has no label 'negativ'. Did you mean 'negative'?"),
         (["--time", "att"], "stream.jsonl, line 1: has no 'att'. Did you mean 'at'?"),

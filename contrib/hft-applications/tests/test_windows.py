@@ -14,8 +14,8 @@ def test_windows_begin_at_multiples_of_their_length_and_close_with_a_later_text(
     closed = windows.add(NOON + timedelta(hours=3), "apple", "negative")
     assert closed is not None
     assert (closed.begin, closed.end) == (NOON, NOON + timedelta(hours=1))
-    assert closed.of("apple", "negative") == (1, 2)
-    assert closed.of("claritin", "negative") == (0, 0)
+    assert closed.counts == {("apple", "negative"): 1, ("apple", "positive"): 1}
+    assert (closed.texts(), closed.texts("apple"), closed.texts("claritin")) == (2, 2, 0)
     assert windows.close_until(NOON + timedelta(hours=3, minutes=59)) is None
     last = windows.close_until(NOON + timedelta(hours=4))
     assert last is not None
@@ -29,7 +29,7 @@ def test_a_late_text_is_counted_as_late_only() -> None:
     assert windows.add(NOON - timedelta(seconds=1), "apple", "negative") is None
     closed = windows.close()
     assert closed is not None
-    assert (closed.late, closed.of("apple", "negative")) == (1, (1, 1))
+    assert (closed.late, closed.texts()) == (1, 1)
 
 
 def test_zones_are_one_time() -> None:
