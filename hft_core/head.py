@@ -66,8 +66,9 @@ class Encoded:
     """For each example, the index of its group: consecutive examples of one group (the choices of a question, the
     candidates of a query) are sampled together and always in the same batch. Empty: each example is a group."""
     notes: dict[int, str] = field(default_factory=dict)
-    """What training does not learn of a row as it stands, by the row's index in the batch passed to `encode`. A run
-    reports each text once, as a warning, with the number of its rows and the place of the first one."""
+    """What training does not learn of a row as it stands, by the row's index in the batch passed to `encode`; several
+    notes are lines of one text. A run reports each note once, as a warning, with the number of its rows and the place
+    of the first one."""
 
 
 @dataclass(frozen=True)

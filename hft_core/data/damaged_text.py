@@ -1,4 +1,4 @@
-"""Find what programs leave behind in texts: characters read in the wrong encoding, HTML, control characters."""
+"""Find what programs leave behind in texts: characters read in the wrong encoding, HTML, control characters, escapes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ CONTROL = "a control character (NUL or another that no keyboard writes)"
 REPLACED = "the replacement character U+FFFD, which stands where a program could not decode a character"
 WRONG_ENCODING = "characters such as 'Ã©' for 'é': UTF-8 that was read as Windows-1252"
 HTML = "HTML (an entity such as '&amp;' or a tag such as '<br>')"
+ESCAPES = r"escapes that were not decoded, such as '\n' for a line break, '\u00e9' for 'é' or '%20' for a blank"
+BYTES = "bytes as Python prints them (b'…')"
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1b\x7f]")
 """Control characters but tab, line feed, carriage return and separators, which text programs write."""
@@ -17,6 +19,14 @@ _HTML = re.compile(
     r"|</?(?:p|br|div|span|b|i|em|strong|a|li|ul|td|tr|h[1-6])(?:\s[^<>]{0,200})?/?>",
     re.IGNORECASE,
 )
+_LINE_BREAK = re.compile(r"\\n(?:\\n|[\s\dA-Z*#•-]|$)|\\r\\n")
+"""A line break as two characters; not the beginning of `\\nabla`, and not within quotes of code."""
+_BREAK_IN_WORDS = re.compile(
+    r"(?<=[^\W\d_])\\n(?!(?:abla|ew\w*|eq?|eg|u|ot|i|onumber|oindent|leq|geq|mid)\b)[^\W\d_]+[ ,.!?]"
+)
+"""A line break as two characters between small letters, where it is no command of LaTeX."""
+_CHARACTER = re.compile(r"\\u(?:0[0-9a-fA-F]{3}|[1-9a-cA-C][0-9a-fA-F]{3})")
+_BYTES = re.compile(r"b(['\"]).+\1", re.DOTALL)
 
 
 def damage(text: str) -> str:
@@ -28,7 +38,20 @@ def damage(text: str) -> str:
             return REPLACED
         if any(_is_utf8(found[0]) for found in _NOT_ASCII.finditer(text)):
             return WRONG_ENCODING
-    return HTML if ("<" in text or "&" in text) and _HTML.search(text) is not None else ""
+    if ("<" in text or "&" in text) and _HTML.search(text) is not None:
+        return HTML
+    if text.startswith("b") and _BYTES.fullmatch(text.strip()):
+        return BYTES
+    return ESCAPES if _is_escaped(text) else ""
+
+
+def _is_escaped(text: str) -> bool:
+    """Return whether a text has escapes and none of the characters that they stand for: code has both."""
+    if "\\" in text:
+        breaks = (_LINE_BREAK, _BREAK_IN_WORDS) if "$" not in text else (_LINE_BREAK,)
+        broken = "\n" not in text and any(form.search(text) is not None for form in breaks)
+        return broken or (text.isascii() and _CHARACTER.search(text) is not None)
+    return "%20" in text and "://" not in text and not any(map(str.isspace, text))
 
 
 def _is_utf8(characters: str) -> bool:

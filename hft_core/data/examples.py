@@ -28,7 +28,7 @@ ENCODE_ROWS = 1000
 EXTRA, TARGET = "extra.", "target."
 """Prefixes of the columns of further inputs and of targets."""
 NOTE = "_note"
-"""The column of what `Encoded.notes` says of the row of an example, at the row's first example."""
+"""The column of `Encoded.notes`: those of an example's row, at the row's first example."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,9 @@ class Examples:
         for table in self._tables:
             if NOTE in table.column_names:
                 noted = table.select([NOTE, "_row"]).filter(table[NOTE].is_valid())
-                for note, row in zip(noted[NOTE].to_pylist(), noted["_row"].to_pylist(), strict=True):
-                    found.setdefault(note, []).append(row)
+                for notes, row in zip(noted[NOTE].to_pylist(), noted["_row"].to_pylist(), strict=True):
+                    for note in notes.split("\n"):
+                        found.setdefault(note, []).append(row)
         return found
 
     def _table_rows(self, ids: np.ndarray) -> np.ndarray:
@@ -161,9 +162,9 @@ def encode(
             signals.check()
             encoded = head.encode(values, tokenizer, max_length)
             for row in row_notes.without_tokens(encoded, special):
-                encoded.notes.setdefault(row, row_notes.NO_TOKEN)
-            for row, note in row_notes.of_texts(values, columns, written).items():
-                encoded.notes.setdefault(row, note)
+                encoded.notes[row] = row_notes.with_line(encoded.notes.get(row, ""), row_notes.NO_TOKEN)
+            for row, notes in row_notes.of_texts(values, columns, written).items():
+                encoded.notes[row] = "\n".join(filter(None, (encoded.notes.get(row), notes)))
             yield _table(encoded, indices)
 
     if cache is None:

@@ -29,7 +29,7 @@ def without_tokens(encoded: Encoded, special: Collection[int]) -> set[int]:
 
 
 def of_texts(values: Mapping[str, Sequence[Any]], columns: Iterable[Column], special: SpecialTokens) -> dict[int, str]:
-    """Return what is odd about the texts that a head reads, by row (index in the batch).
+    """Return what is odd about the texts that a head reads, by row (index in the batch), a line for each kind.
 
     `values`: the cells by column.
     """
@@ -39,20 +39,27 @@ def of_texts(values: Mapping[str, Sequence[Any]], columns: Iterable[Column], spe
             continue
         for row, cell in enumerate(values[column.name]):
             for text in _texts(cell):
-                if token := special.written_in(text):
-                    found[row] = (
-                        f"column '{column.name}' holds {token!r} in its text, which the tokenizer reads as its special "
-                        "token of that name, not as text"
-                    )
-                elif isinstance(cell, str) and is_missing_word(text):
-                    found.setdefault(
-                        row,
-                        f"column '{column.name}' is {text.strip()!r}, which programs write for a missing value; here "
-                        "it is a text",
-                    )
-                elif found_damage := damage(text):
-                    found.setdefault(row, f"column '{column.name}' holds {found_damage}")
+                for note in _of_text(text, column.name, special, missing=isinstance(cell, str)):
+                    found[row] = with_line(found.get(row, ""), note)
     return found
+
+
+def _of_text(text: str, column: str, special: SpecialTokens, *, missing: bool) -> Iterator[str]:
+    """Yield what is odd about one text; `missing`: whether it may be a word for a missing value."""
+    if token := special.written_in(text):
+        yield (
+            f"column '{column}' holds {token!r} in its text, which the tokenizer reads as its special token of that "
+            "name, not as text"
+        )
+    if missing and is_missing_word(text):
+        yield f"column '{column}' is {text.strip()!r}, which programs write for a missing value; here it is a text"
+    elif found := damage(text):
+        yield f"column '{column}' holds {found}"
+
+
+def with_line(lines: str, line: str) -> str:
+    """Return lines of notes with another one, unless it is among them."""
+    return line if not lines else lines if line in lines.split("\n") else f"{lines}\n{line}"
 
 
 def _texts(cell: Any) -> Iterator[str]:

@@ -250,7 +250,7 @@ class Instruction(GenerationHead):
             targets["prompt"].append(text.turns[-1][0] if text.turns else len(text.ids))
             targets["reference"].append(text.responses[-1] if text.turns else "")
             if text.notes:
-                notes[row] = "; ".join(dict.fromkeys([*filter(None, [notes.get(row)]), *text.notes]))
+                notes[row] = "\n".join(dict.fromkeys([*notes.get(row, "").split("\n"), *text.notes])).strip("\n")
         return Encoded([text.ids for text in cut], rows, targets=targets, notes=notes)
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hft_core.data.damaged_text import CONTROL, HTML, REPLACED, WRONG_ENCODING, damage
+from hft_core.data.damaged_text import BYTES, CONTROL, ESCAPES, HTML, REPLACED, WRONG_ENCODING, damage
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,16 @@ from hft_core.data.damaged_text import CONTROL, HTML, REPLACED, WRONG_ENCODING, 
         ("it&#39;s", HTML),
         ("one<br />two", HTML),
         ('see <a href="x">this</a>', HTML),
+        (r"one line.\nAnother line", ESCAPES),
+        (r"a list:\n- one\n- two", ESCAPES),
+        (r"one\r\ntwo", ESCAPES),
+        (r"hello\nhow are you", ESCAPES),
+        (r"one\n\ntwo", ESCAPES),
+        (r"caf\u00e9", ESCAPES),
+        (r"\u4f60\u597d", ESCAPES),
+        ("the%20bank%20was", ESCAPES),
+        ("b'the bank'", BYTES),
+        ('b"it\'s"', BYTES),
     ],
 )
 def test_damage_is_found(text: str, found: str) -> None:
@@ -41,6 +51,16 @@ def test_damage_is_found(text: str, found: str) -> None:
         "Größe, Straße, ÄÖÜ",
         "x<y>z",
         "🙂🙂 smile",
+        r"$\nabla f \neq 0$ and \textbf{x}",
+        r"C:\new\table",
+        r"x\neq y, and a\nu b",
+        'print("a\\nb")',
+        "print('\\n')\nprint(2)",
+        r"é is \u00e9 in JSON",
+        "https://x.org/a%20b",
+        "20%20 is no number",
+        "b'ball, said the boy",
+        "banks and 'boats'",
     ],
 )
 def test_correct_texts_are_left_alone(text: str) -> None:

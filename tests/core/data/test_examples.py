@@ -168,9 +168,32 @@ def test_texts_that_are_read_as_something_else_are_named() -> None:
     }
 
 
+def test_each_note_of_a_row_is_reported() -> None:
+    texts = ["a [SEP] &amp; dog", "a cat", "a\x00 [SEP]"]
+    rows = loading.from_python([{"text": text} for text in texts], task="t")
+    tokenizer = word_pieces(["the", "cat", "dog", "nan", "a"], model_max_length=64)
+    made = examples.encode(rows, NotingTexts("t"), tokenizer, 16).notes()
+    assert {note.split()[3]: rows for note, rows in made.items()} == {
+        "one": [0, 1, 2],
+        "two": [0, 1, 2],
+        "'[SEP]'": [0, 2],
+        "HTML": [0],
+        "a": [2],
+    }
+
+
 class Texts(Chunks):
     """A text is the tokenizer's tokens."""
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> Encoded:
         ids = tokenizer(list(rows["text"]))["input_ids"]
         return Encoded(ids, list(range(len(ids))))
+
+
+class NotingTexts(Texts):
+    """Notes two things of each text."""
+
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> Encoded:
+        made = super().encode(rows, tokenizer, max_length)
+        made.notes = {row: "this is note one\nthis is note two" for row in range(len(rows["text"]))}
+        return made
