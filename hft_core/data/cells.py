@@ -31,6 +31,11 @@ _ONE = {
 }
 _WHOLE = re.compile(r"^([+-]?\d+)\.0+$")
 """A whole number as pandas writes it into a file where the column has empty cells."""
+_MISSING = frozenset(
+    {"nan", "-nan", "none", "null", "(null)", "na", "n/a", "<na>", "nat", "undefined", "\\n", "#n/a", "#na", "#n/a n/a"}
+    | {"#ref!", "#value!", "#name?", "#null!", "#num!", "#div/0!", "1.#qnan", "-1.#ind", "1.#ind", "-1.#qnan"}
+)
+"""What pandas, databases and spreadsheets write for a missing value, in small letters."""
 _MANY = {"text": "non-empty texts", "label": "labels", "number": "finite numbers"}
 
 
@@ -93,8 +98,8 @@ def group_key(value: Any) -> Hashable:
 
 
 def is_missing_word(text: str) -> bool:
-    """Return whether a text is what programs write for a missing value (`nan`, `None`, `NULL`, `N/A`)."""
-    return text.strip().lower() in ("nan", "none", "null", "na", "n/a", "<na>", "nat")
+    """Return whether a text is what programs write for a missing value (`nan`, `None`, `NULL`, `N/A`, `#REF!`)."""
+    return text.strip().lower() in _MISSING
 
 
 def as_number(value: Any) -> float:

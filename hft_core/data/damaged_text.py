@@ -1,4 +1,4 @@
-"""Find what programs leave behind in texts: characters read in the wrong encoding, HTML, control characters, escapes."""
+"""Find what programs leave behind in texts: characters of another encoding, HTML, control characters, escapes."""
 
 from __future__ import annotations
 

@@ -46,6 +46,8 @@ def printed_form(text: str, column: Column) -> str:
     text = text.strip()
     if _CALL.fullmatch(text):
         return f"{text[: text.index('(')]}(…), as a program prints it"
+    if column.kind == "label" and column.separator == " " and (mark := _mark_behind_items(text)):
+        return f"a list divided at {mark!r}, not at blanks"
     inside = text[1:-1].strip()
     if _encloses(text, "[", "]"):
         return _bracketed(text, inside, column)
@@ -63,6 +65,12 @@ def holds_list(text: str) -> bool:
         return True
     values = parse(text)
     return bool(values) and (len(values or ()) > 1 or isinstance((values or [0])[0], str))
+
+
+def _mark_behind_items(text: str) -> str:
+    """Return the mark behind each item but the last of a text divided at blanks; empty if there is none."""
+    *items, _ = text.split() or [""]
+    return next((mark for mark in ",;|" if items and all(len(x) > 1 and x.endswith(mark) for x in items)), "")
 
 
 def _bracketed(text: str, inside: str, column: Column) -> str:

@@ -40,7 +40,7 @@ def _sentences(path: str) -> NumberedRecords:
     with open_bytes(path) as file:
         for number, line in numbered_lines(path, file):
             cells = _cells(line)
-            if not cells or line.startswith("-DOCSTART-"):
+            if not cells or _starts_document(line):
                 if tokens:
                     yield start, _record(tokens)
                     tokens = []
@@ -69,7 +69,7 @@ def _token_form(path: str) -> _TokenForm:
     with open_bytes(path) as file:
         for number, line in numbered_lines(path, file):
             cells = _cells(line)
-            if not cells or line.startswith("-DOCSTART-") or (line.startswith("#") and form.columns):
+            if not cells or _starts_document(line) or (line.startswith("#") and form.columns):
                 continue
             form = _TokenForm(len(cells), "\t" in line, number)
             if not line.startswith("#"):
@@ -83,6 +83,10 @@ def _cells(line: str) -> list[str]:
     if not line:
         return []
     return [cell.strip(" ") for cell in line.split("\t")] if "\t" in line else re.split(" +", line)
+
+
+def _starts_document(line: str) -> bool:
+    return line[:10].upper() == "-DOCSTART-"
 
 
 def _words(tokens: list[list[str]]) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,18 +19,8 @@ from hft_core.results import LabelScores
 from hft_plugins.heads.parts import class_weights, decisions, label_scores
 from hft_plugins.heads.parts.class_weights import CLASS_WEIGHTS_FIELD, LABEL_SMOOTHING_FIELD, ClassWeights
 from hft_plugins.heads.parts.decisions import CALIBRATE_FIELD, TwoClassMetric
-from hft_plugins.heads.parts.label_ids import (
-    LabelNames,
-    config_of,
-    first_rows,
-    ids_of,
-    in_order,
-    joined,
-    oddities,
-    own_labels,
-    refuse_alike,
-    unknown,
-)
+from hft_plugins.heads.parts.label_ids import LabelNames, config_of, first_rows, ids_of, in_order, refuse_alike, unknown
+from hft_plugins.heads.parts.label_oddities import joined, oddities, own_labels, slips
 from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions, single_output_layer
 
 
@@ -95,8 +86,8 @@ class Classification(SequenceHead):
             found_labels = (as_label(cell) for cell in rows[self.columns_read.label])
             self.facts["class_weights"] = class_weights.of_classes(self.weights_wanted, labels, found_labels)
         if self.given_labels is None:
-            column, count = self.columns_read.label, len(rows[self.columns_read.label])
-            more = filter(None, (joined(labels), own_labels(labels, count)))
+            column, cells = self.columns_read.label, rows[self.columns_read.label]
+            more = filter(None, (joined(labels), own_labels(labels, len(cells)), *slips(Counter(map(as_label, cells)))))
             self.warnings += [*oddities(labels, column), *(f"column '{column}': {what}" for what in more)]
 
     def check(self, row: Mapping[str, Any]) -> str:

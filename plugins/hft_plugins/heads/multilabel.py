@@ -20,16 +20,8 @@ from hft_core.results import LabelScores
 from hft_plugins.heads.parts import class_weights, decisions, label_lists, label_scores
 from hft_plugins.heads.parts.class_weights import LABEL_SMOOTHING_FIELD, ClassWeights
 from hft_plugins.heads.parts.decisions import LabelMetric
-from hft_plugins.heads.parts.label_ids import (
-    LabelNames,
-    config_of,
-    first_rows,
-    ids_of,
-    in_order,
-    oddities,
-    refuse_alike,
-    unknown,
-)
+from hft_plugins.heads.parts.label_ids import LabelNames, config_of, first_rows, ids_of, in_order, refuse_alike, unknown
+from hft_plugins.heads.parts.label_oddities import oddities, slips
 from hft_plugins.heads.parts.sequence_head import ScoringHead, SequenceOptions, tokenize_texts
 
 
@@ -96,7 +88,9 @@ class Multilabel(ScoringHead):
             some = f"one label only ('{labels[0]}')" if labels else "no label in any row"
             raise ValueError(f"column '{name}' has {some}; expected two labels or more")
         if given is None:
-            self.warnings += oddities(labels, name)
+            counts = Counter(label for values in cells for label in values)
+            self.warnings += oddities(labels, name) + [f"column '{name}': {what}" for what in slips(counts)]
+            self.warnings += label_lists.left_undivided(labels, name, self.options.separator)
         return {"labels": labels}
 
     def _weights(self, wanted: ClassWeights, cells: Sequence[Any]) -> list[float]:

@@ -16,7 +16,7 @@ from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label, as_list
 from hft_core.head import Column, Draw, Encoded, Targets
 from hft_core.results import LabelScores
-from hft_plugins.heads.parts import class_weights, tag_metrics, tag_notations, tag_schemes, token_overlap
+from hft_plugins.heads.parts import class_weights, tag_metrics, tag_notations, tag_schemes, tagged_rows, token_overlap
 from hft_plugins.heads.parts.class_weights import CLASS_WEIGHTS_FIELD, LABEL_SMOOTHING_FIELD, ClassWeights
 from hft_plugins.heads.parts.label_ids import LabelNames, config_of, first_rows, ids_of, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.tag_notations import PLAIN, USUAL, Notation
@@ -91,8 +91,12 @@ class TokenClassification(PositionHead):
         name, given = self.tags.name, self.options.labels or ()
         sentences = [self._cell_tags(cell) for cell in rows[name]]
         found = first_rows(sentences)
+        words = [as_list(cell, self.words) for cell in rows[self.words.name]]
+        tagged_rows.refuse_misread(words, sentences, self.words.name, name)
         refuse_alike(found, name, named=given)
         read_as, notation = self._scheme_of(sentences)
+        if read_as == PLAIN and self.options.scheme == "auto":
+            self.warnings += tagged_rows.without_chunks(sentences, name)
         scheme = tag_schemes.LEARNED_AS.get(read_as, read_as)
         tags = {notation.read(tag, read_as) for tag in found}
         labels = in_order(tags) if scheme == PLAIN else tag_schemes.tags_of(tag_schemes.types_of(tags), scheme)

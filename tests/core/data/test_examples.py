@@ -195,5 +195,5 @@ class NotingTexts(Texts):
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> Encoded:
         made = super().encode(rows, tokenizer, max_length)
-        made.notes = {row: "this is note one\nthis is note two" for row in range(len(rows["text"]))}
+        made.notes = dict.fromkeys(range(len(rows["text"])), "this is note one\nthis is note two")
         return made

@@ -244,7 +244,7 @@ def test_files_with_other_columns_are_both_named(write: Write) -> None:
 def test_conll_gives_a_sentence_a_row(write: Write) -> None:
     text = (
         "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects  VBZ B-VP O\r\n\n\n"
-        "# NN B-NP O\n3 CD I-NP O\n-DOCSTART- -X- -X- O\nend NN B-NP O"
+        "# NN B-NP O\n3 CD I-NP O\n-docstart- -X- -X- O\nend NN B-NP O"
     )
     rows = read_one(write("train.conll", text))
     assert values(rows) == {

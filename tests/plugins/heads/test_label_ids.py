@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from hft_core.head import RowError
 from hft_plugins.heads.classification import Options
-from hft_plugins.heads.parts.label_ids import first_rows, in_order, joined, oddities, own_labels, refuse_alike
+from hft_plugins.heads.parts.label_ids import first_rows, in_order, refuse_alike
 
 
 @pytest.mark.parametrize(
@@ -82,46 +82,3 @@ def test_a_label_without_a_visible_character_is_refused() -> None:
 def test_names_of_labels_are_distinct_and_not_blank(names: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Options(labels=names)
-
-
-@pytest.mark.parametrize(
-    ("labels", "said"),
-    [
-        (["Yes", "no", "yes"], "'Yes' and 'yes' differ only in upper and lower case"),
-        (["c\u0430t", "dog"], "mix the letters of two alphabets"),
-        (["nan", "None", "good"], "'nan', 'None' are what programs write for a missing value"),
-        (["\u041c\u043e\u0441\u043a\u0432\u0430", "Rome"], ""),
-        (["-1", "0", "1"], ""),
-        (["not-spam", "not_spam", "spam"], "'not-spam' and 'not_spam' differ only in hyphens, underscores and blanks"),
-        (["1", "01", "2"], "'1' and '01' are equal numbers"),
-        (["1e3", "5", "1000"], "'1e3' and '1000' are equal numbers"),
-        (["no", "0", "yes"], "'no', '0', 'yes' say yes or no in several ways"),
-        (["t", "u", "v", "y"], ""),
-        (["0", "1"], ""),
-    ],
-)
-def test_odd_labels_are_used_and_told_of(labels: list[str], said: str) -> None:
-    found = oddities(labels, "label")
-    assert len(found) == bool(said)
-    assert said in "".join(found)
-
-
-@pytest.mark.parametrize(
-    ("labels", "said"),
-    [
-        (["sport", "money", "sport/money"], "'sport/money' are other labels joined by '/'"),
-        (["sport", "money", "money; sport"], "joined by ';'"),
-        (["sport", "sport/money"], ""),
-        (["n/a", "a"], ""),
-    ],
-)
-def test_labels_made_of_other_labels_are_told_of(labels: list[str], said: str) -> None:
-    found = joined(labels)
-    assert bool(found) == bool(said)
-    assert said in found
-
-
-def test_labels_of_one_row_each_are_told_of() -> None:
-    names = [str(i) for i in range(40)]
-    assert own_labels(names, 40).startswith("40 rows have 40 labels, most of them in one row only")
-    assert own_labels(names, 100) == own_labels(names[:5], 5) == ""

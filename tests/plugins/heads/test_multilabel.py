@@ -211,9 +211,23 @@ def test_it_learns_and_the_plain_class_opens_it(models: Any, toys: Any, tmp_path
     ("cells", "said"),
     [
         (["a|b", "b", "c|a", "b"], r"set separator: '\|'"),
+        (["sport money", "money", "sport", "money"], "set separator: ' '"),
+        (["体育、财经", "财经", "体育"], "set separator: '、'"),
+        (["sport<br>money", "money", "sport"], "set separator: '<br>'"),
         (["011", "100", "110", "100"], "3 digits 0 or 1 in each row"),
     ],
 )
 def test_labels_that_are_several_in_one_are_refused(cells: list[str], said: str) -> None:
     with pytest.raises(RowError, match=said):
         Multilabel("t", Options(label="label")).learn({"label": cells})
+
+
+def test_labels_that_another_mark_divides_are_told_of_where_the_separator_divides_some() -> None:
+    head = Multilabel("t", Options(label="label"))
+    head.learn({"label": ["sport;money", "sport,money", "real estate,sport", "money"]})
+    assert head.labels == ["money", "real estate", "sport", "sport;money"]
+    (warning,) = head.warnings
+    assert warning.startswith("column 'label': the labels 'sport;money' are other labels joined by ';', and are labels")
+    head = Multilabel("t", Options(label="label"))
+    head.learn({"label": ["real estate,money", "real estate", "good food", "good service,bad food", "bad service"]})
+    assert head.warnings == []

@@ -30,7 +30,14 @@ SCHEMES = {"bio": IOB2, "iobes": IOBES, "bilou": BILOU}
 
 def head_of(*sentences: Any, **options: Any) -> TokenClassification:
     head = build(Options(**options), task="t")
-    head.learn({head.tags.name: [s.split() if isinstance(s, str) else s for s in sentences]})
+    tags = [s.split() if isinstance(s, str) else s for s in sentences]
+    head.learn({head.tags.name: tags, head.words.name: [["word"] * len(each) for each in tags]})
+    return head
+
+
+def learned(words: list[str], tags: list[str], **options: Any) -> TokenClassification:
+    head = build(Options(**options), task="t")
+    head.learn({"words": words, "tags": tags})
     return head
 
 
@@ -146,6 +153,55 @@ def test_a_few_odd_tags_are_refused_with_their_row_and_item(sentences: list[str]
     assert message in str(error.value)
     assert "scheme: plain" in str(error.value)
     assert head_of(*sentences, scheme="plain").scheme == "plain"
+
+
+@pytest.mark.parametrize(
+    ("words", "tags", "message"),
+    [
+        (["1 2 3", "1 2"], ["O B-A O", "O O"], "column 'words' holds the numbers of the words (1, 2, 3, …)"),
+        (["0 1", "0"], ["O B-A", "O"], "holds the numbers of the words (0, 1, …), expected the words"),
+        (["O B-PER", "O"], ["the cat", "saw"], "column 'words' holds tags and column 'tags' none: exchange the two"),
+        (["cat"] * 20, ["B-A", "O"] * 10, "each of the 20 rows has one word ('cat'), expected a sentence a row"),
+        (["the,cat"] * 20, ["O,B-A"] * 20, "each of the 20 rows has one word ('the,cat')"),
+        (["a cat", "a"], ["-100 1", "0"], "column 'tags', item 1: found -100, which marks tokens that are not learned"),
+    ],
+)
+def test_rows_that_are_no_sentences_with_a_tag_a_word_are_refused(
+    words: list[str], tags: list[str], message: str
+) -> None:
+    with pytest.raises(RowError) as error:
+        learned(words, tags)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "tags"),
+    [
+        (["1 2 3", "2 1"], ["O B-A O", "O O"]),
+        (["O B-PER", "O"], ["O B-A", "O"]),
+        (["O the", "a"], ["B-A O", "O"]),
+        (["cat"] * 19 + ["a cat"], ["B-A"] * 19 + ["O O"]),
+    ],
+)
+def test_words_that_look_a_little_like_numbers_or_tags_are_words(words: list[str], tags: list[str]) -> None:
+    assert learned(words, tags).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("tags", "share"),
+    [
+        ("PER O O LOC O", "60% of the words have the tag 'O'"),
+        ("0 1 2 0 3", "40% of the words have the tag '0'"),
+        ("BEGIN-A INSIDE-A O O O", "60% of the words have the tag 'O'"),
+        ("(PER* *) * * (LOC)", "40% of the words have the tag '*'"),
+        ("SAME SAME CHANGED SAME", "75% of the words have the tag 'SAME'"),
+        ("DT NN O VB DT", ""),
+        ("B-A I-A O O O", ""),
+    ],
+)
+def test_tags_without_chunks_that_mostly_mark_nothing_are_told(tags: str, share: str) -> None:
+    assert [share in warning for warning in head_of(tags).warnings] == [True] * bool(share)
+    assert head_of(tags, scheme="plain").warnings == []
 
 
 def test_malformed_tags_are_told_in_the_notation_of_the_rows() -> None:

@@ -5,23 +5,18 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from hft_core.data import as_label, is_missing_word
+from hft_core.data import as_label
 from hft_core.errors import did_you_mean
 from hft_core.head import RowError
 
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\u3164\uffa0]")
 """Characters without a glyph that are no format characters (category Cf): joiners, fillers, variation selectors."""
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
-YES, NO = ("yes", "y", "true", "t", "1", "on"), ("no", "n", "false", "f", "0", "off")
-MARKS = (";", "|", ",", "/", "+", "&", "\t")
-"""What may stand between the labels of a row."""
-FEW = 20
-"""So few rows may well have a label each."""
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -83,86 +78,6 @@ def refuse_alike(found: Mapping[str, int], column: str, *, named: Iterable[str] 
                 f"column '{column}' holds the label {label!a}, which looks like the label {other!a} of "
                 "other rows and would be another class; expected one spelling, or both named in 'labels'",
             )
-
-
-def oddities(labels: Sequence[str], column: str) -> list[str]:
-    """Return what is odd about labels that are used as they are: a line for each kind, with the labels."""
-    found = {
-        "differ only in upper and lower case, and are classes of their own": _alike(labels, str.casefold),
-        "differ only in hyphens, underscores and blanks, and are classes of their own": _alike(labels, _without_joints),
-        "are equal numbers, and are classes of their own": _alike(labels, _number),
-        "say yes or no in several ways, and are classes of their own": _yes_and_no(labels),
-        "mix the letters of two alphabets in a word": [repr(label) for label in labels if _mixes_alphabets(label)],
-        "are what programs write for a missing value, and are classes here": [
-            repr(label) for label in labels if is_missing_word(label)
-        ],
-    }
-    return [f"column '{column}': the labels {_some(names)} {what}" for what, names in found.items() if names]
-
-
-def joined(labels: Sequence[str]) -> str:
-    """Describe labels that are made of other ones, as those of rows with several labels are; empty without any."""
-    known = set(labels)
-    for mark in MARKS:
-        found = [x for x in labels if mark in x and known.issuperset(part.strip() for part in x.split(mark))]
-        if found:
-            return (
-                f"the labels {_some([repr(label) for label in found])} are other labels joined by {mark!r}, and are "
-                f"classes of their own; the head 'multilabel' takes several labels a row (separator: {mark!r})"
-            )
-    return ""
-
-
-def own_labels(labels: Sequence[str], rows: int) -> str:
-    """Describe labels of which most are those of one row only; empty for others. `rows`: how many there are."""
-    if rows < FEW or 2 * len(labels) <= rows:
-        return ""
-    return (
-        f"{rows} rows have {len(labels)} labels, most of them in one row only, from which no class is learned: is this "
-        "column a number or a name of the row?"
-    )
-
-
-def _alike(labels: Sequence[str], look: Callable[[str], str]) -> list[str]:
-    """Return the groups of labels that `look` makes one text of, as texts; one that it makes empty has no group."""
-    groups: dict[str, list[str]] = {}
-    for label in labels:
-        if key := look(label):
-            groups.setdefault(key, []).append(label)
-    return [" and ".join(map(repr, same)) for same in groups.values() if len(same) > 1]
-
-
-def _without_joints(label: str) -> str:
-    """Join the words of a label: what is between them only, since '-1' is not '1'."""
-    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", label)
-
-
-def _number(label: str) -> str:
-    try:
-        return repr(float(label))
-    except ValueError:
-        return ""
-
-
-def _yes_and_no(labels: Sequence[str]) -> list[str]:
-    """Return the labels where all of them say yes or no, in words that differ by more than upper and lower case."""
-    said = {label.casefold() for label in labels}
-    if not said <= {*YES, *NO} or max(len(said.intersection(words)) for words in (YES, NO)) < 2:
-        return []
-    return [repr(label) for label in labels]
-
-
-def _mixes_alphabets(label: str) -> bool:
-    """Return whether a word has letters of Latin and of an alphabet whose letters look like those of Latin."""
-    for word in label.split():
-        alphabets = {unicodedata.name(letter, "").partition(" ")[0] for letter in word if letter.isalpha()}
-        if "LATIN" in alphabets and alphabets & {"CYRILLIC", "GREEK"}:
-            return True
-    return False
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _look(label: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from hft_core.head import RowError
-from hft_plugins.heads.parts.label_ids import MARKS
+from hft_plugins.heads.parts.label_oddities import MARKS, WORDS, made_of_others
 
 ONES, ZEROS = ("1", "true"), ("0", "false")
 
@@ -61,16 +62,33 @@ def refuse_undivided(cells: Sequence[Sequence[str]], column: str, separator: str
             f"column '{column}' holds {widths.pop()} digits 0 or 1 in each row (multi-hot, without separators); "
             "expected the names of the labels in each row, or all 'labels' if these are names",
         )
-    for mark in (mark for mark in MARKS if mark != separator):
-        parts = {label: [part.strip() for part in label.split(mark)] for label in labels if mark in label}
-        seen: dict[str, int] = dict.fromkeys(labels, 1)
-        for part in (part for found in parts.values() for part in found):
-            seen[part] = seen.get(part, 0) + 1
-        divided = [label for label, found in parts.items() if all(seen[part] > 1 for part in found)]
-        if divided and len(divided) * 2 >= len(parts):
+    for mark in (mark for mark in (*MARKS, *WORDS) if mark != separator):
+        if divided := _divided(list(labels), mark):
             first = min(divided, key=labels.__getitem__)
             raise RowError(
                 labels[first],
                 f"column '{column}' holds the label '{first}', whose parts at '{mark}' are labels too, and no row "
                 f"holds the separator '{separator}': set separator: '{mark}', or name all 'labels' if it is one",
             )
+
+
+def left_undivided(labels: Sequence[str], column: str, separator: str) -> Iterator[str]:
+    """Yield a line for labels that another mark than the separator would divide into others."""
+    for mark in (mark for mark in (*MARKS, *WORDS) if mark != separator):
+        if found := made_of_others(labels, mark):
+            names = ", ".join(map(repr, found[:5]))
+            yield (
+                f"column '{column}': the labels {names} are other labels joined by {mark!r}, and are labels of their "
+                f"own, since the separator is {separator!r}"
+            )
+
+
+def _divided(labels: Sequence[str], mark: str) -> list[str]:
+    """Return the labels that a mark divides into parts of labels, if they are most of those that have the mark."""
+    parts = {label: [part.strip() for part in label.split(mark)] for label in labels if mark in label}
+    if mark in WORDS:
+        found = made_of_others(labels, mark)
+    else:
+        seen = Counter([*labels, *(part for of in parts.values() for part in of)])
+        found = [label for label, of in parts.items() if all(seen[part] > 1 for part in of)]
+    return found if len(found) * 2 >= len(parts) else []
