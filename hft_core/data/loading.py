@@ -140,6 +140,8 @@ def divide(
             need_column(rows, column, why, task=task)
     labels = None if labels_from is None else [as_label(value) for value in rows[labels_from]]
     try:
+        if split.by:
+            splits.refuse_unknown_groups(rows, split.by)
         own = seed if split.seed is None else split.seed
         indices = splits.split(rows, split.dev, split.test, seed=own, stratify=labels, by=by)
         if group and by != group:

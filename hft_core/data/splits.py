@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hft_core.data.rows import Rows
 
 PARTS = ("train", "dev", "test")
+UNKNOWN_GROUPS = ("nan", "NaN", "NaT", "<NA>", "None", "null", "NULL", "#N/A", "\\N")
+"""What programs write for a missing value; not 'NA' (Namibia) and 'Null' (a name)."""
 
 
 def split(
@@ -152,6 +154,24 @@ def refuse_torn(rows: Rows, parts: Mapping[str, Sequence[int]], column: str, *, 
                     f"split by {by!r} puts them into {home[values[i]]} and {part}: leave 'by' out, or name a column "
                     f"that has one value for all of them"
                 )
+
+
+def refuse_unknown_groups(rows: Rows, by: str) -> None:
+    """Raise `DataError` for rows with nothing in column `by`, or what programs write for nothing: they would be one
+    group, and rows that belong together in several parts."""
+    unknown = [i for i, value in enumerate(rows[by]) if _is_unknown(value)]
+    if unknown:
+        more = f" (and {len(unknown) - 1} more row{'s' * (len(unknown) > 2)})" if len(unknown) > 1 else ""
+        raise DataError(
+            f"{rows.where(unknown[0])}: column {by!r} of 'by': found {shown(rows[by][unknown[0]])}{more}, from which "
+            "it is not known which rows belong together; expected a value in each row"
+        )
+
+
+def _is_unknown(value: object) -> bool:
+    if isinstance(value, str):
+        return not value.strip() or value.strip() in UNKNOWN_GROUPS
+    return value is None or value != value  # NaN
 
 
 def _check_enough(count: int, kind: str, needed: int) -> None:

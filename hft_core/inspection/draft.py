@@ -13,7 +13,7 @@ from hft_core.data.cells import group_key
 from hft_core.data.files import read
 from hft_core.data.rows import Rows
 from hft_core.errors import DataError
-from hft_core.inspection import languages, model_choice
+from hft_core.inspection import headers, languages, model_choice
 from hft_core.inspection.column_profile import profiles
 from hft_core.inspection.file_groups import FileGroup, grouped, task_name
 from hft_core.inspection.layouts import propose
@@ -97,6 +97,7 @@ def _tasks(group: FileGroup, *, labeled: bool) -> list[DraftTask]:
     read_rows = {split: read(paths, group.format, "line", task=name) for split, paths in group.splits.items()}
     rows = next(iter(read_rows.values())) if "files" in read_rows else read_rows["train"]
     table = Table(profiles(rows))
+    headers.refuse(table, rows.sources[0])
     proposals = propose(table) if labeled else _language(table)
     if not proposals:
         raise DataError(

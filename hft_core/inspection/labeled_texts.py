@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from hft_core.data.cells import as_label
+from hft_core.data.cells import as_label, shown
 from hft_core.inspection import column_names as names
 from hft_core.inspection.column_profile import MAX_CLASSES, ColumnProfile
 from hft_core.inspection.proposal import Proposal, Table
@@ -31,13 +31,24 @@ def propose(table: Table) -> list[Proposal]:
     read = text[0] if len(text) == 1 else text
     if not targets:
         why = f"no column is one of labels: language modelling of '{text[0]}'"
-        return [Proposal("mlm", {"text": text[0]}, why, (), (text[0],))]
+        return [Proposal("mlm", {"text": text[0]}, why, _left_out(table, text), (text[0],))]
     doubts += doubts_of_text
     found = [_task(table[name], read, tuple(text)) for name in targets]
     return [
         Proposal(p.head, p.options, p.why, (*p.unsure, *(doubts if i == 0 else ())), p.texts, p.label)
         for i, p in enumerate(found)
     ]
+
+
+def _left_out(table: Table, texts: list[str]) -> tuple[str, ...]:
+    """Return a doubt for a column that has the name of what is learned, and neither numbers nor classes."""
+    left = [c for c in table.columns if names.is_named(c.name, names.LABEL | names.NUMBER) and c.name not in texts]
+    return tuple(
+        f"whether '{c.name}' is to be learned: its cells (such as {shown(c.present[0])}) are neither numbers nor "
+        "one of a few classes"
+        for c in left
+        if c.present
+    )
 
 
 def _targets(table: Table) -> tuple[list[str], tuple[str, ...]]:

@@ -161,6 +161,24 @@ def queries(count: int) -> list[dict[str, Any]]:
     return [{"text": f"text {i}", "query": i // 4, "site": i // 8} for i in range(count)]
 
 
+@pytest.mark.parametrize("missing", ["", " ", "nan", "<NA>", "None", "\\\\N"])
+def test_a_split_by_a_column_with_nothing_in_some_rows_is_refused(missing: str, write: Write) -> None:
+    lines = [f"text {i},{missing if i % 5 == 3 else i}" for i in range(30)]
+    path = write("a.csv", "\n".join(["text,user", *lines]))
+    by = schema.Data(files=(path,), split=schema.Split(by="user"))
+    with pytest.raises(
+        DataError, match=r"a.csv, row 4: column 'user' of 'by': found .* \(and 5 more rows\), from which"
+    ):
+        load("topic", by, [TEXT], seed=0, labels_from=None)
+
+
+@pytest.mark.parametrize("name", ["NA", "Null", "none"])
+def test_groups_may_have_names_that_look_like_nothing(name: str, write: Write) -> None:
+    path = write("a.csv", "\n".join(["text,user", *(f"text {i},{name if i % 5 == 3 else i}" for i in range(30))]))
+    parts = load("topic", schema.Data(files=(path,), split=schema.Split(by="user")), [TEXT], seed=0, labels_from=None)
+    assert sum(map(len, parts.values())) == 30
+
+
 def test_a_group_is_kept_in_one_split_and_by_max_rows(write: Write) -> None:
     path = write("q.csv", "\n".join(["text,query", *(f"{row['text']},{row['query']}" for row in queries(80))]))
     for data, count in ((schema.Data(files=(path,)), 64), (schema.Data(files=(path,), max_rows=10), 8)):

@@ -113,3 +113,52 @@ def test_a_model_that_cannot_have_the_tasks_is_refused(tmp_path: Path, models: A
 def test_columns_without_texts_are_refused_with_what_was_found(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"table.csv: no column of texts.*'a' \(number\), 'b' \(number\)"):
         draft([csv_file(tmp_path, "a,b\n1,2\n3,4\n")], [], None, tmp_path, CATALOGUE)
+
+
+TEXTS = [f"the cat saw dog number {i} near the old river" for i in range(24)]
+
+
+def drafted(folder: Path, name: str, header: str, lines: list[str]) -> Draft:
+    path = folder / name
+    path.write_text("\n".join([*([header] if header else []), *lines, ""]), encoding="utf-8")
+    return draft([str(path)], [], None, folder, CATALOGUE)
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "line", "message"),
+    [
+        ("a.csv", "text;label", "{text};{i}", "the header 'text;label' is a single cell"),
+        ("a.tsv", "text,label", "{text},{i}", "the header 'text,label' is a single cell"),
+        ("a.csv", "text|label", "{text}|{i}", "the header 'text|label' is a single cell"),
+        ("a.csv", "sep=,\ntext,label", "{text},{i}", "the first line is Excel's 'sep='"),
+        (
+            "a.csv",
+            "",
+            "{text},{i}",
+            r"the first line \('the cat saw dog number 0 near the old ri', '0'\) looks like a row",
+        ),
+        ("a.csv", "", "{text},{i}.5", ".* looks like a row, expected a header"),
+        ("a.csv", "", "class{i},{text}", ".* looks like a row, expected a header"),
+    ],
+)
+def test_a_header_that_gives_no_columns_is_refused(
+    name: str, header: str, line: str, message: str, tmp_path: Path
+) -> None:
+    lines = [line.format(text=text, i=i % 3) for i, text in enumerate(TEXTS)]
+    with pytest.raises(DataError, match=rf"{name}: {message}"):
+        drafted(tmp_path, name, header, lines)
+
+
+@pytest.mark.parametrize("header", ["0,1", "text,spam", "What did the cat see?,spam?"])
+def test_a_header_with_odd_names_is_one(header: str, tmp_path: Path) -> None:
+    lines = [f"{text},{['spam', 'ham'][i % 2]}" for i, text in enumerate(TEXTS)]
+    (task,) = drafted(tmp_path, "a.csv", header, lines).tasks.values()
+    assert task.proposal.label == header.partition(",")[2]
+
+
+def test_a_column_that_is_named_as_one_to_learn_and_cannot_be_is_told(tmp_path: Path) -> None:
+    lines = [f'{text},"{i},25"' for i, text in enumerate(TEXTS)]
+    (task,) = drafted(tmp_path, "a.csv", "text,score", lines).tasks.values()
+    assert task.proposal.head == "mlm"
+    (doubt,) = task.proposal.unsure
+    assert doubt.startswith("whether 'score' is to be learned: its cells (such as '0,25') are neither numbers nor one")
