@@ -184,6 +184,8 @@ def _message_problem(message: Any) -> str:
         return f"found {shown(message)}, expected {{role, content}}"
     if message.get("role") not in ROLES:
         return f"found the role {shown(message.get('role'))}, expected one of {', '.join(ROLES)}"
+    if message.get("function_call"):
+        return "found a function_call, the older form of OpenAI; expected tool_calls [{function: {name, arguments}}]"
     if message["role"] == "assistant" and message.get("tool_calls") and not message.get("content"):
         return _calls_problem(message["tool_calls"])
     if not _fits(message.get("content"), "text"):

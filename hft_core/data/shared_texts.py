@@ -32,7 +32,9 @@ def warnings(columns: Mapping[str, Sequence[Column]], rows: Mapping[str, Splits]
         found += _several_labels(task, splits["train"], columns[task], trained[task])
         for split in ("dev", "test"):
             if split in splits:
-                found += _trained_on(task, split, splits[split], _texts(columns[task], splits[split]), trained)
+                texts = _texts(columns[task], splits[split])
+                found += _trained_on(task, split, splits[split], texts, trained)
+                found += _exchanged(task, split, splits[split], columns[task], texts, trained[task])
     return found
 
 
@@ -57,6 +59,21 @@ def _trained_on(
         )
 
 
+def _exchanged(
+    task: str, split: str, rows: Rows, columns: Sequence[Column], texts: np.ndarray, trained: np.ndarray
+) -> Iterator[str]:
+    """Yield a line for pairs of texts that train has in the other order only."""
+    names = [column.name for column in columns if not column.target and rows.has(column.name)]
+    if len(names) != 2 or any(column.kind != "text" or column.many for column in columns if column.name in names):
+        return
+    found = np.isin(_texts(columns, rows, exchanged=True), trained) & ~np.isin(texts, trained)
+    if found.any():
+        yield (
+            f"task '{task}': {found.sum()} of {len(rows)} {split} rows have the two texts of train rows in the other "
+            f"order (first: {rows.where(int(found.argmax()))})"
+        )
+
+
 def _several_labels(task: str, rows: Rows, columns: Sequence[Column], texts: np.ndarray) -> Iterator[str]:
     """Yield a line where train has a text with several labels."""
     column = next((c for c in columns if c.target and c.kind == "label" and c.classes and not c.many), None)
@@ -74,9 +91,10 @@ def _several_labels(task: str, rows: Rows, columns: Sequence[Column], texts: np.
         )
 
 
-def _texts(columns: Sequence[Column], rows: Rows) -> np.ndarray:
-    """Return a hash of what the head reads of each row: `[rows]`."""
+def _texts(columns: Sequence[Column], rows: Rows, *, exchanged: bool = False) -> np.ndarray:
+    """Return a hash of what the head reads of each row, `[rows]`; `exchanged`: with the columns in the other order."""
     names = [column.name for column in columns if not column.target and rows.has(column.name)]
+    names = names[::-1] if exchanged else names
     if not names:
         return np.zeros(0, np.int64)
     hashes = (

@@ -9,7 +9,7 @@ from typing import Any
 from hft_core.backbone import Backbone
 from hft_core.batching.mixture import epoch_rows
 from hft_core.combiner import Combiner
-from hft_core.data import loading, one_answer, row_notes, shared_texts
+from hft_core.data import loading, odd_columns, one_answer, row_notes, shared_texts
 from hft_core.data.examples import Examples, encode
 from hft_core.data.row_checks import check, check_each
 from hft_core.data.rows import Rows
@@ -209,7 +209,8 @@ def _warnings(
         found += row_notes.warnings(task, splits, {split: examples[split][task].notes() for split in splits})
     columns = {task: head.columns() for task, head in heads.items()}
     if requested_rank() == 0:  # these read all rows, and only the first process reports
-        found += one_answer.warnings(columns, rows) + shared_texts.warnings(columns, rows)
+        for check_all in (odd_columns, one_answer, shared_texts):
+            found += check_all.warnings(columns, rows)
     return tuple(found)
 
 

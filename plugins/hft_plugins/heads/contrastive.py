@@ -24,6 +24,9 @@ from hft_plugins.heads.parts.sequence_head import tokenize_texts
 METRIC_ANCHORS = 1024
 """Anchors per similarity matrix in evaluation; bounds its memory."""
 
+SAME_POSITIVE = "the anchor and its positive have the same tokens: the pair teaches nothing"
+SAME_NEGATIVE = "a negative has the tokens of the anchor or of its positive, and is left out"
+
 
 class Options(options.Options):
     """Options of `contrastive`: columns, embedding and loss."""
@@ -82,6 +85,17 @@ class Contrastive(Head):
         pair = [Column(positive, "text", target=True)] if self.supervised else []
         return [Column(anchor, "text"), *pair, *self.negatives]
 
+    def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
+        """Raises `ValueError` where all rows have the same positive: what equals an anchor's own is no negative."""
+        if self.supervised and len(positives := rows[self.texts[1]]) > 1 and len({p.strip() for p in positives}) == 1:
+            raise ValueError(
+                f"column '{self.texts[1]}': all {len(positives)} rows have the same text, expected different "
+                "positives: each anchor's is told apart from those of the others"
+            )
+        for column in self.negatives:
+            if column.many and not any(as_list(cell, column) for cell in rows[column.name]):
+                self.warnings.append(f"column '{column.name}': no row has a negative")
+
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
         names = [name for name in self.texts if name in rows]
         units = [list(texts) for texts in zip(*(rows[name] for name in names), strict=True)]
@@ -95,7 +109,8 @@ class Contrastive(Head):
             "position": [place for unit in units for place in range(len(unit))],
             "text": [identity(np.asarray(sequence).tobytes()) for sequence in sequences],
         }
-        return Encoded(sequences, row_of, units=row_of, extra=extra, targets=targets)
+        notes = _notes(row_of, targets["position"], targets["text"])
+        return Encoded(sequences, row_of, units=row_of, extra=extra, targets=targets, notes=notes)
 
     def collate(
         self, sequences: list[list[int]], targets: Mapping[str, list[Any]], examples: Sequence[int], draw: Draw
@@ -167,6 +182,19 @@ class Contrastive(Head):
             ranks.append(1 + rivals.scatter(1, own, False).sum(dim=1))
         rank = torch.cat(ranks).double()
         return {"loss": loss, "accuracy": float((rank == 1).double().mean()), "mrr": float((1 / rank).mean())}
+
+
+def _notes(rows: Sequence[int], positions: Sequence[int], texts: Sequence[int]) -> dict[int, str]:
+    """Return notes on rows whose positive, or a negative, is no other text than it is compared with."""
+    found: dict[int, str] = {}
+    own: tuple[int, ...] = ()
+    for row, position, text in zip(rows, positions, texts, strict=True):
+        if position == 1 and text == own[0]:
+            found[row] = SAME_POSITIVE
+        elif position > 1 and text in own:
+            found[row] = SAME_NEGATIVE
+        own = (text,) if position == 0 else (*own, text) if position == 1 else own
+    return found
 
 
 class _Pairs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from hft_core.data import as_label, as_number
 from hft_core.head import Column, Draw, Encoded, Targets
 from hft_plugins.heads.parts.example_groups import identity, table
 from hft_plugins.heads.parts.number_targets import problem_of_target
+from hft_plugins.heads.parts.ranking_data import relevance_oddities
 from hft_plugins.heads.parts.ranking_losses import LOSSES, RankingLoss, listwise
 from hft_plugins.heads.parts.sequence_head import POOLING_FIELD, SequenceHead, SequenceOptions
 from hft_plugins.heads.parts.sequence_scorer import PoolingOption
@@ -86,10 +87,19 @@ class Ranking(SequenceHead):
         return [*self.text_columns(), *group, Column(self.options.label, "number", target=True)]
 
     def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
-        self.facts = {"max_relevance": max(map(as_number, rows[self.options.label]))}
+        """Facts: `max_relevance`. Raises `ValueError` where the loss has nothing to compare."""
+        queries: dict[str, list[float]] = defaultdict(list)
+        for query, cell in zip(rows[self.group_column], rows[self.options.label], strict=True):
+            queries[as_label(query)].append(as_number(cell))
+        self.facts = {"max_relevance": max(map(max, queries.values()))}
         if self.compares:
-            candidates = Counter(map(as_label, rows[self.group_column]))
-            self._single = {query for query, count in candidates.items() if count == 1}
+            self._single = {query for query, relevances in queries.items() if len(relevances) == 1}
+            if not self._single and all(len(set(relevances)) == 1 for relevances in queries.values()):
+                raise ValueError(
+                    f"column '{self.options.label}': in no query do two candidates differ in relevance, from which "
+                    f"alone the loss '{self.options.loss}' learns"
+                )
+        self.warnings += relevance_oddities(list(queries.values()), self.options.label)
 
     def check(self, row: Mapping[str, Any]) -> str:
         relevance, found = as_number(row[self.options.label]), f"column '{self.options.label}': found"

@@ -73,6 +73,11 @@ class Span(PositionHead):
     def columns(self) -> Sequence[Column]:
         return [Column(self.options.question, "text"), Column(self.options.context, "text"), self.answers, self.starts]
 
+    def learn(self, rows: Mapping[str, Sequence[Any]]) -> None:
+        """Raises `ValueError` for rows of which none has an answer."""
+        if not any(as_list(cell, self.answers) for cell in rows[self.answers.name]):
+            raise ValueError(f"column '{self.answers.name}': no row has an answer, from which its place is learned")
+
     def check(self, row: Mapping[str, Any]) -> str:
         context = row[self.options.context]
         texts, starts = as_list(row[self.answers.name], self.answers), as_list(row[self.starts.name], self.starts)
@@ -91,9 +96,10 @@ class Span(PositionHead):
         if room < 4:
             raise PluginError(f"task '{self.task}': max_length {max_length} has no room for a question and a context")
         query = min(self.options.max_query_length, room // 2)
+        questions = _cut([question.strip() for question in rows[self.options.question]], tokenizer, query)
         contexts = list(rows[self.options.context])
         encoding = tokenizer(
-            _cut([question.strip() for question in rows[self.options.question]], tokenizer, query),
+            questions,
             contexts,
             truncation="only_second",
             max_length=max_length,
@@ -102,8 +108,12 @@ class Span(PositionHead):
             return_offsets_mapping=True,
             return_attention_mask=False,
         )
-        notes: dict[int, str] = {}
         of_row: list[int] = list(encoding["overflow_to_sample_mapping"])
+        notes = {
+            row: f"the question is cut after {query} tokens (max_query_length, and half of what max_length leaves)"
+            for row, (whole, kept) in enumerate(zip(rows[self.options.question], questions, strict=True))
+            if len(kept) < len(whole.strip())
+        }
         firsts = [i == 0 or of_row[i - 1] != row for i, row in enumerate(of_row)]
         places = [
             _places(offsets, encoding.sequence_ids(i), contexts[of_row[i]])
@@ -120,7 +130,8 @@ class Span(PositionHead):
             answers = [as_list(cell, self.answers) for cell in rows[self.answers.name]]
             starts = [[int(as_number(s)) for s in as_list(cell, self.starts)] for cell in rows[self.starts.name]]
             spans = [first_answer(*each) for each in zip(answers, starts, contexts, strict=True)]
-            found, notes = answer_tokens(spans, of_row, places)
+            found, of_answers = answer_tokens(spans, of_row, places, self.options.max_answer_length)
+            notes = {r: "\n".join(filter(None, (notes.get(r), of_answers.get(r)))) for r in {*notes, *of_answers}}
             targets["start"], targets["end"] = (
                 [null if f is None else f[side] for f, null in zip(found, targets["null"], strict=True)]
                 for side in (START, END)

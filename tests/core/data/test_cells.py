@@ -84,6 +84,11 @@ def test_a_cell_of_many_values_is_a_list_or_a_text_that_is_divided(value: Any, c
             "message 2: found the content ' ', expected a non-empty text",
         ),
         ([{"role": "user"}], MESSAGES, "found the content nothing"),
+        (
+            [{"role": "assistant", "content": "a", "function_call": {"name": "f", "arguments": "{}"}}],
+            MESSAGES,
+            "message 1: found a function_call, the older form of OpenAI; expected tool_calls",
+        ),
     ],
 )
 def test_a_bad_list_says_which_item_what_was_found_and_what_was_expected(

@@ -161,7 +161,7 @@ def queries(count: int) -> list[dict[str, Any]]:
     return [{"text": f"text {i}", "query": i // 4, "site": i // 8} for i in range(count)]
 
 
-@pytest.mark.parametrize("missing", ["", " ", "nan", "<NA>", "None", "\\\\N"])
+@pytest.mark.parametrize("missing", ["", " ", "nan", "<NA>", "None", "\\N"])
 def test_a_split_by_a_column_with_nothing_in_some_rows_is_refused(missing: str, write: Write) -> None:
     lines = [f"text {i},{missing if i % 5 == 3 else i}" for i in range(30)]
     path = write("a.csv", "\n".join(["text,user", *lines]))

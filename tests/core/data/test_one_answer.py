@@ -11,6 +11,7 @@ from hft_core.head import Column
 TEXT = Column("text", "text")
 LABEL = Column("label", "label", target=True)
 NUMBER = Column("label", "number", target=True)
+ANSWER = Column("label", "text", target=True)
 TAGS = Column("label", "label", target=True, many=True)
 
 
@@ -26,7 +27,12 @@ def rows(*labels: Any) -> Rows:
         (LABEL, ["x"] * 8 + ["y"], ""),
         (LABEL, ["x"] * 3, ""),
         (NUMBER, ["2.0", 2, "2e0"] * 3, "task 't': all 9 dev rows have '2.0' in column 'label'"),
-        (TAGS, [["x"]] * 9, ""),
+        (TAGS, [["x"]] * 9, "all 9 dev rows have 'x' in column 'label'"),
+        (TAGS, [["x", "y"], ["y", "x"], ["x", "y", "y"]] * 3, "have 'x' and 'y' in column"),
+        (TAGS, [[]] * 9, "all 9 dev rows have nothing in column 'label'"),
+        (TAGS, [["x"]] * 8 + [["x", "y"]], ""),
+        (ANSWER, ["the cat"] * 8 + [" the cat "], "all 9 dev rows have 'the cat' in column 'label'"),
+        (ANSWER, ["the cat"] * 8 + ["The cat"], ""),
     ],
 )
 def test_a_split_with_one_answer_is_told_of(column: Column, dev: list[Any], said: str) -> None:

@@ -32,9 +32,21 @@ def test_a_pair_is_another_one_if_either_text_is() -> None:
     names = ("one", "two", "label")
     columns = (Column("one", "text"), Column("two", "text"), LABEL)
     train = rows(("a", "b", "x"), ("a", "c", "y"), names=names)
-    assert found(*columns, train=train, test=rows(("b", "a", "x"), ("a", "d", "x"), names=names)) == []
-    (said,) = found(*columns, train=train, test=rows(("b", "a", "x"), ("a", "c", "x"), names=names))
-    assert "1 of 2 test rows" in said
+    assert found(*columns, train=train, test=rows(("b", "d", "x"), ("a", "d", "x"), names=names)) == []
+    (said,) = found(*columns, train=train, test=rows(("b", "d", "x"), ("a", "c", "x"), names=names))
+    assert "1 of 2 test rows have the texts of train rows" in said
+
+
+def test_pairs_that_train_has_in_the_other_order_are_counted() -> None:
+    names = ("one", "two", "label")
+    columns = (Column("one", "text"), Column("two", "text"), LABEL)
+    train = rows(("a", "b", "x"), ("a", "c", "y"), ("c", "a", "y"), names=names)
+    (said,) = found(*columns, train=train, test=rows(("d", "a", "x"), (" b", "a ", "x"), names=names))
+    assert said == (
+        "task 't': 1 of 2 test rows have the two texts of train rows in the other order (first: row 2 of task 't')"
+    )
+    (said,) = found(*columns, train=train, test=rows(("c", "a", "x"), names=names))
+    assert "the texts of train rows" in said
 
 
 def test_texts_with_several_labels_are_counted() -> None:

@@ -171,6 +171,21 @@ def test_a_pair_ends_once_whatever_the_tokenizer_adds(models: Any) -> None:
 # --- which messages are learned
 
 
+@pytest.mark.parametrize("key", ["mask", "ignore"])
+def test_a_key_that_may_mean_either_is_refused(key: str, models: Any) -> None:
+    talk = [*TALK[1:2], {**TALK[2], key: 1}]
+    said = head_on(opened(models, template(" ", prompt=""))).check({"talk": talk})
+    assert f"message 2: found the key '{key}', which does not say whether the message is learned" in said
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking"])
+def test_thinking_that_the_template_does_not_write_is_told_of(key: str, models: Any) -> None:
+    talk = [*TALK[1:2], {**TALK[2], key: "a pet again"}]
+    written = template(" ", prompt="").replace("{{ m.content }}</s>", f"{{{{ m.{key} }}}} {{{{ m.content }}}}</s>")
+    assert "leaves out a part of what" in encoded(opened(models, template(" ", prompt="")), talk).notes[0]
+    assert encoded(opened(models, written), talk).notes == {}
+
+
 @pytest.mark.parametrize("key", ["weight", "loss", "train", "trainable"])
 @pytest.mark.parametrize("zero", [0, 0.0, False, "0", "false"])
 def test_a_message_of_weight_zero_is_context_alone(key: str, zero: Any, models: Any) -> None:

@@ -27,7 +27,7 @@ from hft_core.model.hybrid import HybridModel
 from hft_core.predict import prediction, saved_run
 from hft_plugins.backbones import decoder, encoder
 from hft_plugins.backbones.options import DecoderOptions, EncoderOptions
-from hft_plugins.heads.contrastive import Contrastive, Options, build
+from hft_plugins.heads.contrastive import SAME_NEGATIVE, SAME_POSITIVE, Contrastive, Options, build
 
 PAIR = {"text": ("anchor", "positive")}
 
@@ -306,3 +306,22 @@ def test_a_bad_row_ends_the_run_before_training(bad: dict[str, Any], problem: st
     rows = [{**row, "negatives": []} for row in pairs(2)]
     with pytest.raises(DataError, match=problem):
         run({"train": [*rows, {"negatives": [], **bad}]}, models["bert"], {**PAIR, "negatives": "negatives"})
+
+
+def test_pairs_that_teach_nothing_are_noted(models: Any) -> None:
+    tokenizer = encoder.build(EncoderOptions(model=str(models["bert"]))).tokenizer
+    head = head_of(**PAIR, negatives="others")
+    rows = {
+        "anchor": ["the cat", "the cat", "the cat", "the cat"],
+        "positive": ["the dog", "The  Cat", "the dog", "the dog"],
+        "others": [["the bank"], ["the bank"], ["the bank", "the dog"], []],
+    }
+    assert head.encode(rows, tokenizer, 32).notes == {1: SAME_POSITIVE, 2: SAME_NEGATIVE}
+
+
+def test_positives_that_are_all_the_same_are_refused_and_missing_negatives_told() -> None:
+    head = head_of(**PAIR, negatives="others")
+    with pytest.raises(ValueError, match="column 'positive': all 2 rows have the same text"):
+        head.learn({"anchor": ["a", "b"], "positive": ["c", "c "], "others": [["x"], []]})
+    head.learn({"anchor": ["a", "b"], "positive": ["c", "d"], "others": [[], []]})
+    assert head.warnings == ["column 'others': no row has a negative"]

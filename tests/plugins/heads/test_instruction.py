@@ -16,6 +16,7 @@ from hft_plugins.backbones import decoder, seq2seq
 from hft_plugins.backbones.options import DecoderOptions, Seq2SeqOptions
 from hft_plugins.heads import seq2seq as seq2seq_head
 from hft_plugins.heads.instruction import Instruction, Options, build
+from hft_plugins.heads.parts.end_tokens import CUT
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role[0] }}]{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[a]{% endif %}"
@@ -153,6 +154,8 @@ def test_a_text_that_is_too_long_loses_the_end_of_its_response(models: Any) -> N
     assert cut.sequences[1] == whole.sequences[1][:8]
     assert whole.targets["prompt"] == cut.targets["prompt"]
     assert cut.targets["labels"][1] == [*whole.targets["labels"][1][:7], -100]
+    assert whole.notes == {}
+    assert cut.notes[1] == CUT
 
 
 def test_a_conversation_that_is_too_long_ends_with_the_last_turn_that_begins_in_time(models: Any) -> None:

@@ -274,3 +274,27 @@ def test_a_relevance_that_the_loss_does_not_know_is_refused() -> None:
     assert by_id.group_column == "id"
     assert "column 'id'" in by_id.check({**row, "id": 1})
     assert by_id.check({**row, "id": 0}) == ""
+
+
+@pytest.mark.parametrize(
+    ("queries", "said"),
+    [
+        ([[1, 1, 1]] * 5, "all candidates are equally relevant"),
+        ([[0], [1]] * 5, "each query has one candidate"),
+        ([[1, 2, 3], [2, 1]] * 5, "each query has the relevances 1, 2, 3 …, once each, as ranks are"),
+        ([[0, 1, 2], [2, 1]] * 5, ""),
+        ([[1, 2, 2], [2, 1]] * 5, ""),
+        ([[1, 0], [1]] * 5, ""),
+        ([[1, 1, 1]] * 4, ""),
+    ],
+)
+def test_odd_relevances_are_told_of(queries: list[list[float]], said: str) -> None:
+    found = head_of(of_queries(**{f"q{i}": query for i, query in enumerate(queries)})).warnings
+    assert [said in line for line in found] == [True] * bool(said)
+
+
+@pytest.mark.parametrize("loss", ["pairwise", "listwise"])
+def test_queries_whose_candidates_are_equally_relevant_teach_these_losses_nothing(loss: str) -> None:
+    with pytest.raises(ValueError, match=f"in no query do two candidates differ in relevance.*'{loss}'"):
+        head_of(of_queries(one=[1, 1], two=[0, 0]), loss=loss)
+    assert head_of(of_queries(one=[1, 1], two=[0, 1]), loss=loss).facts == {"max_relevance": 1}

@@ -21,6 +21,7 @@ from hft_plugins.backbones import decoder, seq2seq
 from hft_plugins.backbones.options import DecoderOptions, Seq2SeqOptions
 from hft_plugins.backbones.seq2seq import HfSeq2Seq
 from hft_plugins.heads import clm, mlm
+from hft_plugins.heads.parts.end_tokens import CUT
 from hft_plugins.heads.seq2seq import Options, Seq2Seq, build
 
 MODELS = ["t5", "t5-untied", "bart"]
@@ -181,7 +182,7 @@ def test_a_target_ends_once_and_a_cut_one_without_its_end_as_a_decoders(name: st
             encoded = head.encode({"source": ["the cat"], "target": [target]}, tokenizer, 64)
             assert encoded.targets["labels"] == [whole[:limit]]
             assert len(encoded.extra["decoder_input_ids"][0]) == min(limit, len(whole))
-            assert encoded.notes == {}
+            assert encoded.notes == ({0: CUT} if limit < len(whole) else {})
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
     encoded = head_on(backbone).encode({"source": ["the cat"], "target": ["the dog"]}, tokenizer, 64)
     assert "does not learn to stop" in encoded.notes[0]

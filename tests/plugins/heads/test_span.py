@@ -365,6 +365,28 @@ def test_an_answer_that_no_chunk_holds_whole_is_reported_and_not_learned(name: s
     assert targets.count == len(sequences) - len(unlearned)
 
 
+def test_an_answer_that_is_never_predicted_and_a_question_that_is_cut_are_reported(models: Any) -> None:
+    tokenizer = opened("bert", models).tokenizer
+    rows = answered("the cat saw the dog", "cat saw the", 4)
+    assert head_of(max_answer_length=3).encode(rows, tokenizer, 40).notes == {}
+    notes = head_of(max_answer_length=2).encode(rows, tokenizer, 40).notes
+    assert notes[0].startswith("the first answer has more than 2 tokens (max_answer_length): it is learned, and never")
+    rows["question"] = [" the cat the dog "]
+    notes = head_of(max_answer_length=2, max_query_length=3).encode(rows, tokenizer, 40).notes
+    assert [line[:35] for line in notes[0].splitlines()] == [
+        "the question is cut after 3 tokens ",
+        "the first answer has more than 2 to",
+    ]
+    assert head_of(max_query_length=4).encode(rows, tokenizer, 40).notes == {}
+
+
+def test_rows_without_any_answer_are_refused() -> None:
+    head = head_of(version_2_with_negative=True)
+    with pytest.raises(ValueError, match=r"column 'answers.text': no row has an answer"):
+        head.learn({"answers.text": [[], ""]})
+    head.learn({"answers.text": [[], ["a"]]})
+
+
 def test_an_answer_of_which_the_tokenizer_leaves_nothing_is_reported(models: Any) -> None:
     tokenizer = opened("bert", models).tokenizer
     encoded = head_of().encode(answered("the \u0000 cat", "\u0000", 4), tokenizer, 40)

@@ -11,6 +11,7 @@ UNLEARNED = -100
 NOT_HELD = (
     "the first answer is longer than a chunk or the overlap of two, so that no chunk holds it whole: it is not learned"
 )
+TOO_LONG = "the first answer has more than {} tokens (max_answer_length): it is learned, and never predicted"
 NO_TOKEN = "the tokenizer leaves no token of the first answer: it is not learned"
 
 
@@ -20,11 +21,15 @@ def first_answer(answers: Sequence[str], starts: Sequence[int], context: str) ->
 
 
 def answer_tokens(
-    spans: Sequence[Span | None], of_row: Sequence[int], places: Sequence[tuple[list[int], list[int]]]
+    spans: Sequence[Span | None],
+    of_row: Sequence[int],
+    places: Sequence[tuple[list[int], list[int]]],
+    longest: int | None = None,
 ) -> tuple[list[Span | None], dict[int, str]]:
     """Return the first and last token of the answer in each chunk (None for no answer), and notes on rows.
 
-    `spans`: the answer's characters, of each row; `of_row` and `places`: the row and the tokens' places of each chunk.
+    `spans`: the answer's characters, of each row; `of_row` and `places`: the row and the tokens' places of each chunk;
+    `longest`: tokens of the longest answer that is predicted.
     """
     offsets = [list(zip(*place, strict=True)) for place in places]
     answers = (spans[row] for row in of_row)
@@ -43,4 +48,9 @@ def answer_tokens(
             found.append((UNLEARNED, UNLEARNED))
         else:
             found.append((token[0], token[1] - 1) if token is not None and part == whole[row] else None)
-    return found, {row: NOT_HELD if row in whole else NO_TOKEN for row in unheld}
+    notes = {row: NOT_HELD if row in whole else NO_TOKEN for row in unheld}
+    if longest is not None:
+        for row, answer in zip(of_row, found, strict=True):
+            if answer is not None and answer[1] - answer[0] >= longest:
+                notes.setdefault(row, TOO_LONG.format(longest))
+    return found, notes

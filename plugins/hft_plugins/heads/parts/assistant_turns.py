@@ -11,7 +11,7 @@ with the tokens that the template gives when the assistant speaks.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,6 +24,9 @@ from hft_plugins.heads.parts.chat_template import Talk, prompt_text, refuse_left
 from hft_plugins.heads.parts.end_tokens import end_tokens, last_token
 from hft_plugins.heads.parts.loose_ends import loose_end
 from hft_plugins.heads.parts.token_overlap import Span, tokens_of
+
+THINKING = ("reasoning_content", "reasoning", "thinking")
+"""Keys of what the assistant thinks before it speaks, in the formats of several programs."""
 
 _MARKED = re.compile(r"\{%-?\s*generation\b")
 HELPS = "a template that marks it with {% generation %} helps"
@@ -93,7 +96,7 @@ def _tokenized(text: _Text, talk: Talk, prompts: dict[int, str], tokenizer: PreT
         raise ValueError(f"the chat template shows {_apart(found)} turns of the assistant, expected {len(spans)}")
     prompt = prompts[text.places[-1]]
     stable = prompt[: len(prompt) - loose[-1]]
-    contents = [talk.messages[place]["content"] for place in text.places]
+    said = [_said(talk.messages[place]) for place in text.places]
     return Conversation(
         ids,
         text.places,
@@ -101,8 +104,15 @@ def _tokenized(text: _Text, talk: Talk, prompts: dict[int, str], tokenizer: PreT
         [last_token(ids[slice(*turn)], tokenizer) for turn in found],
         prompt_agrees=_ids(stable, tokenizer) == ids[: found[-1][0]],
         blank=prompt[len(stable) :],
-        shortened=not all(_holds(text.text[slice(*s)], content) for s, content in zip(spans, contents, strict=True)),
+        shortened=not all(
+            _holds(text.text[slice(*s)], part) for s, parts in zip(spans, said, strict=True) for part in parts
+        ),
     )
+
+
+def _said(message: Mapping[str, Any]) -> list[str]:
+    """Return the texts of a message of the assistant: its content, and its thinking where that is apart."""
+    return [message[key] for key in ("content", *THINKING) if isinstance(message.get(key), str)]
 
 
 def _holds(written: str, content: str) -> bool:

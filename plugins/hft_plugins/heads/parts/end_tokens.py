@@ -13,6 +13,8 @@ NO_END = (
     "end-of-turn token at its end (in a chat template, within {% generation %})"
 )
 
+CUT = "the response is longer than its limit leaves, and loses its end: where it stops is not learned"
+
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the tokens that can end a text or a turn: special and added ones, except for the unknown token."""

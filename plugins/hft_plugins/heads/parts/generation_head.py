@@ -13,7 +13,7 @@ from hft_core import options
 from hft_core.backbone import Backbone, Features
 from hft_core.head import Draw, Encoded, Targets, Writing
 from hft_plugins.heads.parts.added_tokens import AddedTokens
-from hft_plugins.heads.parts.end_tokens import NO_END, end_tokens
+from hft_plugins.heads.parts.end_tokens import CUT, NO_END, end_tokens
 from hft_plugins.heads.parts.language_model_head import LmHead, targets_at
 from hft_plugins.heads.parts.text_metrics import Tokenizer, need_libraries, text_scores, tokenizer_for
 
@@ -123,7 +123,8 @@ class GenerationHead(LmHead):
         encoded.targets = {"labels": labels, "reference": list(targets)}
         ends = end_tokens(tokenizer)
         endless = [row for row, ids in enumerate(written) if not ends.intersection(added.end or ids[-1:])]
-        encoded.notes = dict.fromkeys(endless, NO_END)
+        cut = [row for row, ids in enumerate(written) if len(added.around(ids, limit + 1)) > limit]
+        encoded.notes = {**dict.fromkeys(endless, NO_END), **dict.fromkeys(cut, CUT)}
         return encoded
 
     def collate(

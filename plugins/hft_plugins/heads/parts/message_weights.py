@@ -13,12 +13,20 @@ KEYS = (
 )
 """Keys by which formats of other programs say whether a message is learned (OpenAI, Mistral, Axolotl, verl, slime)."""
 
+UNCLEAR = ("mask", "masked", "ignore", "ignored", "skip", "exclude")
+"""Keys of which programs differ in whether 1 is learned, or that are no format's."""
+
 _BOOLEANS = {"true": True, "false": False}
 
 
 def problem(messages: Sequence[Mapping[str, Any]]) -> str:
     """Return what is wrong with the weights of the messages, or an empty string."""
     for number, message in enumerate(messages, start=1):
+        if unclear := next((key for key in UNCLEAR if message.get(key) is not None), None):
+            return (
+                f"message {number}: found the key {unclear!r}, which does not say whether the message is learned; "
+                "expected weight: 0 for one that is not"
+            )
         for key in _given(message):
             value, learned = message[key], _as_bool(message[key])
             if learned is None:

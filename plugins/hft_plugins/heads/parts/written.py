@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from hft_plugins.heads.parts.end_tokens import CUT
 from hft_plugins.heads.parts.generation_head import NO_LABEL
 
 
@@ -25,7 +26,8 @@ class Written:
         """The text up to the end of the last turn that begins in time, and no longer than `max_length`."""
         turns = [(start, min(end, max_length)) for start, end in self.turns if start < max_length]
         ids = self.ids[: turns[-1][1]] if turns else self.ids
-        return replace(self, ids=ids, turns=turns, responses=self.responses[: len(turns)])
+        notes = [*self.notes, CUT] if turns and turns[-1][1] < self.turns[len(turns) - 1][1] else self.notes
+        return replace(self, ids=ids, turns=turns, responses=self.responses[: len(turns)], notes=notes)
 
     def labels(self) -> list[int]:
         """The token to learn at each position; `NO_LABEL` where there is none."""
