@@ -46,8 +46,6 @@ def printed_form(text: str, column: Column) -> str:
     text = text.strip()
     if _CALL.fullmatch(text):
         return f"{text[: text.index('(')]}(…), as a program prints it"
-    if column.kind == "label" and column.separator == " " and (mark := _mark_behind_items(text)):
-        return f"a list divided at {mark!r}, not at blanks"
     inside = text[1:-1].strip()
     if _encloses(text, "[", "]"):
         return _bracketed(text, inside, column)
@@ -55,6 +53,8 @@ def printed_form(text: str, column: Column) -> str:
         return "a set, or an array of PostgreSQL"
     if _encloses(text, "(", ")") and "," in inside and (_quoted(inside) or _items(inside, column)):
         return "a tuple"
+    if column.kind == "label" and column.separator == " " and (mark := _mark_behind_items(text)):
+        return f"a list divided at {mark!r}, not at blanks"
     return ""
 
 

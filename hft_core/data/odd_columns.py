@@ -23,7 +23,7 @@ def warnings(columns: Mapping[str, Sequence[Column]], rows: Mapping[str, Mapping
     for task, splits in rows.items():
         train = splits["train"]
         texts = [c for c in columns[task] if c.kind == "text" and not c.many and train.has(c.name)]
-        if len(train) >= FEW:
+        if texts and len(train) >= FEW:
             found += [f"task '{task}': {line}" for line in _of_columns(texts, train)]
     return found
 

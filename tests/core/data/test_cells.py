@@ -149,7 +149,8 @@ def test_a_list_as_other_programs_print_it_is_refused_with_what_it_looks_like(va
 
 
 @pytest.mark.parametrize(
-    ("value", "mark"), [("O, B-A, O", ","), ("O; O", ";"), ("a|\tb", "|"), ("NN , VB", ""), ("O,", "")]
+    ("value", "mark"),
+    [("O, B-A, O", ","), ("O; O", ";"), ("a|\tb", "|"), ("NN , VB", ""), ("O,", ""), ("['O', 'B-A']", "")],
 )
 def test_tags_divided_at_a_mark_and_a_blank_are_refused(value: str, mark: str) -> None:
     found = problem(value, Column("tags", "label", target=True, many=True, separator=" "))

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from hft_core.data import loading, odd_columns
@@ -10,7 +13,7 @@ TARGET = Column("other", "text", target=True)
 WORDS = [f"the cat saw dog {i}" for i in range(9)]
 
 
-def found(columns: tuple[Column, ...], *cells: list[str]) -> list[str]:
+def found(columns: tuple[Column, ...], *cells: Sequence[Any]) -> list[str]:
     names = [column.name for column in columns]
     rows = loading.from_python([dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)], task="t")
     return odd_columns.warnings({"t": columns}, {"t": {"train": rows}})
@@ -46,3 +49,7 @@ def test_two_columns_with_the_same_texts_are_told(second: Column) -> None:
 
 def test_what_is_to_be_written_may_have_any_form() -> None:
     assert found((TEXT, TARGET), WORDS, [f'{{"text": "{word}"}}' for word in WORDS]) == []
+
+
+def test_a_task_without_columns_of_single_texts_has_none() -> None:
+    assert found((Column("words", "text", many=True),), [[word] for word in WORDS]) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from .case import Case, Change, every, replace, write
 
@@ -11,9 +12,9 @@ TEXTS = [f"the goal was number {i}" for i in range(12)]
 LABELS = ["sport", "money"] * 6
 
 
-def task(name: str, content: str, keys: str) -> Change:
+def task(name: str, content: str, keys: str, data: str = "") -> Change:
     """Another head and data for the task `topic`."""
-    changed = replace("recipe.yaml", "head: classification\n    data: news.csv", f"{keys}\n    data: {name}")
+    changed = replace("recipe.yaml", "head: classification\n    data: news.csv", f"{keys}\n    data: {data or name}")
     return every(write(name, content.encode()), changed)
 
 
@@ -80,6 +81,13 @@ LISTS = [
         "labels too, and no row holds the separator ',': set separator: '/', or name all 'labels' if it is one",
     ),
     Case(
+        what="labels between blanks",
+        given=table(["sport money", "sport", "money"] * 4, "multilabel"),
+        command=CHECK,
+        says="task 'topic' (train): odd.csv, row …: column 'label' holds the label '… …', whose parts at ' ' are "
+        "labels too, and no row holds the separator ',': set separator: ' ', or name all 'labels' if it is one",
+    ),
+    Case(
         what="0 and 1 for each label, without their names",
         given=table(["[0, 1, 0]", "[1, 1, 0]"] * 6, "multilabel"),
         command=CHECK,
@@ -116,6 +124,31 @@ TABLES = [
         given=lines(*ROWS[:6], "text,label", *ROWS[6:]),
         command=CHECK,
         says="odd.csv, row 7 (line 8): repeats the header, expected a row below it (…)",
+    ),
+    Case(
+        what="a group that is missing in some rows",
+        given=task(
+            "odd.csv",
+            "\n".join(["text,label,user", *(f"{row},{i if i % 3 else ''}" for i, row in enumerate(ROWS)), ""]),
+            "head: classification",
+            "{files: odd.csv, split: {by: user}}",
+        ),
+        command=CHECK,
+        says="task 'topic': odd.csv, row 1: column 'user' of 'by': found '' (and 3 more rows), from which it is not "
+        "known which rows belong together; expected a value in each row",
+    ),
+    Case(
+        what="a header of one cell",
+        given=write("odd.csv", "text;label\nthe goal;sport\nthe bank;money\n"),
+        command="init odd.csv --out new.yaml",
+        says="odd.csv: the header 'text;label' is a single cell: cells are separated by commas in csv, by tabs in tsv",
+    ),
+    Case(
+        what="no header",
+        given=write("odd.csv", "\n".join([*ROWS, ""])),
+        command="init odd.csv --out new.yaml",
+        says="odd.csv: the first line ('the goal was number 0', 'sport') looks like a row, expected a header with the "
+        "names of the columns above it",
     ),
 ]
 
@@ -176,4 +209,69 @@ TAGS = [
     ),
 ]
 
-CASES = [*LISTS, *TABLES, *CLASSES, *TAGS]
+COMMAS = [{"words": "the cat saw", "tags": "B-A, I-A, O"}] * 12
+SINGLE = [{"words": [word], "tags": [tag]} for word, tag in [("the", "O"), ("cat", "B-A")] * 16]
+NUMBERED = "1\tthe\tO\n2\tcat\tB-A\n\n" * 12
+TAGS_FIRST = "O\tthe\nB-A\tcat\n\n" * 12
+
+
+def jsonl(rows: list[dict[str, Any]], keys: str) -> Change:
+    """A file of these objects."""
+    return task("odd.jsonl", "".join(json.dumps(row) + "\n" for row in rows), keys)
+
+
+SENTENCES = [
+    Case(
+        what="tags divided at commas",
+        given=jsonl(COMMAS, "head: token-classification"),
+        command=CHECK,
+        says="task 'topic': odd.jsonl, line 1: column 'tags': found 'B-A, I-A, O', which looks like a list divided at "
+        '\',\', not at blanks; expected a list as JSON writes it: ["a", "b"] (and 11 more rows)',
+    ),
+    Case(
+        what="a word a row",
+        given=jsonl(SINGLE, "head: token-classification"),
+        command=CHECK,
+        says="task 'topic' (train): odd.jsonl, line …: column 'words': each of the … rows has one word ('…'), expected "
+        "a sentence a row: …",
+    ),
+    Case(
+        what="a CoNLL file whose first column numbers the words",
+        given=task("odd.conll", NUMBERED, "head: token-classification"),
+        command=CHECK,
+        says="task 'topic' (train): odd.conll, line …: column 'words' holds the numbers of the words (1, 2, …), "
+        "expected the words (of a CoNLL file whose first column numbers them: words: column_2)",
+    ),
+    Case(
+        what="a CoNLL file whose tags come first",
+        given=task("odd.conll", TAGS_FIRST, "head: token-classification"),
+        command=CHECK,
+        says="task 'topic' (train): odd.conll, line …: column 'words' holds tags and column 'tags' none: exchange the "
+        "two (of a CoNLL file whose tags come first: words: column_2, tags: words)",
+    ),
+]
+
+TEACHES_NOTHING = [
+    Case(
+        what="queries whose candidates are equally relevant",
+        given=jsonl(
+            [{"query": f"the goal {i // 2}", "document": f"the bank {i}", "label": i // 2 % 2} for i in range(24)],
+            "head: ranking\n    loss: pairwise",
+        ),
+        command=CHECK,
+        says="task 'topic', train: column 'label': in no query do two candidates differ in relevance, from which alone "
+        "the loss 'pairwise' learns",
+    ),
+    Case(
+        what="pairs with one and the same positive",
+        given=jsonl(
+            [{"one": f"the goal {i}", "two": "the bank"} for i in range(24)],
+            "head: contrastive\n    text: [one, two]",
+        ),
+        command=CHECK,
+        says="task 'topic', train: column 'two': all … rows have the same text, expected different positives: each "
+        "anchor's is told apart from those of the others",
+    ),
+]
+
+CASES = [*LISTS, *TABLES, *CLASSES, *TAGS, *SENTENCES, *TEACHES_NOTHING]
