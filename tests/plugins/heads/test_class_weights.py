@@ -37,7 +37,7 @@ def classifier(labels: list[str] = LABELS, **options: Any) -> Any:
 
 def tagger(**options: Any) -> Any:
     rows = [{"words": ["w"] * 9, "tags": LABELS}]
-    return learned(token_classification, rows, "tags", scheme="plain", **options)
+    return learned(token_classification, rows, "tags", "words", scheme="plain", **options)
 
 
 def loss_of(head: Any, logits: torch.Tensor, **targets: torch.Tensor) -> torch.Tensor:
