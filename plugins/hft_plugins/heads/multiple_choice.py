@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_uppercase
 from textwrap import shorten
@@ -27,6 +28,9 @@ PLAIN_CLASS = "AutoModelForMultipleChoice"
 LabelIs = Literal["index", "number", "letter", "text"]
 
 _LETTERS = ascii_uppercase
+_NUMBER = re.compile(r"-?\d+(\.0+)?")
+"""A whole number, also as pandas writes it where a column has empty cells."""
+TWICE = "the text of the right choice is that of another choice too: which of them is right cannot be learned"
 
 
 class Options(options.Options):
@@ -72,13 +76,13 @@ class MultipleChoice(ScoringHead):
             self.facts = {"label_is": self.options.label_is}
             return
         labels = [as_label(cell) for cell in rows[self.options.label]]
-        numbers = all(label.isdecimal() for label in labels)
+        numbers = all(_NUMBER.fullmatch(label) for label in labels)
         if numbers and all(self._are_texts(labels, rows)):
             raise ValueError(
                 f"column '{self.options.label}': each label is a number and also the text of one of its row's choices "
                 f"(such as '{labels[0]}'); expected 'label_is: text', or 'index' or 'number' for places from 0 or 1"
             )
-        if numbers and not any(int(label) == 0 for label in labels):
+        if numbers and not any(float(label) == 0 for label in labels):
             self.warnings.append(
                 f"no label of column '{self.options.label}' is 0; they are read as places of choices from 0 on "
                 "('label_is: number' counts from 1)"
@@ -146,10 +150,12 @@ class MultipleChoice(ScoringHead):
             texts.insert(0, [questions[i] for i in row_of])
         sequences, extra = tokenize_texts(texts, tokenizer, max_length)
         targets = {"position": [j for choices in listed for j in range(len(choices))]}
+        notes: dict[int, str] = {}
         if (labels := rows.get(self.options.label)) is not None:
             right = [self.right_of(choices, cell) for choices, cell in zip(listed, labels, strict=True)]
             targets["right"] = [right[i] for i in row_of]
-        return Encoded(sequences, row_of, units=row_of, extra=extra, targets=targets)
+            notes = {i: TWICE for i, (of, at) in enumerate(zip(listed, right, strict=True)) if of.count(of[at]) > 1}
+        return Encoded(sequences, row_of, units=row_of, extra=extra, targets=targets, notes=notes)
 
     def collate(
         self, sequences: list[list[int]], targets: Mapping[str, list[Any]], examples: Sequence[int], draw: Draw
@@ -202,7 +208,7 @@ class MultipleChoice(ScoringHead):
 
 def _place(label: str) -> str:
     """Return a label that is a place in one form: without leading zeros, in upper case."""
-    return str(int(label)) if label.isdecimal() else label.upper()
+    return str(int(float(label))) if _NUMBER.fullmatch(label) else label.upper()
 
 
 def _short(text: str) -> str:

@@ -18,7 +18,7 @@ from hft_core.head import Draw
 from hft_core.predict import prediction, saved_run
 from hft_plugins.backbones import encoder
 from hft_plugins.backbones.options import EncoderOptions
-from hft_plugins.heads.multiple_choice import MultipleChoice, Options, build
+from hft_plugins.heads.multiple_choice import TWICE, MultipleChoice, Options, build
 from hft_plugins.heads.parts.example_rows import multiple_choice as example_rows
 
 ROWS = [
@@ -228,3 +228,19 @@ def test_letters_are_pointed_to_their_option() -> None:
     assert head.check({"choices": ["a cat", "a dog"], "label": "B"}).endswith(
         "('label_is: letter' reads A, B, … as places)"
     )
+
+
+def test_a_place_may_be_written_as_pandas_does_and_one_that_is_none_is_named() -> None:
+    rows = [{"choices": ["a", "b", "c"], "label": label} for label in ("0.0", "1.0", "2.0")]
+    head = head_of(rows)
+    assert head.facts == {"label_is": "index"}
+    assert [head.right_of(row["choices"], row["label"]) for row in rows] == [0, 1, 2]
+    head = head_of([*rows, {"choices": ["a", "b"], "label": "-1"}])
+    assert head.check({"choices": ["a", "b"], "label": "-1"}).endswith("expected the place of a choice, 0 to 1")
+
+
+def test_a_right_choice_that_is_there_twice_is_noted(models: Any) -> None:
+    rows = [{"choices": ["a", "b", "a"], "label": label} for label in (0, 1, 2)]
+    tokenizer = encoder.build(EncoderOptions(model=str(models["bert"]))).tokenizer
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    assert head_of(rows).encode(columns, tokenizer, 64).notes == {0: TWICE, 2: TWICE}
