@@ -112,7 +112,7 @@ def test_scores_by_label_are_those_of_scikit_learn() -> None:
 
 def test_scores_of_chunks_are_by_type() -> None:
     rows = [{"words": ["a", "b", "c"], "tags": ["B-PER", "I-PER", "B-LOC"]}]
-    head = learned(token_classification, rows, "tags")
+    head = learned(token_classification, rows, "tags", "words")
     ids = [head.labels.index(tag) for tag in rows[0]["tags"]]
     outside = head.labels.index("O")
     found = head.by_label([[[0, ids[0]], [1, ids[1]], [2, outside]]], [ids])
