@@ -11,7 +11,7 @@ from hft_core.data.cells import as_label
 from hft_core.data.files import read
 from hft_core.data.rows import Rows
 from hft_core.errors import DataError
-from hft_core.inspection import label_noise, languages, near_duplicates, personal_data
+from hft_core.inspection import headers, label_noise, languages, near_duplicates, personal_data
 from hft_core.inspection.column_profile import profiles
 from hft_core.inspection.file_groups import grouped
 from hft_core.inspection.layouts import propose
@@ -105,7 +105,9 @@ def of_files(paths: Sequence[str]) -> list[TaskRows]:
     for number, group in enumerate(grouped(paths), start=1):
         name = group.name or f"data-{number}"
         splits = {split: read(files, group.format, "line", task=name) for split, files in group.splits.items()}
-        table = Table(profiles(next(iter(splits.values()))))
+        first = next(iter(splits.values()))
+        table = Table(profiles(first))
+        headers.refuse(table, first.sources[0])
         proposals = propose(table)
         if not proposals or not (proposals[0].texts or table.of("messages")):
             raise DataError(f"{', '.join(group.first)}: no column of texts was recognized")

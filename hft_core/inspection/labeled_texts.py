@@ -41,14 +41,27 @@ def propose(table: Table) -> list[Proposal]:
 
 
 def _left_out(table: Table, texts: list[str]) -> tuple[str, ...]:
-    """Return a doubt for a column that has the name of what is learned, and neither numbers nor classes."""
-    left = [c for c in table.columns if names.is_named(c.name, names.LABEL | names.NUMBER) and c.name not in texts]
-    return tuple(
-        f"whether '{c.name}' is to be learned: its cells (such as {shown(c.present[0])}) are neither numbers nor "
-        "one of a few classes"
-        for c in left
-        if c.present
-    )
+    """Return a doubt for each column that has the name of what is learned, and neither numbers nor classes, and for
+    each one of objects that are written as text."""
+    doubts = []
+    for column in table.columns:
+        if not column.present or column.name in texts:
+            continue
+        such = f"its cells (such as {shown(column.present[0])})"
+        if column.kind in ("text", "id", "other") and all(map(_is_object, column.present)):
+            doubts.append(
+                f"what '{column.name}' is for: {such} are objects written as text, whose keys cannot be read; a jsonl "
+                "or parquet file holds them as objects"
+            )
+        elif names.is_named(column.name, names.LABEL | names.NUMBER):
+            doubts.append(
+                f"whether '{column.name}' is to be learned: {such} are neither numbers nor one of a few classes"
+            )
+    return tuple(doubts)
+
+
+def _is_object(cell: object) -> bool:
+    return isinstance(cell, str) and cell.strip().startswith("{") and cell.strip().endswith("}")
 
 
 def _targets(table: Table) -> tuple[list[str], tuple[str, ...]]:

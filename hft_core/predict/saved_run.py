@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,13 @@ from hft_core.recipe.resolve import Resolved, resolve
 from hft_core.recipe.schema import TRUNK_FOLDER
 from hft_core.runs import assembly, pinning
 from hft_core.runs.model_folders import OWN_HEAD_FILE, TASK_FILE, own_state
-from hft_core.runtime import output_probe
+from hft_core.runtime import output_probe, run_manifest
 from hft_core.runtime.files import read_json
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.runtime.run_lock import exclusive
+
+SMALL_FILE = 1 << 18
+"""Bytes of a file that is read whole when its run is opened."""
 
 
 class SavedRun:
@@ -106,7 +109,30 @@ def _opened(folder: str | Path, catalogue: Catalogue, *, trust_remote_code: bool
     changed += _changed_inputs(run, resolved, model, own_trunk=resolved is not recorded)
     _load_weights(run.model, resolved, model, changed)
     model.eval()
-    return SavedRun(folder, resolved, model, changed)
+    return SavedRun(folder, resolved, model, (*changed, *_edited_files(run)))
+
+
+def _edited_files(run: RunFolder) -> tuple[str, ...]:
+    """Return a warning where files of the saved model are not as they were written: their sizes, and what is in the
+    small ones, such as the names of labels."""
+    try:
+        listed = run_manifest.read(run.manifest)
+    except (OSError, ValueError):  # an older run, or one that was put together by hand
+        return ()
+    below = f"{run.model.name}/"
+    edited = [name for name, facts in listed.items() if name.startswith(below) and _is_edited(run.path / name, facts)]
+    if not edited:
+        return ()
+    more = f" and {len(edited) - 1} more" if len(edited) > 1 else ""
+    return (f"{run.path}: {edited[0]}{more} is not as it was written; 'hft check {run.path}' says more",)
+
+
+def _is_edited(path: Path, facts: Mapping[str, Any]) -> bool:
+    try:
+        size = path.stat().st_size
+        return size != facts["size"] or (size <= SMALL_FILE and run_manifest.facts_of(path) != dict(facts))
+    except OSError:
+        return True
 
 
 def _changed_inputs(run: RunFolder, resolved: Resolved, model: HybridModel, *, own_trunk: bool) -> tuple[str, ...]:

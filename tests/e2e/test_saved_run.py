@@ -137,6 +137,18 @@ def test_a_run_whose_facts_cannot_be_read_is_refused(text: str, copied: Callable
     assert "task.json cannot be read" in refused(folder)
 
 
+@pytest.mark.parametrize("order", [["money", "sport", "animals"], ["animals", "money", "a longer name"]])
+def test_a_run_whose_labels_were_edited_says_so(order: list[str], copied: Callable[[str], Path]) -> None:
+    folder = copied("bert-adapter")
+    assert saved_run.open_run(folder, Catalogue.discover()).warnings == ()
+    facts = folder / "model/topic/task.json"
+    content = json.loads(facts.read_text())
+    content["facts"]["labels"] = order
+    facts.write_text(json.dumps(content, indent=2))
+    (warning,) = saved_run.open_run(folder, Catalogue.discover()).warnings
+    assert warning == f"{folder}: model/topic/task.json is not as it was written; 'hft check {folder}' says more"
+
+
 def test_the_facts_of_a_run_are_its_labels(runs: Path) -> None:
     facts = json.loads((runs / "bert-adapter/model/topic/task.json").read_text())
     assert facts == {"facts": {"labels": ["animals", "money", "sport"], "pooling": "family"}}

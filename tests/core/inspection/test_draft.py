@@ -162,3 +162,12 @@ def test_a_column_that_is_named_as_one_to_learn_and_cannot_be_is_told(tmp_path: 
     assert task.proposal.head == "mlm"
     (doubt,) = task.proposal.unsure
     assert doubt.startswith("whether 'score' is to be learned: its cells (such as '0,25') are neither numbers nor one")
+
+
+def test_a_column_of_objects_that_are_written_as_text_is_told(tmp_path: Path) -> None:
+    cells = [f"\"{{'text': ['cat{i}'], 'answer_start': [4]}}\"" for i in range(len(TEXTS))]
+    lines = [f"what does {text} say,{text},{cell}" for text, cell in zip(TEXTS, cells, strict=True)]
+    (task,) = drafted(tmp_path, "a.csv", "question,context,answers", lines).tasks.values()
+    doubt = task.proposal.unsure[-1]
+    assert doubt.startswith("what 'answers' is for: its cells (such as ")
+    assert "are objects written as text" in doubt

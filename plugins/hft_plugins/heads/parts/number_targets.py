@@ -11,6 +11,11 @@ FEW = 20
 """Among fewer targets, chance makes what the checks below look for."""
 FAR = 10
 """A value this many times the interquartile range beyond the quartiles is far from the others."""
+VERY_FAR = 1000
+"""A single value so many times as far is no measurement like the others."""
+MARKED, BEYOND, DISTINCT = 0.02, 3, 5
+"""A value of this share of the rows, farther from all others than so many times their whole range, is a mark, where
+there are so many others."""
 
 
 def problem_of_target(value: float, column: str) -> str:
@@ -35,16 +40,22 @@ def oddities(values: np.ndarray, column: str) -> list[str]:
 
 
 def _far_values(values: np.ndarray) -> list[str]:
-    """Describe a lowest or highest value that several rows have, far from all others: -999 for a missing one."""
+    """Describe a lowest or highest value far from all others: of several rows, as -999 for a missing one has, or of one
+    row, as a slip has."""
     low, high = np.quantile(values, (0.25, 0.75))
     found = []
     for value, distance in ((values.min(), low - values.min()), (values.max(), values.max() - high)):
         count, others = int((values == value).sum()), values[values != value]
-        if count > 1 and distance > FAR * (high - low) > 0:
+        if not len(others):
+            continue
+        gap, spread = np.abs(others - value).min(), others.max() - others.min()
+        several = count > 1 and distance > FAR * (high - low) > 0
+        marked = count >= max(2, MARKED * len(values)) and gap > BEYOND * spread and len(np.unique(others)) >= DISTINCT
+        if several or marked or (count == 1 and distance > VERY_FAR * (high - low) > 0):
             found.append(
-                f"{count} of {len(values)} rows have the target {value:g}, far from the others ({others.min():g} to "
-                f"{others.max():g}), which decides most of the squared error; if it stands for a missing value, leave "
-                "these rows out"
+                f"{count} of {len(values)} rows {'has' if count == 1 else 'have'} the target {value:g}, far from the "
+                f"others ({others.min():g} to {others.max():g}), which decides most of the squared error; if it is a "
+                "slip or stands for a missing value, leave it out"
             )
     return found
 
