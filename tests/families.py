@@ -76,6 +76,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen3_5_moe_text": {"layer_types": ["linear_attention", "full_attention"]},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
+    "lfm3": {"layer_types": ["conv", "full_attention"]},
     "layoutlm": {"max_2d_position_embeddings": 16},
     "perceiver": {"num_latents": 8, "d_latents": 32},
     "nystromformer": {"segment_means_seq_len": 64, "num_landmarks": 8},
