@@ -148,6 +148,8 @@ class Head(nn.Module, ABC):
     text)."""
     joint = False
     """The loss compares all rows of a step with each other (`embed`, `joint_loss`)."""
+    predicts_units = False
+    """The examples of a unit are windows of one row: `predict`, `losses` and `references` have one item per unit."""
     changes_sequences = False
     """`collate` returns other sequences than `encode` (such as masked ones), so that tasks cannot share an encoding."""
     facts: dict[str, Any]
@@ -249,8 +251,8 @@ class Head(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} sets `joint` and has no joint loss")
 
     def losses(self, features: Features, targets: Targets) -> Tensor | None:
-        """Compute the loss of each example, summed over its targets: `[batch]`, whose sum `loss` is. None where the
-        loss is no sum over examples, or is not known by example."""
+        """Compute the loss of each example, summed over its targets: `[batch]` (or `[units]`, see `predicts_units`),
+        whose sum `loss` is. None where the loss is no sum over examples, or is not known by example."""
         return None
 
     def outputs(self, features: Features) -> dict[str, Tensor]:

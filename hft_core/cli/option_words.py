@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from hft_core.options import LocalPath
@@ -45,6 +46,8 @@ def _words(annotation: Any, names: Mapping[Any, str] = SINGULAR) -> str:
         return f"list of {COUNTS.get(len(arguments), len(arguments))} {_words(arguments[0], PLURAL)}"
     if origin in (dict, Mapping):
         return f"mapping of names to {_words(arguments[1], PLURAL)}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"{{{', '.join(f'{name}: {option_type(field)}' for name, field in annotation.model_fields.items())}}}"
     return names.get(annotation) or (annotation.__name__ if isinstance(annotation, type) else str(annotation))
 
 

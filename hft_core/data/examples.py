@@ -115,7 +115,12 @@ class Examples:
             sequences, {name: column.cells(table_rows) for name, column in self._extra.items()}, collated
         )
 
-    def references(self, ids: Sequence[int], head: Head) -> Sequence[Any]:
+    def answered(self, head: Head) -> np.ndarray:
+        """Return the indices of the examples that have a prediction: all, or the first of each unit
+        (`Head.predicts_units`)."""
+        return self._starts.astype(np.int64) if head.predicts_units else np.arange(len(self))
+
+    def references(self, ids: Sequence[int] | np.ndarray, head: Head) -> Sequence[Any]:
         """Return what the predictions of the examples `ids` are compared with."""
         table_rows = self._table_rows(np.asarray(ids, np.int64))
         return head.references({name: column.cells(table_rows) for name, column in self._targets.items()})

@@ -132,7 +132,7 @@ def _encoded(saved: SavedRun, task: str, held: HeldOut, tokenizer: PreTrainedTok
 
 
 def _answered(head: Head, task: str, rows: Rows, examples: Examples, predictions: Sequence[Any]) -> Answered:
-    references = examples.references(range(len(examples)), head)
+    references = examples.references(examples.answered(head), head)
     scores = {name: value for name, value in head.metrics(predictions, references, math.nan).items() if name != "loss"}
     answers = type(head).answer is not Head.answer
     return Answered(scores, answers_by_row(task, head, rows, examples, predictions) if answers else [])

@@ -139,7 +139,7 @@ def answers_by_row(
     if not predictions:
         raise UsageError(f"task '{task}' has no predictions for single texts: its head only learns; see 'hft evaluate'")
     by_row: list[list[Any]] = [[] for _ in range(len(rows))]
-    for row, prediction in zip(examples.rows, predictions, strict=True):
+    for row, prediction in zip(examples.rows[examples.answered(head)], predictions, strict=True):
         by_row[row].append(prediction)
     read = list(dict.fromkeys(column.name for column in head.columns() if rows.has(column.name)))
     cells = (row for _, columns in rows.batches(len(rows), read) for row in zip(*columns.values(), strict=True))

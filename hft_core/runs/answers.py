@@ -145,7 +145,9 @@ def _answers_of(
     targets = [column for column in head.columns() if column.target and rows.has(column.name)]
     read = list(dict.fromkeys(column.name for column in head.columns() if rows.has(column.name)))
     by_row: list[list[Any]] = [[] for _ in range(len(rows) if evaluation else 0)]
-    for row, prediction in zip(examples.rows, evaluation.predictions if evaluation else (), strict=False):
+    for row, prediction in zip(
+        examples.rows[examples.answered(head)], evaluation.predictions if evaluation else (), strict=False
+    ):
         by_row[row].append(prediction)
     for indices, columns in rows.batches(BATCH, read):
         cells = (dict(zip(read, row, strict=True)) for row in zip(*columns.values(), strict=True))

@@ -22,13 +22,13 @@ def fit_decisions(stages: Stages, keep: Keep | None) -> list[str]:
 
     def fit(task: str, evaluation: TaskEvaluation) -> None:
         head, of_task = heads[task], examples[task]
-        references = of_task.references(range(len(of_task)), head)
+        references = of_task.references(of_task.answered(head), head)
         predictions = list(head.fit_decision(evaluation.predictions, references))
         stages.scores[task] = head.metrics(predictions, references, evaluation.loss)
         if keep is not None:
             keep(task, replace(evaluation, predictions=predictions))
 
-    fitted = [task for task in asked if task in examples and len(examples[task]) >= LEAST_ROWS]
+    fitted = [task for task in asked if task in examples and len(examples[task].answered(heads[task])) >= LEAST_ROWS]
     if fitted:
         seed = stages.material.resolved.recipe.seed
         measure(stages.material.model, fitted, examples, stages.machine, seed=seed, plan=stages.execution, keep=fit)

@@ -26,16 +26,17 @@ def floors(heads: Mapping[str, Head], examples: Mapping[str, Mapping[str, Exampl
     found: dict[str, dict[str, Floor]] = {}
     for task, train in examples["train"].items():
         head = heads[task]
-        ids = np.unique(np.linspace(0, len(train) - 1, min(MAX_EXAMPLES, len(train))).astype(int))
-        baseline = head.baseline(train.references(ids.tolist(), head)) if len(train) else None
+        answered = train.answered(head)
+        ids = np.unique(np.linspace(0, len(answered) - 1, min(MAX_EXAMPLES, len(answered))).astype(int))
+        baseline = head.baseline(train.references(answered[ids], head)) if len(train) else None
         if baseline is None:
             continue
         for split in ("dev", "test"):
             rows = examples.get(split, {}).get(task)
             if rows is not None and len(rows):
-                references = rows.references(range(len(rows)), head)
-                value = head.metrics([baseline] * len(rows), references, math.nan)[head.main_metric]
-                found.setdefault(split, {})[task] = Floor(value=value, rows=len(rows))
+                references = rows.references(rows.answered(head), head)
+                value = head.metrics([baseline] * len(references), references, math.nan)[head.main_metric]
+                found.setdefault(split, {})[task] = Floor(value=value, rows=len(references))
     return found
 
 

@@ -75,7 +75,7 @@ def card(result: RunResult, built: BuiltRun, *, adapter_base: str) -> str:
         _use(built, adapter_base),
         "## Data and limits\n",
         _data(built),
-        LIMITS + "\n",
+        _limits(built.heads) + "\n",
         *([] if "license" in of_base else ["No license was found with the base model: see its source for one.\n"]),
         "## Recipe\n",
         f"<details><summary>recipe.yaml</summary>\n\n{_block('yaml', _recipe(recipe))}\n</details>\n",
@@ -228,10 +228,14 @@ def _data(built: BuiltRun) -> str:
     return "\n".join(lines) + "\n"
 
 
-LIMITS = (
-    "Longer texts than the table says are cut. The scores are those of rows from the same source as the training rows: "
-    "other sources, other languages, and how errors are spread over groups of people were not measured."
-)
+def _limits(heads: Mapping[str, Head]) -> str:
+    whole = [_plain(task) for task, head in heads.items() if head.chunks_long_texts]
+    but = f", but read in chunks by {', '.join(whole)}" if whole else ""
+    return (
+        f"Longer texts than the table says are cut{but}. The scores are those of rows from the same source as the "
+        "training rows: other sources, other languages, and how errors are spread over groups of people were not "
+        "measured."
+    )
 
 
 def _base_metadata(base: str) -> dict[str, Any]:

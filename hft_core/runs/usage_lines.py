@@ -120,7 +120,15 @@ def _comment(text: str) -> str:
 def _predicting(usage: Usage, plain_class: str) -> list[str]:
     """Predict for texts, by the kind of the plain class."""
     kind = next((kind for end, kind in _KINDS.items() if plain_class.endswith(end)), None)
-    return kind(usage) if kind is not None else []
+    if kind is None:
+        return []
+    if not usage.head.predicts_units:
+        return kind(usage)
+    limit = usage.max_length
+    return [
+        f"# Of a text of more than {limit} tokens, these lines read the beginning; `hft predict` reads it in windows.",
+        *kind(usage),
+    ]
 
 
 def _inputs(usage: Usage, texts: str, **settings: Any) -> str:

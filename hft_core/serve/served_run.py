@@ -173,7 +173,8 @@ class ServedRun:
         )
         by_row: dict[str, dict[int, list[Any]]] = {task: {} for task in examples}
         for task, evaluation in evaluations.items():
-            for row, prediction in zip(examples[task].rows.tolist(), evaluation.predictions, strict=True):
+            answered = examples[task].answered(self.model.head(task))
+            for row, prediction in zip(examples[task].rows[answered].tolist(), evaluation.predictions, strict=True):
                 by_row[task].setdefault(row, []).append(prediction)
         return by_row
 

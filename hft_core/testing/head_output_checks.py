@@ -30,7 +30,7 @@ def there_is_one_prediction_an_example(subject: Subject) -> None:
             json.dumps(said)
         except TypeError as error:
             raise Failed(f"expected {family}: predictions that JSON can hold; found {error}") from error
-        references = toy.examples.references(range(len(toy.examples)), toy.head)
+        references = toy.examples.references(toy.examples.answered(toy.head), toy.head)
         expect(len(references) == len(toy.examples), f"{family}: {len(toy.examples)} references", len(references))
 
 

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from hft_core import events
@@ -117,14 +118,14 @@ class _Accumulator:
     loss_sum: float = 0.0
     target_count: int = 0
 
-    def add_loss(self, head: Head, features: Features, segment: Segment) -> None:
-        """Add the loss of a batch's examples, by example where the head tells."""
+    def add_loss(self, head: Head, features: Features, segment: Segment, answered: np.ndarray) -> None:
+        """Add the loss of a batch's examples, by example where the head tells; `answered`: those with a loss."""
         losses = head.losses(features, segment.targets)
         if losses is None:
             self.loss_sum += float(head.loss(features, segment.targets))
         else:
             self.loss_sum += float(losses.sum())
-            self.losses |= dict(zip(segment.examples.tolist(), losses.tolist(), strict=True))
+            self.losses |= dict(zip(answered.tolist(), losses.tolist(), strict=True))
         self.target_count += segment.targets.count
 
 
@@ -169,13 +170,15 @@ def _predict(
         with machine.autocast():
             for segment, features in model.segments(moved, model.hidden(moved, plan)):
                 head, accumulator = model.head(segment.task), accumulators[segment.task]
+                ids = segment.examples
+                answered = ids[np.isin(ids, examples[segment.task].answered(head))] if head.predicts_units else ids
                 if with_loss and segment.targets.count:
-                    accumulator.add_loss(head, features, segment)
+                    accumulator.add_loss(head, features, segment, answered)
                 if segment.task in predicting:
                     # One route for all rows: beam search multiplies the rows of the batch.
                     model.strategy.route(model.backbone, [(segment.task, slice(None))])
                     predictions = head.predict(features, segment.targets)
-                    accumulator.predictions |= dict(zip(segment.examples.tolist(), predictions, strict=False))
+                    accumulator.predictions |= dict(zip(answered.tolist(), predictions, strict=False))
 
 
 def _merge(parts: Sequence[_Accumulator]) -> TaskEvaluation:
@@ -230,7 +233,7 @@ def measure(
     scores, by_label = {}, {}
     for task, evaluation in evaluate_tasks(model, scored, machine, seed=seed, predicting=predicting, plan=plan).items():
         head, of_task = model.head(task), scored[task]
-        references = of_task.references(range(len(of_task)), head) if evaluation.predictions else []
+        references = of_task.references(of_task.answered(head), head) if evaluation.predictions else []
         scores[task] = head.metrics(evaluation.predictions, references, evaluation.loss)
         if labels := head.by_label(evaluation.predictions, references):
             by_label[task] = labels

@@ -54,12 +54,15 @@ class Problem:
         return [row["text"] for row in self.parts[part]]
 
     def classes(self, part: str) -> list[int]:
-        names = sorted({row["label"] for rows in self.parts.values() for row in rows})
-        return [names.index(row["label"]) for row in self.parts[part]]
+        return [self.labels.index(row["label"]) for row in self.parts[part]]
+
+    @property
+    def labels(self) -> list[str]:
+        return sorted({row["label"] for rows in self.parts.values() for row in rows})
 
     @property
     def class_count(self) -> int:
-        return len({row["label"] for rows in self.parts.values() for row in rows})
+        return len(self.labels)
 
 
 def _accuracy(predicted: Any, problem: Problem) -> float:
@@ -234,14 +237,19 @@ def run_hft(problem: Problem, tasks: Mapping[str, Any], data: Mapping[str, Any],
 
 def hft(stage: Mapping[str, Any]) -> Callable[[Problem], float]:
     """One task, one stage."""
-    return lambda problem: run_hft(problem, {"own": "classification"}, {"own": problem.parts}, [stage])
+    return lambda problem: run_hft(problem, {"own": own_head(problem)}, {"own": problem.parts}, [stage])
+
+
+def own_head(problem: Problem) -> dict[str, Any]:
+    """The head, with all labels: few training rows may lack one."""
+    return {"type": "classification", "labels": problem.labels}
 
 
 def hft_tasks(stage: Mapping[str, Any], pretrain: Mapping[str, Any] | None = None) -> Callable[[Problem], float]:
     """The task and its related tasks in one stage, after one of masked language modelling on unlabelled text."""
 
     def learn(problem: Problem) -> float:
-        tasks = dict.fromkeys(["own", *problem.related], "classification")
+        tasks: dict[str, Any] = {"own": own_head(problem), **dict.fromkeys(problem.related, "classification")}
         data: dict[str, Any] = {"own": problem.parts, **problem.related}
         stages = [{"tasks": list(tasks), **stage}]
         if pretrain is not None:

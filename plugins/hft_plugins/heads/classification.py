@@ -21,10 +21,10 @@ from hft_plugins.heads.parts.class_weights import CLASS_WEIGHTS_FIELD, LABEL_SMO
 from hft_plugins.heads.parts.decisions import CALIBRATE_FIELD, TwoClassMetric
 from hft_plugins.heads.parts.label_ids import LabelNames, config_of, first_rows, ids_of, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.label_oddities import joined, oddities, own_labels, slips
-from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions, single_output_layer
+from hft_plugins.heads.parts.sequence_head import SequenceHead, WindowedOptions, single_output_layer
 
 
-class Options(SequenceOptions):
+class Options(WindowedOptions):
     """Options of `classification`: columns and loss."""
 
     loss: Literal["cross_entropy", "bce"] = Field(
@@ -106,20 +106,24 @@ class Classification(SequenceHead):
         outputs = self.raw_outputs(features)
         return torch.cat([torch.zeros_like(outputs), outputs], dim=1) if self.binary else outputs
 
+    def _of_rows(self, features: Features, targets: Targets) -> Tensor:
+        """Return the outputs `[rows, classes]`, or `[rows, 1]` for binary cross-entropy."""
+        return self.of_rows(self.raw_outputs(features), targets)
+
     def loss(self, features: Features, targets: Targets) -> Tensor:
         target = targets.tensors["target"]
         if self.smoothing or "class_weights" in self.facts:
             return self._cross_entropy(features, targets, "sum")
         if self.binary:
-            z = self.raw_outputs(features).squeeze(1)
+            z = self._of_rows(features, targets).squeeze(1)
             return functional.binary_cross_entropy_with_logits(z, target.float(), reduction="sum")
-        return functional.cross_entropy(self.raw_outputs(features), target, reduction="sum")
+        return functional.cross_entropy(self._of_rows(features, targets), target, reduction="sum")
 
     def losses(self, features: Features, targets: Targets) -> Tensor | None:
         return self._cross_entropy(features, targets, "none")
 
     def _cross_entropy(self, features: Features, targets: Targets, reduction: str) -> Tensor:
-        logits, weights = self.logits(features), self.facts.get("class_weights")
+        logits, weights = self.of_rows(self.logits(features), targets), self.facts.get("class_weights")
         return class_weights.cross_entropy(logits, targets.tensors["target"], weights, self.smoothing, reduction)
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
@@ -127,7 +131,8 @@ class Classification(SequenceHead):
 
     def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
         """Return the probability of each class."""
-        return (outputs["logits"] / self.decision().temperature).softmax(dim=1).tolist()
+        logits = self.of_rows(outputs["logits"], targets)
+        return (logits / self.decision().temperature).softmax(dim=1).tolist()
 
     @property
     def fits_decision(self) -> bool:

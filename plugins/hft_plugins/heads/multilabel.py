@@ -17,15 +17,15 @@ from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label, as_list
 from hft_core.head import Column, Decision, Draw, Encoded, RowError, Targets
 from hft_core.results import LabelScores
-from hft_plugins.heads.parts import class_weights, decisions, label_lists, label_scores
+from hft_plugins.heads.parts import class_weights, decisions, label_lists, label_scores, windows
 from hft_plugins.heads.parts.class_weights import LABEL_SMOOTHING_FIELD, ClassWeights
 from hft_plugins.heads.parts.decisions import LabelMetric
 from hft_plugins.heads.parts.label_ids import LabelNames, config_of, first_rows, ids_of, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.label_oddities import oddities, slips
-from hft_plugins.heads.parts.sequence_head import ScoringHead, SequenceOptions, tokenize_texts
+from hft_plugins.heads.parts.sequence_head import ScoringHead, WindowedOptions
 
 
-class Options(SequenceOptions):
+class Options(WindowedOptions):
     """Options of `multilabel`: columns and threshold."""
 
     separator: str = Field(default=",", description="separator of the labels in a text cell (a list is read as it is)")
@@ -52,7 +52,7 @@ class Multilabel(ScoringHead):
     main_metric = "f1_micro"
 
     def __init__(self, task: str, options: Options) -> None:
-        super().__init__(task)
+        super().__init__(task, options.window)
         self.options = options
         self.label_column = Column(options.label, "label", target=True, many=True, separator=options.separator)
 
@@ -131,21 +131,21 @@ class Multilabel(ScoringHead):
         return [label for label, value in zip(self.labels, values, strict=True) if value in label_lists.ONES]
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-        sequences, extra = tokenize_texts([rows[name] for name in self.options.texts], tokenizer, max_length)
+        encoded = self.encode_texts([rows[name] for name in self.options.texts], tokenizer, max_length)
         ids = ids_of(self.labels)
-        targets: dict[str, list[Any]] = {}
         if self.options.label in rows:
-            table = np.zeros((len(sequences), len(ids)))
-            for i, cell in enumerate(rows[self.options.label]):
+            cells = rows[self.options.label]
+            table = np.zeros((len(cells), len(ids)))
+            for i, cell in enumerate(cells):
                 table[i, [ids[name] for name in self._of(cell)]] = 1.0
-            targets = {"target": table.tolist()}
-        return Encoded(sequences, list(range(len(sequences))), extra=extra, targets=targets)
+            encoded.targets["target"] = table[encoded.rows].tolist()
+        return encoded
 
     def collate(
         self, sequences: list[list[int]], targets: Mapping[str, list[Any]], examples: Sequence[int], draw: Draw
     ) -> tuple[list[list[int]], Targets]:
-        tensor = torch.tensor(targets.get("target", []), dtype=torch.float32)
-        return sequences, Targets(tensor.numel(), {"target": tensor})
+        tensor, position = windows.of_rows(targets, torch.float32)
+        return sequences, Targets(tensor.numel(), {"target": tensor, **position})
 
     def attach(self, backbone: Backbone) -> None:
         self.attach_outputs(backbone, len(self.labels), self.options.pooling)
@@ -158,7 +158,8 @@ class Multilabel(ScoringHead):
         return self._loss(features, targets, "none").sum(dim=1)
 
     def _loss(self, features: Features, targets: Targets, reduction: str) -> Tensor:
-        logits, target, smoothing = self.raw_outputs(features), targets.tensors["target"], self.options.label_smoothing
+        logits = self.of_rows(self.raw_outputs(features), targets)
+        target, smoothing = targets.tensors["target"], self.options.label_smoothing
         positive = class_weights.on_device_of(logits, self.facts.get("class_weights"))
         if smoothing:
             target = target * (1 - smoothing) + smoothing / 2
@@ -169,7 +170,7 @@ class Multilabel(ScoringHead):
 
     def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
         """Return the probability of each label."""
-        return outputs["logits"].sigmoid().tolist()
+        return self.of_rows(outputs["logits"], targets).sigmoid().tolist()
 
     @property
     def fits_decision(self) -> bool:

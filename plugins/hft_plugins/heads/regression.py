@@ -22,10 +22,10 @@ from hft_core.backbone import Backbone, Features
 from hft_core.data import as_number
 from hft_core.head import Column, Targets
 from hft_plugins.heads.parts.number_targets import oddities, problem_of_target
-from hft_plugins.heads.parts.sequence_head import SequenceHead, SequenceOptions, single_output_layer
+from hft_plugins.heads.parts.sequence_head import SequenceHead, WindowedOptions, single_output_layer
 
 
-class Options(SequenceOptions):
+class Options(WindowedOptions):
     """Options of `regression`: columns and the unit of the loss."""
 
     standardize: bool = Field(
@@ -92,14 +92,14 @@ class Regression(SequenceHead):
         return self._squared_errors(features, targets, "none")
 
     def _squared_errors(self, features: Features, targets: Targets, reduction: str) -> Tensor:
-        outputs = self.raw_outputs(features).squeeze(1)
+        outputs = self.of_rows(self.raw_outputs(features).squeeze(1), targets)
         return functional.mse_loss(outputs, targets.tensors["target"] / self.scale, reduction=reduction)
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
         return {"value": self.raw_outputs(features).squeeze(1) * self.scale}
 
     def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
-        return outputs["value"].tolist()
+        return self.of_rows(outputs["value"], targets).tolist()
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         (value,) = predictions

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, FamilyModule, Features, PooledOutput, SequenceModule
 from hft_core.head import Column, Draw, Encoded, Head, Targets
+from hft_plugins.heads.parts import windows
 from hft_plugins.heads.parts.pooling import Pool, PooledLinear
 from hft_plugins.heads.parts.sequence_scorer import UNRECORDED, PoolingOption, sequence_scorer
 
@@ -39,12 +40,30 @@ class SequenceOptions(options.Options):
         return (self.text,) if isinstance(self.text, str) else self.text
 
 
+class WindowedOptions(SequenceOptions):
+    """Options of heads that can read a text in windows."""
+
+    window: windows.Window | None = Field(
+        default=None,
+        description="read a text of more than max_length tokens in windows of max_length, instead of cutting it",
+    )
+
+    @model_validator(mode="after")
+    def _windows_of_one_text(self) -> WindowedOptions:
+        if self.window is not None and len(self.texts) > 1:
+            raise ValueError("'window' divides one text, but 'text' names a pair of columns")
+        return self
+
+
 class ScoringHead(Head):
     """One vector of outputs a sequence, by the family's own module where it has one."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, window: windows.Window | None = None) -> None:
+        """`window`: how long texts are divided, whose windows' outputs become those of the text."""
         super().__init__(task)
         self.scorer: nn.Module | None = None
+        self.window = window
+        self.predicts_units = self.chunks_long_texts = window is not None
 
     def attach_outputs(
         self, backbone: Backbone, outputs: int, pooling: PoolingOption, plain_class: str = PLAIN_CLASS
@@ -62,6 +81,21 @@ class ScoringHead(Head):
         assert self.scorer is not None, "attach comes first"
         outputs: Tensor = self.scorer(features)
         return outputs.float()
+
+    def encode_texts(
+        self, texts: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> Encoded:
+        """Tokenize texts or pairs (one or two columns): cut at `max_length`, or in windows."""
+        if self.window is not None:
+            return windows.encode(texts[0], tokenizer, max_length, self.window)
+        sequences, extra = tokenize_texts(texts, tokenizer, max_length)
+        return Encoded(sequences, list(range(len(sequences))), extra=extra)
+
+    def of_rows(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """Return the outputs of each text, `[rows, …]`, from those of its windows, `[examples, …]`."""
+        if self.window is None:
+            return outputs
+        return windows.pooled(outputs, targets.tensors[windows.POSITION], self.window.pool)
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
         if not isinstance(self.scorer, SequenceModule) or not self.scorer.pooler_is_pretrained:
@@ -120,7 +154,7 @@ class SequenceHead(ScoringHead):
     target_dtype: torch.dtype
 
     def __init__(self, task: str, options: SequenceOptions) -> None:
-        super().__init__(task)
+        super().__init__(task, options.window if isinstance(options, WindowedOptions) else None)
         self.columns_read = options
 
     @abstractmethod
@@ -128,10 +162,12 @@ class SequenceHead(ScoringHead):
         """Return the targets of label cells."""
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
-        sequences, extra = tokenize_texts([rows[name] for name in self.columns_read.texts], tokenizer, max_length)
+        encoded = self.encode_texts([rows[name] for name in self.columns_read.texts], tokenizer, max_length)
         cells = rows.get(self.columns_read.label)
-        targets = {} if cells is None else {"target": list(self.targets_of(cells))}
-        return Encoded(sequences, list(range(len(sequences))), extra=extra, targets=targets)
+        if cells is not None:
+            of_rows = self.targets_of(cells)
+            encoded.targets["target"] = [of_rows[row] for row in encoded.rows]
+        return encoded
 
     def text_columns(self) -> list[Column]:
         return [Column(name, "text") for name in self.columns_read.texts]
@@ -139,8 +175,8 @@ class SequenceHead(ScoringHead):
     def collate(
         self, sequences: list[list[int]], targets: Mapping[str, list[Any]], examples: Sequence[int], draw: Draw
     ) -> tuple[list[list[int]], Targets]:
-        tensor = torch.tensor(targets.get("target", []), dtype=self.target_dtype)
-        return sequences, Targets(len(tensor), {"target": tensor})
+        tensor, position = windows.of_rows(targets, self.target_dtype)
+        return sequences, Targets(len(tensor), {"target": tensor, **position})
 
     def references(self, targets: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
         return targets["target"]

@@ -1,0 +1,183 @@
+"""Long texts in windows: every token is read, and the outputs of windows are pooled to those of the text."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import hft_core
+from hft_core import Catalogue
+from hft_core.errors import UsageError
+from hft_core.export.export_run import export_run
+from hft_core.predict.prediction import evaluate, predict
+from hft_core.predict.saved_run import open_run
+from hft_plugins.heads import classification, multilabel
+from hft_plugins.heads.parts import windows
+
+LIMIT, STRIDE = 12, 4
+LONG = {"window": {"stride": STRIDE}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _single_thread(one_thread: None) -> None:
+    """See `one_thread`."""
+
+
+@pytest.fixture
+def tokenizer(models: Any) -> Any:
+    return AutoTokenizer.from_pretrained(models["bert"])
+
+
+def long_rows(toys: ModuleType, count: int, seed: int = 0, tail: int = 3) -> list[dict[str, Any]]:
+    """Rows whose own text stands behind others of no meaning for the label."""
+    rows, rng = toys.rows(count, seed=seed), np.random.default_rng(seed)
+    before = ["the of and to in a is it"] * 4
+    return [
+        {**row, "text": " ".join([*before[: int(rng.integers(tail + 1))], row["text"]]), "id": i}
+        for i, row in enumerate(rows)
+    ]
+
+
+def test_windows_overlap_and_hold_every_token(tokenizer: Any) -> None:
+    texts = ["the cat saw the dog " * 10, "a dog", "the dog and the cat " * 4]
+    found = windows.encode(texts, tokenizer, LIMIT, windows.Window(stride=STRIDE))
+    assert max(map(len, found.sequences)) == LIMIT
+    assert found.units == found.rows == sorted(found.rows)
+    for row, text in enumerate(texts):
+        own = [i for i, of in enumerate(found.rows) if of == row]
+        assert [found.targets["position"][i] for i in own] == list(range(len(own)))
+        inner = [found.sequences[i][1:-1] for i in own]
+        assert all(a[-STRIDE:] == b[:STRIDE] for a, b in pairwise(inner))
+        whole = inner[0] + [token for part in inner[1:] for token in part[STRIDE:]]
+        assert whole == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_what_is_behind_the_last_window_is_said(tokenizer: Any) -> None:
+    found = windows.encode(["the cat " * 40, "a dog"], tokenizer, LIMIT, windows.Window(stride=STRIDE, most=3))
+    assert found.rows == [0, 0, 0, 1]
+    assert list(found.notes) == [0]
+    assert "more than 3 windows of 12 tokens; what is behind them is cut" in found.notes[0]
+
+
+@pytest.mark.parametrize("pool", ["mean", "max", "first"])
+@pytest.mark.parametrize("shape", [(7,), (7, 3)])
+def test_outputs_are_pooled_by_row(pool: Any, shape: tuple[int, ...]) -> None:
+    outputs = torch.randn(shape, requires_grad=True)
+    rows = [slice(0, 3), slice(3, 4), slice(4, 7)]
+    how = {"mean": lambda t: t.mean(dim=0), "max": lambda t: t.amax(dim=0), "first": lambda t: t[0]}[pool]
+    expected = torch.stack([how(outputs[row]) for row in rows])
+    found = windows.pooled(outputs, torch.tensor([0, 1, 2, 0, 0, 1, 2]), pool)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(t.square().sum(), outputs)[0] for t in (found, expected)))
+
+
+def trained(model: Path, head: dict[str, Any], data: Any, folder: Path, **stage: Any) -> Any:
+    recipe = {
+        "backbone": {"model": str(model), "dropout": 0.0},
+        "tasks": {"topic": {"head": head, "max_length": LIMIT}},
+        "stages": [{"max_steps": 6, "train_batch_size": 8, "max_rows_per_batch": 3, "head_warmup_steps": 0, **stage}],
+        "precision": "fp32",
+    }
+    return hft_core.run(recipe, data={"topic": data}, output=folder)
+
+
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_a_run_scores_predicts_and_keeps_answers_by_text(pool: str, models: Any, toys: Any, tmp_path: Path) -> None:
+    """The probabilities are those of the plain class on windows that are made by hand."""
+    data = {"train": long_rows(toys, 24), "dev": long_rows(toys, 12, seed=1), "test": long_rows(toys, 10, seed=2)}
+    head = {"type": "classification", "window": {"stride": STRIDE, "pool": pool}}
+    result = trained(models["bert"], head, data, tmp_path / "run")
+    run = open_run(tmp_path / "run", Catalogue.discover())
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run/model/topic").eval()
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "run/model/topic")
+    labels = [plain.config.id2label[i] for i in range(plain.config.num_labels)]
+
+    def by_hand(text: str) -> Tensor:
+        ids, step = tokenizer(text, add_special_tokens=False)["input_ids"], LIMIT - 2 - STRIDE
+        parts = [ids[at : at + LIMIT - 2] for at in range(0, max(1, len(ids) - STRIDE), step)]
+        rows = [torch.tensor([[tokenizer.cls_token_id, *part, tokenizer.sep_token_id]]) for part in parts]
+        with torch.no_grad():
+            logits = torch.cat([plain(row).logits for row in rows])
+        return (logits.mean(dim=0) if pool == "mean" else logits.amax(dim=0)).softmax(dim=0)
+
+    expected = [by_hand(row["text"]) for row in data["test"]]
+    said = predict(run, "topic", [{"text": row["text"]} for row in data["test"]])
+    for answer, probabilities in zip(said, expected, strict=True):
+        torch.testing.assert_close(
+            torch.tensor(list(answer["probabilities"].values())), probabilities, atol=1e-5, rtol=0
+        )
+    right = [labels[int(p.argmax())] == row["label"] for p, row in zip(expected, data["test"], strict=True)]
+    assert result.final["test"]["topic"]["accuracy"] == pytest.approx(np.mean(right))
+    loss = np.mean([-float(p[labels.index(row["label"])].log()) for p, row in zip(expected, data["test"], strict=True)])
+    assert result.final["test"]["topic"]["loss"] == pytest.approx(loss, abs=1e-5)
+    kept = pq.read_table(tmp_path / "run/predictions/test/topic.parquet").to_pydict()
+    assert len(kept["prediction"]) == 10
+    assert kept["prediction"] == [answer["label"] for answer in said]
+    assert np.mean(kept["loss"]) == pytest.approx(loss, abs=1e-5)
+
+
+def test_texts_of_one_window_are_learned_as_without_windows(
+    models: Any, toys: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    rows = [row for row in toys.rows(80) if len(tokenizer(row["text"])["input_ids"]) <= LIMIT]
+    data = {"train": rows[:24], "dev": rows[24:32]}
+    assert len(rows) >= 32
+    scores = []
+    for name, more in (("with", LONG), ("without", {})):
+        head = {"type": "classification", **more}
+        scores.append(trained(models["bert"], head, data, tmp_path / name).final["dev"]["topic"])
+    assert scores[0] == scores[1]
+
+
+def test_what_stands_at_the_end_of_a_text_is_learned(models: Any, toys: Any, tmp_path: Path) -> None:
+    data = {"train": long_rows(toys, 120, tail=1), "dev": long_rows(toys, 60, seed=1, tail=1)}
+    accuracy = {}
+    for name, more in (("with", {"window": {"stride": 2, "pool": "max"}}), ("without", {})):
+        head = {"type": "classification", **more}
+        stage = {"max_steps": 60, "learning_rate": 3e-3, "max_rows_per_batch": 32}
+        accuracy[name] = trained(models["bert"], head, data, tmp_path / name, **stage).final["dev"]["topic"]["accuracy"]
+    assert accuracy["with"] > accuracy["without"] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("head", "metric"),
+    [({"type": "multilabel", "label": "labels"}, "f1_micro"), ({"type": "regression", "label": "score"}, "spearman")],
+)
+def test_other_heads_read_windows(head: dict[str, Any], metric: str, models: Any, toys: Any, tmp_path: Path) -> None:
+    rows = {"train": long_rows(toys, 24), "dev": long_rows(toys, 12, seed=1)}
+    data = {k: [{**row, "labels": [row["label"]]} for row in v] for k, v in rows.items()}
+    result = trained(models["bert"], {**head, **LONG}, data, tmp_path / "run")
+    run = open_run(tmp_path / "run", Catalogue.discover())
+    assert len(predict(run, "topic", data["dev"])) == 12
+    assert evaluate(run, "topic", data["dev"])[metric] == pytest.approx(result.final["dev"]["topic"][metric])
+
+
+def test_windows_of_a_pair_are_refused() -> None:
+    with pytest.raises(ValidationError, match="'window' divides one text, but 'text' names a pair of columns"):
+        classification.Options(text=("a", "b"), window=windows.Window())
+    assert multilabel.Options(window=windows.Window()).window is not None
+
+
+def test_a_windowed_task_is_not_exported_and_its_card_says_what_lines_read(
+    models: Any, toys: Any, tmp_path: Path
+) -> None:
+    data = {"train": long_rows(toys, 24), "dev": long_rows(toys, 8, seed=1)}
+    trained(models["bert"], {"type": "classification", **LONG}, data, tmp_path / "run", max_steps=1)
+    with pytest.raises(UsageError, match="task 'topic' reads long texts in windows, which no exported form does"):
+        export_run(tmp_path / "run", "hf", tmp_path / "out", Catalogue.discover())
+    card = (tmp_path / "run/README.md").read_text(encoding="utf-8")
+    assert "Of a text of more than 12 tokens, these lines read the beginning; `hft predict` reads it in windows" in card
+    assert "are cut, but read in chunks by topic." in card
+    facts = json.loads((tmp_path / "run/results.json").read_text())
+    assert facts["final"]["dev"]["topic"]["accuracy"] >= 0
