@@ -81,7 +81,7 @@ def test_a_bad_input_is_told_in_one_line_and_nothing_is_lost(
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.process])
 def test_a_process_of_its_own_says_the_same(name: str, folder: Path, surroundings: Surroundings) -> None:
     case = CASES[name]

@@ -96,7 +96,7 @@ PAGE = load("hft_combinations_page", HERE.parents[1] / "docs" / "reference" / "c
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("strategy", CROSSING.names("strategy"))
 @pytest.mark.parametrize("head", CROSSING.names("head"))
 def test_a_head_and_a_strategy_work_under_three_combiners_or_are_refused_with_a_reason(

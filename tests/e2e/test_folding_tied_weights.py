@@ -93,7 +93,7 @@ def test_folding_leaves_the_losses_of_all_tasks_as_they_were(
         assert stages.scores[task]["loss"] == pytest.approx(trained[task]["loss"], rel=1e-4), task
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("last", ["full", "lora"])
 @pytest.mark.parametrize("name", EMBEDDINGS)
 def test_a_run_with_two_weights_of_one_opens_again(

@@ -95,7 +95,7 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", CASES)
 def test_equals_one_process(case: str, models: Any, rows: Path, tmp_path: Path, hft: Hft) -> None:
     model, tasks, stages = CASES[case]

@@ -252,7 +252,7 @@ def finish(starter: Starter, case: str, folder: Path, world: int) -> Digest:
     return digest(folder)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("case", "instant", "nth"), [(case, *instant) for case, instants in INSTANTS.items() for instant in instants]
 )

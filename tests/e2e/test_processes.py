@@ -103,7 +103,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{path.relative_to(folder)}:{name}": t for path in files for name, t in load_file(path).items()}
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_equal_one(case: str, models: Any, rows: Path, tmp_path: Path, hft: Hft) -> None:
     """After 100 steps the processes compare their weights bit by bit: a run that ends has found them the same."""
