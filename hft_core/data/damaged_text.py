@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from codecs import getincrementaldecoder
 
 CONTROL = "a control character (NUL or another that no keyboard writes)"
 REPLACED = "the replacement character U+FFFD, which stands where a program could not decode a character"
-WRONG_ENCODING = "characters such as 'Ã©' for 'é': UTF-8 that was read as Windows-1252"
+WRONG_ENCODING = "characters such as 'Ã©' for 'é': UTF-8 that was read as Windows-1252, or as another encoding"
 HTML = "HTML (an entity such as '&amp;' or a tag such as '<br>')"
 ESCAPES = r"escapes that were not decoded, such as '\n' for a line break, '\u00e9' for 'é' or '%20' for a blank"
 BYTES = "bytes as Python prints them (b'…')"
@@ -19,6 +20,8 @@ _HTML = re.compile(
     r"|</?(?:p|br|div|span|b|i|em|strong|a|li|ul|td|tr|h[1-6])(?:\s[^<>]{0,200})?/?>",
     re.IGNORECASE,
 )
+FEW = 6
+"""So few Chinese characters may be bytes of UTF-8 by chance."""
 _LINE_BREAK = re.compile(r"\\n(?:\\n|[\s\dA-Z*#•-]|$)|\\r\\n")
 """A line break as two characters; not the beginning of `\\nabla`, and not within quotes of code."""
 _BREAK_IN_WORDS = re.compile(
@@ -36,8 +39,8 @@ def damage(text: str) -> str:
     if not text.isascii():
         if "\ufffd" in text:
             return REPLACED
-        if any(_is_utf8(found[0]) for found in _NOT_ASCII.finditer(text)):
-            return WRONG_ENCODING
+        if "锟斤拷" in text or any(_is_utf8(found[0]) for found in _NOT_ASCII.finditer(text)):
+            return WRONG_ENCODING  # the three: U+FFFD that was read as GBK
     if ("<" in text or "&" in text) and _HTML.search(text) is not None:
         return HTML
     if text.startswith("b") and _BYTES.fullmatch(text.strip()):
@@ -55,9 +58,16 @@ def _is_escaped(text: str) -> bool:
 
 
 def _is_utf8(characters: str) -> bool:
-    """Return whether the characters, in Windows-1252, are the bytes of others in UTF-8: correct text hardly ever is."""
+    """Return whether the characters are, in the encoding that they were read in, the bytes of others in UTF-8: correct
+    text hardly ever is, in GBK if it is long enough."""
+    encodings = ("cp1252", "latin-1") if max(characters) < "\u2123" else ("gbk",) if len(characters) >= FEW else ()
+    return any(_decodes(characters, encoding) for encoding in encodings)
+
+
+def _decodes(characters: str, encoding: str) -> bool:
     try:
-        characters.encode("cp1252").decode("utf-8")
+        # Of GBK, the last byte may be lost: it takes two for a character.
+        getincrementaldecoder("utf-8")().decode(characters.encode(encoding), final=encoding != "gbk")
     except UnicodeError:
         return False
     return True

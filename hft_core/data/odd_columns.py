@@ -1,4 +1,4 @@
-"""Report columns of texts that are odd as a whole: in quotes, JSON objects, with their classes in front, or equal."""
+"""Report columns of texts that are odd as a whole: in quotes, JSON objects, with the names of classes, or equal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from hft_core.data.cells import as_label
 from hft_core.data.rows import CHECK_BATCH, Rows
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 FEW = 8
 """So few rows may be alike by chance."""
+MANY, SHORT = 20, 4
+"""In so many rows, no name of so many letters is in each text by chance."""
 
 
 def warnings(columns: Mapping[str, Sequence[Column]], rows: Mapping[str, Mapping[str, Rows]]) -> list[str]:
@@ -24,7 +27,11 @@ def warnings(columns: Mapping[str, Sequence[Column]], rows: Mapping[str, Mapping
         train = splits["train"]
         texts = [c for c in columns[task] if c.kind == "text" and not c.many and train.has(c.name)]
         if texts and len(train) >= FEW:
-            found += [f"task '{task}': {line}" for line in _of_columns(texts, train)]
+            label = next(
+                (c for c in columns[task] if c.target and c.kind == "label" and c.classes and not c.many), None
+            )
+            told = [*_of_columns(texts, train), *(_given_away(texts, label, train) if label is not None else ())]
+            found += [f"task '{task}': {line}" for line in told]
     return found
 
 
@@ -40,6 +47,25 @@ def _of_columns(columns: Sequence[Column], rows: Rows) -> Iterator[str]:
         yield f"all {len(rows)} texts of column '{name}' {form}"
     for one, other in pairs:
         yield f"columns '{one}' and '{other}' hold the same text in all {len(rows)} train rows"
+
+
+def _given_away(columns: Sequence[Column], label: Column, rows: Rows) -> Iterator[str]:
+    """Yield a line where the texts of all rows have the name of their class among their words."""
+    names = [column.name for column in columns if not column.target]
+    if not names or not rows.has(label.name) or len(rows) < MANY:
+        return
+    seen: set[str] = set()
+    for _, batch in rows.batches(CHECK_BATCH, [*names, label.name]):
+        for *texts, cell in zip(*(batch[name] for name in (*names, label.name)), strict=True):
+            name = as_label(cell).casefold()
+            if len(name) < SHORT or not any(name in str(text).casefold() for text in texts):
+                return
+            seen.add(name)
+    if len(seen) > 1:
+        yield (
+            f"the texts of all {len(rows)} train rows hold the name of their class in column '{label.name}', "
+            "from which it is read off: texts to predict on may lack it"
+        )
 
 
 def _equal(one: Sequence[object], other: Sequence[object]) -> bool:

@@ -30,7 +30,7 @@ LabelIs = Literal["index", "number", "letter", "text"]
 _LETTERS = ascii_uppercase
 _NUMBER = re.compile(r"-?\d+(\.0+)?")
 """A whole number, also as pandas writes it where a column has empty cells."""
-TWICE = "the text of the right choice is that of another choice too: which of them is right cannot be learned"
+TWICE = "the right choice has the tokens of another choice too: which of them is right cannot be learned"
 
 
 class Options(options.Options):
@@ -154,7 +154,7 @@ class MultipleChoice(ScoringHead):
         if (labels := rows.get(self.options.label)) is not None:
             right = [self.right_of(choices, cell) for choices, cell in zip(listed, labels, strict=True)]
             targets["right"] = [right[i] for i in row_of]
-            notes = {i: TWICE for i, (of, at) in enumerate(zip(listed, right, strict=True)) if of.count(of[at]) > 1}
+            notes = _same_choices(sequences, row_of, right)
         return Encoded(sequences, row_of, units=row_of, extra=extra, targets=targets, notes=notes)
 
     def collate(
@@ -204,6 +204,14 @@ class MultipleChoice(ScoringHead):
         position, right = torch.tensor(references).unbind(dim=1)
         chosen = table(torch.tensor(predictions), position, -math.inf).argmax(dim=1)
         return {"loss": loss, "accuracy": float(accuracy_score(right[position == 0], chosen))}
+
+
+def _same_choices(sequences: Sequence[list[int]], rows: Sequence[int], right: Sequence[int]) -> dict[int, str]:
+    """Return a note for each row with another choice of the tokens, cut as they are, of the right one."""
+    of_row: dict[int, list[list[int]]] = {}
+    for row, sequence in zip(rows, sequences, strict=True):
+        of_row.setdefault(row, []).append(sequence)
+    return {row: TWICE for row, choices in of_row.items() if choices.count(choices[right[row]]) > 1}
 
 
 def _place(label: str) -> str:

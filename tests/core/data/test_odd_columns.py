@@ -53,3 +53,14 @@ def test_what_is_to_be_written_may_have_any_form() -> None:
 
 def test_a_task_without_columns_of_single_texts_has_none() -> None:
     assert found((Column("words", "text", many=True),), [[word] for word in WORDS]) == []
+
+
+def test_texts_that_all_hold_the_name_of_their_class_are_told() -> None:
+    labels = ["sport", "money"] * 12
+    texts = [f"{label.upper()}: the cat saw dog {i}" for i, label in enumerate(labels)]
+    columns = (TEXT, Column("label", "label", target=True))
+    (line,) = found(columns, texts, labels)
+    assert line.startswith("task 't': the texts of all 24 train rows hold the name of their class in column 'label'")
+    assert found(columns, ["a text", *texts[1:]], labels) == []
+    assert found(columns, texts[:19], labels[:19]) == []
+    assert found(columns, [f"a {i % 2}" for i in range(24)], [i % 2 for i in range(24)]) == []

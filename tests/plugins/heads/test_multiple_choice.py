@@ -244,3 +244,5 @@ def test_a_right_choice_that_is_there_twice_is_noted(models: Any) -> None:
     tokenizer = encoder.build(EncoderOptions(model=str(models["bert"]))).tokenizer
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     assert head_of(rows).encode(columns, tokenizer, 64).notes == {0: TWICE, 2: TWICE}
+    columns = {"choices": [["the cat saw the dog", "the cat saw the bank"]], "label": [1]}
+    assert [bool(head_of(rows).encode(columns, tokenizer, length).notes) for length in (7, 6)] == [False, True]

@@ -40,6 +40,9 @@ def oddities(labels: Sequence[str], column: str) -> list[str]:
         "are what programs write for a missing value, and are classes here": [
             repr(label) for label in labels if is_missing_word(label)
         ],
+        "hold invisible characters, which are part of their names here": [
+            ascii(label) for label in labels if any(unicodedata.category(c) == "Cf" for c in label)
+        ],
         "are in quotes, which are part of their names here": [
             repr(label) for label in labels if _IN_QUOTES.fullmatch(label)
         ],
