@@ -107,6 +107,8 @@ def _print(
     else:
         rows = prediction.rows_from_file(input, tasks[0])
     by_task = prediction.predict_tasks(saved, rows, tasks)
+    for note in prediction.notes(saved, tasks[0], rows):
+        say_error(f"warning: {note}")
     if as_json:
         for line in lines_of(by_task, several=several):
             print_json_line(line)

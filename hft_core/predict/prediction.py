@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hft_core.acceleration.decide import decide_evaluation
-from hft_core.data import loading
+from hft_core.data import loading, row_notes
 from hft_core.data.examples import Examples, encode
 from hft_core.data.rows import Rows
 from hft_core.device.machine import Machine, find_machine
@@ -103,6 +103,18 @@ def predict_tasks(saved: Trained, rows: Any, tasks: Sequence[str] | None = None)
     reads.
     """
     return _answers(saved, answering(saved) if tasks is None else tasks, rows)
+
+
+@exclusive
+def notes(saved: Trained, task: str, rows: Any) -> list[str]:
+    """Return what is odd about the texts of rows that are predicted on, a line for each kind: no token that is known,
+    special tokens, damage. Raises `DataError` as `predict` does."""
+    head = head_of(saved, task)
+    rows = loading.from_python(rows, task=task)
+    assembly.check_rows(task, head, rows, "input", need_targets=False)
+    limit = assembly.max_length(saved.resolved, task, saved.model)
+    examples = encode(rows, head, saved.model.backbone.tokenizer, limit, with_targets=False)
+    return row_notes.warnings(task, {"input": rows}, {"input": examples.notes()})
 
 
 def answering(saved: Trained) -> list[str]:

@@ -149,6 +149,19 @@ def test_a_run_whose_labels_were_edited_says_so(order: list[str], copied: Callab
     assert warning == f"{folder}: model/topic/task.json is not as it was written; 'hft check {folder}' says more"
 
 
+def test_odd_texts_to_predict_on_are_told_of(runs: Path) -> None:
+    saved = saved_run.open_run(runs / "bert-adapter", Catalogue.discover())
+    texts = ["the cat", "the [SEP] cat", "\u0b85", "a &amp; b"]
+    lines = prediction.notes(saved, "topic", [{"text": text} for text in texts])
+    assert [line.partition("'topic': ")[2].split()[:3] for line in lines] == [
+        ["column", "'text'", "holds"],
+        ["the", "tokenizer", "of"],
+        ["column", "'text'", "holds"],
+    ]
+    assert "(1 of 4 input rows; first: row 2 of task 'topic')" in lines[0]
+    assert prediction.notes(saved, "topic", [{"text": "the cat"}]) == []
+
+
 def test_the_facts_of_a_run_are_its_labels(runs: Path) -> None:
     facts = json.loads((runs / "bert-adapter/model/topic/task.json").read_text())
     assert facts == {"facts": {"labels": ["animals", "money", "sport"], "pooling": "family"}}
