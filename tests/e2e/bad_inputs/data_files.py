@@ -74,9 +74,9 @@ PATHS = [
     ),
     Case(
         what="a file of no known format",
-        given=file("news.xlsx", "x"),
+        given=file("news.docx", "x"),
         command=CHECK,
-        says="task 'topic': news.xlsx has the suffix '.xlsx', which names no format; expected one of .csv, .tsv, …, or "
+        says="task 'topic': news.docx has the suffix '.docx', which names no format; expected one of .csv, .tsv, …, or "
         "the key 'format' beside it",
     ),
     Case(
