@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hft_core.cli.run import TrustOption
 from hft_core.cli.terminal import say_error
 from hft_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from hft_core.serve.api_keys import ApiKeys
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
@@ -20,6 +23,12 @@ def serve(
     run: Annotated[
         list[str], typer.Argument(metavar="RUN…", help="Folders of finished runs; NAME=FOLDER gives one another name.")
     ],
+    index: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--index", metavar="INDEX", help="A folder that 'hft index' made of a run, or NAME=FOLDER; repeat."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8000,
     api_key_file: Annotated[
@@ -40,21 +49,14 @@ def serve(
     access_log: Annotated[bool, typer.Option("--access-log", help="Log method, path and status of requests.")] = False,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Serve finished runs over HTTP: /v1/predict, /v1/embed, /v1/generate, /v1/tasks, /metrics, /openapi.json."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UsageError(f"'hft serve' needs {', '.join(missing)}: pip install 'hft-core[serve]'")
-    from hft_core.serve import api_keys, limits, served_runs, server
+    """Serve finished runs over HTTP: /v1/predict, embed, search, generate and tasks, /metrics, /openapi.json."""
+    _check_installed()
+    from hft_core.serve import limits, served_runs, server
     from hft_core.serve.app import Service
     from hft_core.serve.served_run import ServedRun, open_served
 
-    keys = None if api_key_file is None else api_keys.read_keys(api_key_file)
-    if host not in server.LOOPBACK_ADDRESSES and keys is None and not without_key:
-        raise UsageError(
-            f"--host {host}: everybody who reaches this machine could use the runs: give --api-key-file FILE, or "
-            "--without-key where something in front of it checks who asks"
-        )
-    folders = served_runs.named(run)
+    keys = _keys(api_key_file, host, without_key=without_key)
+    folders, indexes = served_runs.named(run), served_runs.named(index or [], "indexes")
     listening = server.bind(host, port)
 
     def opened(name: str, folder: Path) -> ServedRun:
@@ -72,5 +74,25 @@ def serve(
             seconds=timeout,
             batch_rows=batch,
         )
-        service = Service(served_runs.ServedRuns(folders, opened), bounds, keys=keys)
+        service = Service(served_runs.ServedRuns(folders, opened, indexes=indexes), bounds, keys=keys)
         server.serve(service, listening, host=host, access_log=access_log, say=say_error)
+
+
+def _check_installed() -> None:
+    """Raise `UsageError` where a package that serves is missing."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(f"'hft serve' needs {', '.join(missing)}: pip install 'hft-core[serve]'")
+
+
+def _keys(file: Path | None, host: str, *, without_key: bool) -> ApiKeys | None:
+    """Return the keys of a service that listens on `host`. Raises `UsageError` where it needs some and has none."""
+    from hft_core.serve import api_keys, server
+
+    keys = None if file is None else api_keys.read_keys(file)
+    if host not in server.LOOPBACK_ADDRESSES and keys is None and not without_key:
+        raise UsageError(
+            f"--host {host}: everybody who reaches this machine could use the runs: give --api-key-file FILE, or "
+            "--without-key where something in front of it checks who asks"
+        )
+    return keys

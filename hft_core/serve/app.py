@@ -14,10 +14,10 @@ from starlette.exceptions import HTTPException
 
 from hft_core.errors import HftError
 from hft_core.sanitize import finite
-from hft_core.serve import kserve, schema
+from hft_core.serve import kserve, schema, search
 from hft_core.serve.api_keys import ApiKeys
 from hft_core.serve.batcher import Batcher, Job
-from hft_core.serve.errors import Refused, declared, error_body
+from hft_core.serve.errors import FAILURES, Refused, declared, error_body
 from hft_core.serve.guard import Guard
 from hft_core.serve.limits import Limits
 from hft_core.serve.metrics import Metrics
@@ -27,7 +27,6 @@ from hft_core.serve.served_runs import ServedRuns, find_task
 from hft_core.serve.streaming import events_of
 from hft_core.serve.writing import Writing
 
-FAILURES = declared(400, 401, 403, 404, 408, 413, 422, 429, 500, 503, 504)
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -83,6 +82,14 @@ def create_app(service: Service, *, hosts: frozenset[str] | None = None) -> Fast
     _add_states(app, service)
     _add_runs(app, service)
     _add_generate(app, service)
+    if service.runs.indexes():
+        search.add_route(
+            app,
+            service.runs.find_index,
+            service.compute,
+            service.limits,
+            lambda run, task, rows: service.metrics.rows.labels(run, task).inc(rows),
+        )
     kserve.add_routes(app, service.runs, service.predict, lambda: not service.stopping)
     return app
 
@@ -145,8 +152,11 @@ def _add_states(app: FastAPI, service: Service) -> None:
 def _add_runs(app: FastAPI, service: Service) -> None:
     @app.get("/v1/tasks", responses=declared(401, 403))
     async def tasks() -> schema.TasksResponse:
-        """List the runs and their tasks that answer."""
-        return schema.TasksResponse(runs=[_info(run) for run in service.runs.all()])
+        """List the runs and their tasks that answer, and the indexes."""
+        return schema.TasksResponse(
+            runs=[_info(run) for run in service.runs.all()],
+            indexes=[index.info() for index in service.runs.indexes()],
+        )
 
     @app.post("/v1/predict", responses=FAILURES)
     async def predict(request: schema.PredictRequest) -> schema.PredictResponse:

@@ -52,3 +52,7 @@ def error_body(status: int, message: str) -> dict[str, Any]:
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI says of these statuses."""
     return {status: {"model": ErrorBody, "description": CODES[status].replace("_", " ")} for status in statuses}
+
+
+FAILURES = declared(400, 401, 403, 404, 408, 413, 422, 429, 500, 503, 504)
+"""Of routes that compute."""

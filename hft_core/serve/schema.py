@@ -103,6 +103,34 @@ class GenerateResponse(BaseModel):
     text: str
 
 
+class SearchRequest(BaseModel):
+    """Search an index."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    index: str | None = Field(default=None, description="an index by its name; needed where several are served")
+    texts: list[Text] = Field(min_length=1, description="what to search for", examples=[["Rates rise again"]])
+    k: int = Field(default=5, ge=1, le=100, description="rows to find for each text")
+    rerank: str | None = Field(default=None, description="a task that orders the nearest rows, such as a ranking")
+    candidates: int = Field(default=50, ge=1, le=1000, description="rows of each text that are re-ranked")
+
+
+class SearchHit(BaseModel):
+    """A row that was found."""
+
+    number: int = Field(description="its place among the rows of the index, from 1")
+    similarity: float = Field(description="the cosine of its embedding and the text's")
+    score: float | None = Field(default=None, description="of the task that re-ranked")
+    row: dict[str, Any] = Field(description="by column, as it was indexed")
+
+
+class SearchResponse(BaseModel):
+    """For each text the rows that were found, the best first."""
+
+    index: str
+    run: str
+    results: list[list[SearchHit]]
+
+
 class TaskInfo(BaseModel):
     """A task that answers."""
 
@@ -121,10 +149,22 @@ class RunInfo(BaseModel):
     tasks: list[TaskInfo]
 
 
+class IndexInfo(BaseModel):
+    """An index that /v1/search takes."""
+
+    name: str
+    run: str
+    task: str
+    text: str = Field(description="the column that was embedded")
+    columns: list[str]
+    rows: int
+
+
 class TasksResponse(BaseModel):
-    """The served runs."""
+    """The served runs and indexes."""
 
     runs: list[RunInfo]
+    indexes: list[IndexInfo]
 
 
 class ReloadResponse(BaseModel):

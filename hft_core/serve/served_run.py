@@ -10,13 +10,13 @@ from typing import Any
 from hft_core.acceleration.decide import decide_evaluation
 from hft_core.data.cells import group_key
 from hft_core.data.examples import Examples, in_memory
-from hft_core.device.machine import Machine, find_machine
+from hft_core.device.machine import Machine
 from hft_core.errors import DataError, HftError
 from hft_core.head import Column, Encoded, Head
 from hft_core.model.execution_plan import PLAIN, ExecutionPlan
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.predict.embeddings import vectors_by_row
-from hft_core.predict.prediction import answering
+from hft_core.predict.prediction import answering, machine_of
 from hft_core.predict.saved_run import SavedRun, open_run
 from hft_core.runs.assembly import max_length
 from hft_core.runtime.run_lock import exclusive
@@ -72,8 +72,7 @@ class ServedRun:
 
     def __init__(self, name: str, saved: SavedRun) -> None:
         self.name, self.saved, self.model = name, saved, saved.model
-        self.machine: Machine = saved.machine or find_machine(saved.resolved.recipe.precision)
-        self.model.to(self.machine.device)
+        self.machine: Machine = machine_of(saved)
         self.tasks = {
             task: ServedTask(task, self.model.head(task), max_length(saved.resolved, task, self.model))
             for task in answering(saved)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import hft_core
-from hft_core import Catalogue, ModelError
+from hft_core import Catalogue, ModelError, UsageError
 from hft_core.predict import prediction, saved_run
 
 pytest.importorskip("fastapi", reason="the extra serve")
@@ -24,6 +24,7 @@ pytest.importorskip("uvicorn", reason="the extra serve")
 from fastapi.testclient import TestClient
 
 from hft_core.cli import main
+from hft_core.search import build_index, open_index
 from hft_core.serve import app as serving
 from hft_core.serve.api_keys import ApiKeys
 from hft_core.serve.limits import Limits
@@ -37,6 +38,7 @@ TASKS: dict[str, Any] = {
     "score": {"head": "regression", "label": "score"},
     "fits": {"head": "classification", "text": ["text", "other"], "label": "fits"},
     "near": {"head": "contrastive", "text": ["text", "other"]},
+    "rank": {"head": "ranking", "query": "text", "document": "other", "label": "relevance"},
 }
 STRATEGIES = {"shared": {"type": "lora", "r": 4}, "routed": {"type": "task-lora", "r": 4}}
 
@@ -46,6 +48,8 @@ def runs(models: Any, toys: ModuleType, tmp_path_factory: pytest.TempPathFactory
     """Finished runs: one adapter for all tasks, and one for each."""
     folder, made = tmp_path_factory.mktemp("runs"), {}
     rows = {"train": toys.rows(40), "dev": toys.rows(10, seed=1)}
+    for row in (*rows["train"], *rows["dev"]):
+        row["relevance"] = int(row["fits"] == "yes")
     for name, strategy in STRATEGIES.items():
         stage = {"strategy": strategy, "max_steps": 3, "learning_rate": 0.02, "eval_strategy": "no"}
         recipe = {"backbone": {"model": str(models["bert"])}, "tasks": TASKS, "stages": [stage], "precision": "fp32"}
@@ -54,14 +58,30 @@ def runs(models: Any, toys: ModuleType, tmp_path_factory: pytest.TempPathFactory
     return made
 
 
-def service(folders: dict[str, Path], limits: Limits | None = None, **settings: Any) -> serving.Service:
-    opened = ServedRuns(folders, lambda name, folder: open_served(name, folder, CATALOGUE))
+@pytest.fixture(scope="module")
+def indexes(runs: dict[str, Path], toys: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An index of each run."""
+    folder = tmp_path_factory.mktemp("indexes")
+    rows = [{"id": i, "other": row["other"]} for i, row in enumerate(toys.rows(30, seed=7))]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, run in runs.items():
+        build_index(saved_run.open_run(run, CATALOGUE), folder / "rows.jsonl", folder / name)
+    return {name: folder / name for name in runs}
+
+
+def service(
+    folders: dict[str, Path],
+    limits: Limits | None = None,
+    indexes: dict[str, Path] | None = None,
+    **settings: Any,
+) -> serving.Service:
+    opened = ServedRuns(folders, lambda name, folder: open_served(name, folder, CATALOGUE), indexes=indexes)
     return serving.Service(opened, limits or Limits(), **settings)
 
 
 @pytest.fixture(scope="module")
-def both(runs: dict[str, Path]) -> serving.Service:
-    return service(runs)
+def both(runs: dict[str, Path], indexes: dict[str, Path]) -> serving.Service:
+    return service(runs, indexes=indexes)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +163,82 @@ def test_embeddings_are_those_of_the_head_or_the_mean_of_hidden_states(client: T
     assert [len(vector) for vector in mean["embeddings"]] == [32, 32, 32]
     refused = client.post("/v1/embed", json={"run": "routed", "texts": ["the cat"]})
     assert refused.status_code == 422 and "give one of topic" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("rerank", [None, "rank"])
+def test_searches_share_batches_and_find_what_the_index_finds(
+    rerank: str | None,
+    client: TestClient,
+    both: serving.Service,
+    runs: dict[str, Path],
+    indexes: dict[str, Path],
+    toys: ModuleType,
+) -> None:
+    texts = [row["text"] for row in toys.rows(12, seed=8)]
+    index = open_index(indexes["shared"], saved_run.open_run(runs["shared"], CATALOGUE))
+    settings = {"rerank": rerank, "candidates": 6}
+    expected = index.search(texts, 5, **settings)  # type: ignore[arg-type]
+    before = both.metrics.registry.get_sample_value("hft_batch_requests_count") or 0
+
+    def ask(number: int) -> Any:
+        return client.post(
+            "/v1/search", json={"index": "shared", "texts": [texts[number]], "k": 1 + number % 5, **settings}
+        )
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        answers = list(pool.map(ask, range(len(texts))))
+    for number, response in enumerate(answers):
+        assert response.status_code == 200, response.text
+        assert response.json()["run"] == "shared"
+        (hits,) = response.json()["results"]
+        wanted = [{"score": None, **hit.to_json()} for hit in expected[number][: 1 + number % 5]]
+        for one, other in zip(hits, wanted, strict=True):
+            assert close(one["similarity"], other["similarity"]) and close(one["score"], other["score"])
+            assert one["row"]["id"] == one["number"] - 1
+    assert (both.metrics.registry.get_sample_value("hft_batch_requests_count") or 0) - before < len(texts)
+
+
+SEARCHES: dict[str, tuple[Any, int, str]] = {
+    "no index named": ({"texts": ["a"]}, 422, "index: several are served, give one of shared, routed"),
+    "unknown index": ({"texts": ["a"], "index": "sharde"}, 404, "there is no index 'sharde'. Did you mean 'shared'?"),
+    "no texts": ({"texts": [], "index": "shared"}, 422, "texts: List should have at least 1 item"),
+    "blank": ({"texts": ["a", " "], "index": "shared"}, 422, "texts[1]: found ' '"),
+    "k of 0": ({"texts": ["a"], "index": "shared", "k": 0}, 422, "k: Input should be greater than or equal to 1"),
+    "unknown task": ({"texts": ["a"], "index": "shared", "rerank": "rnak"}, 404, "Did you mean 'rank'?"),
+    "no pairs": ({"texts": ["a"], "index": "shared", "rerank": "topic"}, 422, "expected one that reads two texts"),
+    "no score": ({"texts": ["a"], "index": "shared", "rerank": "fits"}, 422, "answers with no number to rank by"),
+    "too many texts": ({"texts": ["a"] * 257, "index": "shared"}, 413, "at most 256"),
+    "too many characters": ({"texts": ["a" * 200_001], "index": "shared"}, 413, "at most 200000"),
+    "too many pairs": ({"texts": ["a"] * 9, "index": "shared", "rerank": "rank"}, 413, "270 pairs are to be re-ranked"),
+}
+
+
+@pytest.mark.parametrize("what", list(SEARCHES))
+def test_a_bad_search_is_refused_in_the_same_shape(what: str, client: TestClient) -> None:
+    body, status, said = SEARCHES[what]
+    response = client.post("/v1/search", json=body)
+    assert response.status_code == status, response.text
+    assert sorted(response.json()["error"]) == ["code", "message"] and said in response.json()["error"]["message"]
+
+
+def test_an_index_is_served_with_the_run_that_made_it_alone(
+    client: TestClient, runs: dict[str, Path], indexes: dict[str, Path], tmp_path: Path
+) -> None:
+    shown = client.get("/v1/tasks").json()["indexes"]
+    assert [(one["name"], one["run"], one["task"], one["columns"], one["rows"]) for one in shown] == [
+        (name, name, "near", ["id", "other"], 30) for name in runs
+    ]
+    with TestClient(serving.create_app(service({"shared": runs["shared"]}))) as without:
+        assert without.post("/v1/search", json={"texts": ["a"]}).status_code == 404
+    link = tmp_path / "current"
+    link.symlink_to(runs["shared"])
+    served = service({"current": link}, indexes={"replies": indexes["shared"]})
+    link.unlink()
+    link.symlink_to(runs["routed"])
+    with pytest.raises(UsageError, match="it was made with another run than"):
+        served.runs.reload()
+    with TestClient(serving.create_app(served)) as made:
+        assert made.post("/v1/search", json={"texts": ["a"]}).status_code == 200
 
 
 def test_the_protocol_of_kserve_gives_the_same_answers(client: TestClient) -> None:
@@ -237,6 +333,7 @@ def test_what_takes_too_long_is_given_up_and_nothing_of_it_is_logged(
     [
         (["nowhere"], "nowhere: no such run folder"),
         (["a=nowhere", "a=elsewhere"], "two runs are called 'a'"),
+        (["nowhere", "--index", "a=none", "--index", "a=nowhere"], "two indexes are called 'a'"),
         (["nowhere", "--host", "0.0.0.0"], "give --api-key-file FILE, or --without-key"),
         (["nowhere", "--api-key-file", "none"], "--api-key-file none: cannot be read"),
         (["nowhere", "--host", "256.0.0.1", "--without-key"], "cannot listen there"),
@@ -251,13 +348,16 @@ def test_a_service_that_cannot_be_is_refused_before_it_listens(
     assert len(lines) == 1 and said in lines[0]
 
 
-def test_the_lines_of_the_page_work(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_lines_of_the_page_work(
+    runs: dict[str, Path], indexes: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     page = PAGE.read_text(encoding="utf-8")
     asked = re.findall(
         r"^curl localhost:8000(\S+)(?: -H 'content-type: application/json' -d '(.*)')?$", page, re.MULTILINE
     )
-    assert len(asked) == 5
-    with TestClient(serving.create_app(service({"news": runs["shared"]}))) as made:
+    assert len(asked) == 6
+    news = service({"news": runs["shared"]}, indexes={"replies.index": indexes["shared"]})
+    with TestClient(serving.create_app(news)) as made:
         for path, body in asked:
             response = made.post(path, json=json.loads(body)) if body else made.get(path)
             assert response.status_code == 200, (path, response.text)
