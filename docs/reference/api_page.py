@@ -27,6 +27,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "hft_core.recipe": (),
     "hft_core.predict": (),
     "hft_core.search": (),
+    "hft_core.active_learning": (),
     "hft_core.data": (),
     "hft_core.events": (),
     "hft_core.cli.progress": ("Lines", "Bars"),

@@ -37,6 +37,7 @@ COMMANDS = {
     "check-data": "hft_core.cli.check_data:check_data",
     "evaluate": "hft_core.cli.evaluate:evaluate",
     "predict": "hft_core.cli.predict:predict",
+    "select": "hft_core.cli.select:select",
     "index": "hft_core.cli.index:index",
     "search": "hft_core.cli.search:search",
     "report": "hft_core.cli.report:report",

@@ -13,6 +13,7 @@ EXAMPLES = {
     "check-data": "hft check-data news.csv --cleaned cleaned",
     "evaluate": "hft evaluate runs/first --by source",
     "predict": "hft predict runs/first --all --input new.csv --output answers.jsonl",
+    "select": "hft select runs/first --task topic --input pool.jsonl --n 200 --by margin --output next.jsonl",
     "index": "hft index runs/replies --task pairs --input replies.csv --out replies.index",
     "search": 'hft search replies.index --query "How do I reset my password?" --k 5',
     "report": "hft report runs/first --out report.html",

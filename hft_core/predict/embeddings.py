@@ -78,6 +78,12 @@ def vectors_by_row(
     return rows.astype(np.int64), in_order[first]
 
 
+def normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the vectors `[n, d]` with length 1, so that inner products are cosines; a zero vector stays."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(lengths == 0, 1, lengths), np.float32)
+
+
 def _of_rows(saved: Trained, task: str, examples: Examples, count: int) -> NDArray[np.float32]:
     machine, seed = machine_of(saved), saved.resolved.recipe.seed
     rows, vectors = vectors_by_row(saved.model, task, examples, machine, seed=seed)

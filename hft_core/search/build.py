@@ -12,14 +12,14 @@ from hft_core.errors import UsageError
 from hft_core.head import Column
 from hft_core.predict.answer_file import Progress
 from hft_core.predict.bulk import OnProgress, refuse_bad
-from hft_core.predict.embeddings import embed_texts
+from hft_core.predict.embeddings import embed_texts, normalized
 from hft_core.predict.prediction import head_of
 from hft_core.predict.saved_run import SavedRun
 from hft_core.runtime import signals
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.search.index import Index, open_index
 from hft_core.search.index_folder import check_unused, new_index
-from hft_core.search.nearest import need_faiss, normalized
+from hft_core.search.nearest import need_faiss
 from hft_core.search.text_column import text_column
 
 EXACT_ROWS = 50_000

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from hft_core.errors import UsageError
-from hft_core.predict.embeddings import embed_texts
+from hft_core.predict.embeddings import embed_texts, normalized
 from hft_core.predict.prediction import head_of
 from hft_core.predict.saved_run import SavedRun
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.search.index_folder import IndexFacts, IndexFiles, read_facts
-from hft_core.search.nearest import Exact, Nearest, need_faiss, normalized
+from hft_core.search.nearest import Exact, Nearest, need_faiss
 from hft_core.search.reranking import check_reads_pairs, pair_scores
 
 CANDIDATES = 50

@@ -33,12 +33,6 @@ class Nearest(Protocol):
         """Return the `k` nearest vectors of each query `[queries, d]`; all, where there are not more."""
 
 
-def normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the vectors `[n, d]` with length 1, so that inner products are cosines; a zero vector stays."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.where(lengths == 0, 1, lengths), np.float32)
-
-
 class Exact:
     """Multiply each query with all vectors, a chunk at a time."""
 

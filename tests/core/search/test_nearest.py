@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hft_core.predict.embeddings import normalized
 from hft_core.search import nearest
-from hft_core.search.nearest import Exact, Graph, normalized
+from hft_core.search.nearest import Exact, Graph
 
 
 def drawn(count: int, size: int, seed: int = 0) -> np.ndarray:
