@@ -9,11 +9,11 @@ points do not tell contenders apart. A seed draws the training rows and 50 dev r
 rows are always the same. hft chooses its best weights by the dev rows, and logistic regression its C; the others do not
 use them. At 50 rows hft takes about 100 steps by default, as `mean-pooled-long` does, the mean-pooled loop and PEFT 40,
 Trainer 21. All start from MiniLM-L6, in float32 on one thread, and read 48 tokens. `seconds` are CPU seconds of one
-run, tests included, on a busy machine: the median over the cells that were run. Each cell is kept in CELLS.jsonl as
-soon as it is there, and none is run twice. Contenders are those of `learning_contenders.py`, each at the settings that
-its docstring states; SetFit needs an environment of its own. `hft:STRATEGY[:KEY=VALUE…]` is 4 epochs of 8 rows with a
-strategy, `tasks:…` the same with two related tasks. Not compared: the `adapters` library, and tasks that are not
-classification.
+run, tests included, on a busy machine: the median over the cells that were run; those of contenders with one seed are
+of another machine. Each cell is kept in CELLS.jsonl as soon as it is there, and none is run twice. Contenders are those
+of `learning_contenders.py`, each at the settings that its docstring states; SetFit needs an environment of its own.
+`hft:STRATEGY[:KEY=VALUE…]` is 4 epochs of 8 rows with a strategy, `tasks:…` the same with two related tasks. Not
+compared: the `adapters` library, and tasks that are not classification.
 """
 
 from __future__ import annotations
