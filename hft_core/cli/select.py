@@ -11,6 +11,7 @@ import typer
 from hft_core.cli.predict import check_output
 from hft_core.cli.run import TrustOption
 from hft_core.cli.terminal import say, say_error
+from hft_core.errors import UsageError
 
 if TYPE_CHECKING:
     from hft_core.active_learning.select import Selection
@@ -56,6 +57,9 @@ def select(
     from hft_core.recipe.names import normalized
 
     check_criterion(by, len(run))
+    places = [folder.absolute() for folder in run]
+    if twice := next((folder for folder in run if places.count(folder.absolute()) > 1), None):
+        raise UsageError(f"{twice} is named twice, expected different runs: a run agrees with itself")
     named = None if task is None else normalized(task)
     runs = _Runs(run, ctx.obj.catalogue, trust_remote_code=trust_remote_code)
     with row_progress() as show:

@@ -119,7 +119,9 @@ def test_the_model_card_quotes_the_texts_that_its_code_holds() -> None:
     harm = '/x"); import os; os.system("harm'
     config = {"id2label": {0: harm}, "label2id": {harm: 0}, "problem_type": "single_label_classification"}
     family = SimpleNamespace(plain_class="AutoModelForSequenceClassification")
-    head: Any = SimpleNamespace(family=family, config=lambda: config, columns=list, decision=Decision)
+    head: Any = SimpleNamespace(
+        family=family, config=lambda: config, columns=list, decision=Decision, predicts_units=False
+    )
     usage = usage_lines.Usage(task="topic", head=head, max_length=8, adapter_base=harm, revision=harm)
     tree = ast.parse("\n".join(usage_lines.lines(usage)))
     called = {node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")}
@@ -133,11 +135,15 @@ CSV_WRITERS = {
 }
 
 
+WORKBOOKS = {"hft_core/data/readers/xlsx.py"}
+"""Unpacked in memory, after the sizes of its parts were checked (`tests/core/data/test_xlsx.py`)."""
+
+
 def test_no_other_module_writes_csv_or_a_workbook_and_no_archive_is_read() -> None:
     """What a spreadsheet would compute needs a file that a spreadsheet opens; what unpacks to elsewhere, an archive."""
     found = []
     for source in [*(ROOT / "hft_core").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")]:
-        if source.relative_to(ROOT).as_posix() in CSV_WRITERS:
+        if source.relative_to(ROOT).as_posix() in CSV_WRITERS | WORKBOOKS:
             continue
         text = source.read_text(encoding="utf-8")
         found += [f"{source}: {word}" for word in FORBIDDEN if re.search(rf"\b{word}\b", text)]

@@ -147,6 +147,7 @@ def test_the_chosen_rows_keep_all_their_columns(
 REFUSED = {
     "--by margni": "--by margni: there is no such criterion. Did you mean 'margin'?",
     "--by disagreement": "--by disagreement compares runs: expected two or more",
+    "0 --by disagreement": "0 is named twice, expected different runs: a run agrees with itself",
     "1 --by diversity": "--by diversity takes the embeddings of one run, 2 were given",
     "--task topci": "the run has no task 'topci'. Did you mean 'topic'?",
     "--task score": "task 'score' answers without probabilities",

@@ -1,4 +1,7 @@
-"""Read a sheet of an Excel workbook (`.xlsx`): the first row that is not empty is the header."""
+"""Read a sheet of an Excel workbook (`.xlsx`): the first row that is not empty is the header.
+
+A workbook is a zip file, which is unpacked in memory after the sizes of its parts were checked.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +42,10 @@ def _opened(path: str, *, data_only: bool) -> Any:
     try:
         with open_regular(path) as file:
             _refuse_large(path, file)
-            return openpyxl.load_workbook(file, data_only=data_only)
-    except (OSError, ValueError, TypeError, LookupError, zipfile.BadZipFile, SyntaxError) as error:
+            return openpyxl.load_workbook(file, data_only=data_only, keep_links=False)
+    except DataError:
+        raise
+    except Exception as error:  # a damaged workbook makes openpyxl, zipfile and the XML parser raise anything
         raise DataError(
             f"{path}: cannot be read as an Excel workbook (.xlsx): {' '.join(str(error).split())}"
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hft_core.errors import DataError
 openpyxl = pytest.importorskip("openpyxl")
 
 HEADER = ["text", "label"]
+NAMESPACE = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 
 
 def workbook(folder: Path, *rows: list[Any], **sheets: list[list[Any]]) -> Any:
@@ -91,6 +93,24 @@ def test_what_is_no_table_is_refused(rows: list[list[Any]], change: Any, says: s
 def test_a_column_twice_in_the_header_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="row 1: the header has the column 'text' twice"):
         read_file(saved(workbook(tmp_path, ["text", "text"], ["a", "b"]), tmp_path), "xlsx", "line")
+
+
+def test_a_workbook_that_explodes_or_is_damaged_is_refused(tmp_path: Path) -> None:
+    """An entity that stands for ten of another, nine times; and parts of other bytes."""
+    good = saved(workbook(tmp_path, HEADER, ["a", "x"]), tmp_path)
+    entities = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 10))
+    cell = '<c r="A1" t="inlineStr"><is><t>&e9;</t></is></c>'
+    sheet = f'<worksheet xmlns="{NAMESPACE}"><sheetData><row r="1">{cell}</row></sheetData></worksheet>'
+    bomb = f'<!DOCTYPE t [<!ENTITY e0 "ha">{entities}]>{sheet}'
+    for name, content in (("xl/worksheets/sheet1.xml", bomb), ("xl/workbook.xml", "<workbook"), ("xl/styles.xml", "x")):
+        path = tmp_path / "hostile.xlsx"
+        with zipfile.ZipFile(good) as whole, zipfile.ZipFile(path, "w") as other:
+            assert name in whole.namelist()
+            assert name in whole.namelist()
+            for part in whole.namelist():
+                other.writestr(part, content if part == name else whole.read(part))
+        with pytest.raises(DataError, match=r"hostile\.xlsx: cannot be read as an Excel workbook"):
+            read_file(str(path), "xlsx", "line")
 
 
 def test_other_files_and_large_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
