@@ -91,6 +91,14 @@ def test_the_answer_of_most_annotators_is_taken_and_their_agreement_said(tmp_pat
     )
 
 
+def test_the_order_of_clicks_is_no_disagreement(tmp_path: Path) -> None:
+    spans = [marked(0, 12, "PER", text="Ada Lovelace"), marked(22, 28, "LOC", text="London")]
+    item = task([*spans, choice("a", "b")], [*spans[::-1], choice("b", "a")])
+    rows = export(tmp_path, "label-studio", [item])
+    assert columns(rows, "label", "tags") == [[["a", "b"]], [["B-PER", "I-PER", "O", "O", "B-LOC", "O"]]]
+    assert all("1 have equal ones" in note for note in rows.notes)
+
+
 def test_notes_of_an_export_are_warnings_of_the_task(tmp_path: Path) -> None:
     rows = export(tmp_path, "label-studio", [task([choice("a")]), task()])
     parts = {"train": rows.select([0]), "dev": rows.select([0])}

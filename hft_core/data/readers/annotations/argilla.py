@@ -57,7 +57,7 @@ def _answer(value: Any, fields: Mapping[str, Any], place: str) -> tuple[str, Ans
     if isinstance(value, list) and all(isinstance(one, dict) and "start" in one for one in value):
         column = _text_column(fields, place)
         found = [span(fields[column], one["start"], one.get("end"), one.get("label"), place) for one in value]
-        return column, tuple(sorted(found))
+        return column, tuple(found)
     raise DataError(f"{place}: expected labels, a number, a text or spans as a response, found {value!r:.80}")
 
 

@@ -56,4 +56,4 @@ def _answer(answers: list[Any], text: str, place: str) -> Answer:
             spans.append(span(text, answer.get("start_offset"), answer.get("end_offset"), answer.get("label"), place))
         else:
             raise DataError(f"{place}: expected labels, or spans as [start, end, label], found {answer!r}")
-    return tuple(sorted(spans))
+    return tuple(spans)

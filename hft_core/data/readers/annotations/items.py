@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hft_core.errors import DataError
@@ -41,6 +41,11 @@ class Item:
     words: Sequence[tuple[int, int]] | None = None
     """Characters of each word, where the tool tells."""
 
+    def in_order(self) -> Item:
+        """Return the item with spans and labels in one order: tools write them as the annotator clicked."""
+        ordered = {name: [_in_order(answer) for answer in answers] for name, answers in self.answers.items()}
+        return replace(self, answers=ordered)
+
 
 @dataclass
 class Export:
@@ -53,6 +58,10 @@ class Export:
         """Return the text that the spans of the item are of, or would be: in the column of the other items' spans."""
         others = (other.text_column for other in self.items if other.text_column)
         return str(item.columns.get(item.text_column or next(others, ""), ""))
+
+
+def _in_order(answer: Any) -> Answer:
+    return tuple(sorted(answer)) if isinstance(answer, tuple) else answer
 
 
 def span(text: str, start: Any, end: Any, label: Any, place: str, *, shown: str | None = None) -> Span:

@@ -118,8 +118,6 @@ def _number(value: Any, place: str) -> float:
 
 def _texts(kind: str, value: Record, place: str) -> tuple[str, ...]:
     """Return the labels or texts of a result about the whole text."""
-    if kind == "labels":
-        kind = "choices"
     found = value.get("selected") if kind == "pairwise" else value.get("text" if kind == "textarea" else kind)
     found = [found] if isinstance(found, str) else found
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):

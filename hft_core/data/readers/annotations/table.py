@@ -25,6 +25,7 @@ def rows_of(export: Export, source: Source) -> Rows:
     then none is an answer too; so it is for spans. Raises `DataError` for an export without answers, and for spans that
     words cannot have as tags.
     """
+    export = Export([item.in_order() for item in export.items], export.left_out)
     questions = list(dict.fromkeys(name for item in export.items for name in item.answers))
     of_spans = {name for name in questions if any(map(_is_spans, _all(export, name)))}
     picked = _picked(export, questions, of_spans)
