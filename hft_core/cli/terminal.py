@@ -78,10 +78,16 @@ def _json(value: Any, indent: int | None = None) -> str:
     return json_text(value, indent=indent, ascii_only=ascii_only, default=str)
 
 
+WARNS_ON_IMPORT = "bitsandbytes.backends.cpu.ops"
+"""A logger that asks for another package where PEFT imports bitsandbytes, whether or not anything is quantized."""
+
+
 @contextmanager
 def sanitized_logs() -> Iterator[None]:
-    """Sanitize the log messages of other libraries within the block."""
-    factory = logging.getLogRecordFactory()
+    """Sanitize the log messages of other libraries within the block, and leave out what they say when imported."""
+    factory, unasked = logging.getLogRecordFactory(), logging.getLogger(WARNS_ON_IMPORT)
+    level = unasked.level
+    unasked.setLevel(logging.ERROR)
 
     def record(*arguments: Any, **more: Any) -> logging.LogRecord:
         entry = factory(*arguments, **more)
@@ -101,6 +107,7 @@ def sanitized_logs() -> Iterator[None]:
         yield
     finally:
         logging.setLogRecordFactory(factory)
+        unasked.setLevel(level)
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: Sequence[str] = ()) -> None:

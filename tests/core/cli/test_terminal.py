@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from hft_core.cli import terminal
 
 ROOT = Path(__file__).parents[3]
 CODE = """
@@ -53,3 +56,13 @@ def test_results_that_nobody_can_read_are_no_failure(redirection: str) -> None:
 def test_a_full_output_is_said_with_the_place_of_the_results() -> None:
     told = "standard output cannot be written to (No space left on device): the results are in run/results.json"
     assert told in ended("> /dev/full )").stderr
+
+
+def test_what_a_library_warns_of_when_it_is_imported_is_left_out() -> None:
+    """bitsandbytes, which PEFT imports, asks for the package `kernels` on processors with fast bfloat16."""
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    before = logger.getEffectiveLevel()
+    with terminal.sanitized_logs():
+        assert not logger.isEnabledFor(logging.WARNING)
+        assert logging.getLogger("bitsandbytes").isEnabledFor(logging.WARNING)
+    assert logger.getEffectiveLevel() == before
