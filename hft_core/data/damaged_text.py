@@ -27,7 +27,7 @@ _LINE_BREAK = re.compile(r"\\n(?:\\n|[\s\dA-Z*#•-]|$)|\\r\\n")
 _BREAK_IN_WORDS = re.compile(
     r"(?<=[^\W\d_])\\n(?!(?:abla|ew\w*|eq?|eg|u|ot|i|onumber|oindent|leq|geq|mid)\b)[^\W\d_]+[ ,.!?]"
 )
-"""A line break as two characters between small letters, where it is no command of LaTeX."""
+"""A backslash and an n for a line break between letters, where it does not begin a LaTeX command."""
 _CHARACTER = re.compile(r"\\u(?:0[0-9a-fA-F]{3}|[1-9a-cA-C][0-9a-fA-F]{3})")
 _BYTES = re.compile(r"b(['\"]).+\1", re.DOTALL)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from hft_core.data.readers.annotations.recognize import export_format
@@ -31,7 +32,7 @@ class FileGroup:
     splits: dict[str, list[str]]
     """Paths by `train`, `dev` and `test`, or all of them as `files`."""
 
-    @property
+    @cached_property
     def format(self) -> str | None:
         """The format of an annotation tool's export; None for other files, whose names tell it."""
         return export_format(self.first[0])

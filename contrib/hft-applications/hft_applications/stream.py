@@ -41,7 +41,7 @@ Item = Arrival | BaseException | None
 
 
 def arrivals(source: str, *, format: str | None, follow: bool) -> Iterator[Arrival]:
-    """Yield the rows of `source` (`-`: standard input); with `follow`, go on waiting for more of them.
+    """Yield the rows of `source` (`-`: standard input); with `follow`, also those that are added later.
 
     Raises `UsageError` for a source that cannot be read so, `DataError` for a file that cannot be read at all.
     """

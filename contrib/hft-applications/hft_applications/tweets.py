@@ -46,8 +46,8 @@ def data_file() -> Path:
 def read(path: Path) -> list[Row]:
     """Read rows with `text`, `topic` and `sentiment`, in the order of the file.
 
-    A text that comes again, as retweets do, is taken once, and not at all when its labels differ. Raises `DataError`
-    where the file is not as expected.
+    Of duplicate texts (retweets), one is kept; those with conflicting labels are dropped. Raises `DataError` where the
+    file is not as expected.
     """
     found: dict[str, Row | None] = {}
     with path.open(encoding="utf-8", errors="replace", newline="") as file:

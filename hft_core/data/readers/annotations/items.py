@@ -41,10 +41,16 @@ class Item:
     words: Sequence[tuple[int, int]] | None = None
     """Characters of each word, where the tool tells."""
 
-    def in_order(self) -> Item:
-        """Return the item with spans and labels in one order: tools write them as the annotator clicked."""
+    @property
+    def text(self) -> str:
+        """The text that its spans are of; empty where no column is known."""
+        return str(self.columns.get(self.text_column, ""))
+
+    def completed(self, text_column: str) -> Item:
+        """Return the item with `text_column` where it has none of its own, and with spans and labels in one order:
+        tools write them as the annotator clicked."""
         ordered = {name: [_in_order(answer) for answer in answers] for name, answers in self.answers.items()}
-        return replace(self, answers=ordered)
+        return replace(self, answers=ordered, text_column=self.text_column or text_column)
 
 
 @dataclass
@@ -54,10 +60,10 @@ class Export:
     items: list[Item] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def text(self, item: Item) -> str:
-        """Return the text that the spans of the item are of, or would be: in the column of the other items' spans."""
-        others = (other.text_column for other in self.items if other.text_column)
-        return str(item.columns.get(item.text_column or next(others, ""), ""))
+    def completed(self) -> Export:
+        """Return the export with a column of spans for each item: that of the other items where it has none itself."""
+        column = next((item.text_column for item in self.items if item.text_column), "")
+        return Export([item.completed(column) for item in self.items], self.left_out)
 
 
 def _in_order(answer: Any) -> Answer:

@@ -60,8 +60,8 @@ def _item(records: list[tuple[int, Record]], source: Source) -> Item:
 
 
 def _spans(record: Record, place: str) -> tuple[Span, ...]:
-    found = [span(record["text"], one.get("start"), one.get("end"), one.get("label"), place) for one in record["spans"]]
-    return tuple(found)
+    text = record["text"]
+    return tuple(span(text, one.get("start"), one.get("end"), one.get("label"), place) for one in record["spans"])
 
 
 def _words(record: Record, place: str) -> list[tuple[int, int]] | None:

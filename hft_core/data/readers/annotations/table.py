@@ -25,7 +25,7 @@ def rows_of(export: Export, source: Source) -> Rows:
     then none is an answer too; so it is for spans. Raises `DataError` for an export without answers, and for spans that
     words cannot have as tags.
     """
-    export = Export([item.in_order() for item in export.items], export.left_out)
+    export = export.completed()
     questions = list(dict.fromkeys(name for item in export.items for name in item.answers))
     of_spans = {name for name in questions if any(map(_is_spans, _all(export, name)))}
     picked = _picked(export, questions, of_spans)
@@ -39,10 +39,10 @@ def rows_of(export: Export, source: Source) -> Rows:
     names = _column_names(questions, of_spans, columns, source)
     notes = [*_left_out_notes(export, source), *_agreement_notes(export, questions, source)]
     if of_spans:
-        words = [_words(item, export) for item, _ in picked]
-        columns["words"] = [[export.text(x)[a:b] for a, b in w] for (x, _), w in zip(picked, words, strict=True)]
+        words = [_words(item) for item, _ in picked]
+        columns["words"] = [[item.text[a:b] for a, b in found] for (item, _), found in zip(picked, words, strict=True)]
         for question in sorted(of_spans):
-            columns[names[question]], said = _tags(question, picked, words, export, source)
+            columns[names[question]], said = _tags(question, picked, words, source)
             notes += said
     for question in questions:
         if question not in of_spans:
@@ -63,8 +63,8 @@ def _is_several(answer: Answer) -> bool:
     return isinstance(answer, tuple) and len(answer) > 1
 
 
-def _words(item: Item, export: Export) -> Sequence[tuple[int, int]]:
-    return item.words if item.words is not None else words_of(export.text(item))
+def _words(item: Item) -> Sequence[tuple[int, int]]:
+    return item.words if item.words is not None else words_of(item.text)
 
 
 def _picked(export: Export, questions: Sequence[str], of_spans: set[str]) -> list[tuple[Item, dict[str, Answer]]]:
@@ -112,7 +112,6 @@ def _tags(
     question: str,
     picked: Sequence[tuple[Item, Mapping[str, Answer]]],
     words: Sequence[Sequence[tuple[int, int]]],
-    export: Export,
     source: Source,
 ) -> tuple[list[list[str]], list[str]]:
     """Return the tags of each item's words, and a note of spans that were widened to whole words."""
@@ -120,7 +119,7 @@ def _tags(
     for (item, answers), found in zip(picked, words, strict=True):
         answer = answers.get(question)
         spans = [span for span in answer if isinstance(span, Span)] if isinstance(answer, tuple) else []
-        own, wider = tags_of(export.text(item), found, spans, source.place(item.number))
+        own, wider = tags_of(item.text, found, spans, source.place(item.number))
         tags.append(own)
         total += len(spans)
         widened += [(item, span, whole) for span, whole in wider]
@@ -129,7 +128,7 @@ def _tags(
     item, span, whole = widened[0]
     note = (
         f"{source.name}: {len(widened)} of {total} spans begin or end inside a word and are read as whole words "
-        f"(first: {source.place(item.number)}: {export.text(item)[span.start : span.end][:40]!r} as {whole[:40]!r})"
+        f"(first: {source.place(item.number)}: {item.text[span.start : span.end][:40]!r} as {whole[:40]!r})"
     )
     return tags, [note]
 
@@ -152,7 +151,7 @@ def _agreement_notes(export: Export, questions: Sequence[str], source: Source) -
         if not several:
             continue
         equal = sum(len(set(item.answers[question])) == 1 for item in several)
-        alpha = agreement.krippendorff_alpha([unit for item in several for unit in _units(item, question, export)])
+        alpha = agreement.krippendorff_alpha([unit for item in several for unit in _units(item, question)])
         measured = "" if alpha is None else f" (Krippendorff's alpha {alpha:.2f})"
         notes.append(
             f"{source.name}: of {len(several)} items with several annotators' answers to '{question}', {equal} have "
@@ -161,12 +160,12 @@ def _agreement_notes(export: Export, questions: Sequence[str], source: Source) -
     return tuple(notes)
 
 
-def _units(item: Item, question: str, export: Export) -> list[list[Hashable]]:
+def _units(item: Item, question: str) -> list[list[Hashable]]:
     """Return what the annotators said of each unit: a word where they marked spans, otherwise the item."""
     answers = item.answers[question]
     if not any(map(_is_spans, answers)):
         return [list(answers)]
-    return [[_label_at(answer, start, end) for answer in answers] for start, end in _words(item, export)]
+    return [[_label_at(answer, start, end) for answer in answers] for start, end in _words(item)]
 
 
 def _label_at(answer: Answer, start: int, end: int) -> str:
