@@ -70,6 +70,11 @@ class Encoded:
     notes are lines of one text. A run reports each note once, as a warning, with the number of its rows and the place
     of the first one."""
 
+    def add_note(self, row: int, note: str) -> None:
+        """Add a note to a row, unless it has this one."""
+        lines = self.notes.get(row, "").splitlines()
+        self.notes[row] = "\n".join(lines if note in lines else [*lines, note])
+
 
 @dataclass(frozen=True)
 class Draw:

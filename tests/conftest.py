@@ -18,6 +18,8 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if "PYTEST_XDIST_WORKER" in os.environ:  # a test runs on each processor: more threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 _caches = tempfile.TemporaryDirectory(prefix="hft-test-cache-")  # a person's own cache is neither read nor filled
 os.environ["HFT_CACHE"] = _caches.name
 os.environ.pop("HFT_BLOCK", None)

@@ -43,13 +43,13 @@ def compare(
     if controls is not None and no_controls:
         raise UsageError("give --controls or --no-controls, not both")
     from hft_core.runtime import signals
-    from hft_core.studies import arms, launchers
+    from hft_core.studies import arms
     from hft_core.studies.compare import TABLES_FILE, request, study
 
     kinds = () if no_controls else None if controls is None else tuple(k.strip() for k in controls.split(","))
     many = None if seeds is None else tuple(range(seeds))
     tries = None if tune is None else arms.tries_of(tune)
-    asked = None if recipe is None else request(recipe, arms.vary(vary or ()), against, many, kinds, tries)
+    asked = request(recipe, arms.vary(vary or ()), against, many, kinds, tries)
     try:
         with signals.listening():
             summary = study(
@@ -59,7 +59,7 @@ def compare(
                 slots=slots,
                 resume=resume,
                 options=ctx.obj.again(),
-                launcher=launchers.launcher_of(launcher, ctx.obj.catalogue),
+                launcher=launcher,
                 say=say_error,
             )
     except signals.Interrupted as stopped:

@@ -167,9 +167,9 @@ def encode(
             signals.check()
             encoded = head.encode(values, tokenizer, max_length)
             for row in row_notes.without_tokens(encoded, special):
-                encoded.notes[row] = row_notes.with_line(encoded.notes.get(row, ""), row_notes.NO_TOKEN)
-            for row, notes in row_notes.of_texts(values, columns, written).items():
-                encoded.notes[row] = "\n".join(filter(None, (encoded.notes.get(row), notes)))
+                encoded.add_note(row, row_notes.NO_TOKEN)
+            for row, note in row_notes.of_texts(values, columns, written):
+                encoded.add_note(row, note)
             yield _table(encoded, indices)
 
     if cache is None:

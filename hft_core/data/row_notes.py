@@ -28,20 +28,20 @@ def without_tokens(encoded: Encoded, special: Collection[int]) -> set[int]:
     return set(encoded.rows) - with_text
 
 
-def of_texts(values: Mapping[str, Sequence[Any]], columns: Iterable[Column], special: SpecialTokens) -> dict[int, str]:
-    """Return what is odd about the texts that a head reads, by row (index in the batch), a line for each kind.
+def of_texts(
+    values: Mapping[str, Sequence[Any]], columns: Iterable[Column], special: SpecialTokens
+) -> Iterator[tuple[int, str]]:
+    """Yield rows (indices in the batch) with what is odd about a text of theirs that a head reads.
 
     `values`: the cells by column.
     """
-    found: dict[int, str] = {}
     for column in columns:
         if column.kind not in ("text", "messages") or column.name not in values:
             continue
         for row, cell in enumerate(values[column.name]):
             for text in _texts(cell):
                 for note in _of_text(text, column.name, special, missing=isinstance(cell, str)):
-                    found[row] = with_line(found.get(row, ""), note)
-    return found
+                    yield row, note
 
 
 def _of_text(text: str, column: str, special: SpecialTokens, *, missing: bool) -> Iterator[str]:
@@ -55,11 +55,6 @@ def _of_text(text: str, column: str, special: SpecialTokens, *, missing: bool) -
         yield f"column '{column}' is {text.strip()!r}, which programs write for a missing value; here it is a text"
     elif found := damage(text):
         yield f"column '{column}' holds {found}"
-
-
-def with_line(lines: str, line: str) -> str:
-    """Return lines of notes with another one, unless it is among them."""
-    return line if not lines else lines if line in lines.split("\n") else f"{lines}\n{line}"
 
 
 def _texts(cell: Any) -> Iterator[str]:

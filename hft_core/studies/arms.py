@@ -50,6 +50,8 @@ class Request:
     """Kinds of controls; None: all."""
     tries: int = 0
     """Of each arm's learning rate, before it is compared; 0: the rates that the recipes have."""
+    launcher: str = ""
+    """Where runs are computed, as `--launcher` takes it; empty: on this machine."""
 
 
 def vary(assignments: Sequence[str]) -> dict[str, list[str]]:

@@ -41,7 +41,7 @@ def compare(
     arms: Mapping[str, Mapping[str, Any]] | None = None,
     vary: Mapping[str, Sequence[Any]] | None = None,
     against: str = "",
-    seeds: int | Sequence[int] = SEEDS,
+    seeds: int | Sequence[int] | None = None,
     controls: Sequence[str] | None = None,
     tune: Mapping[str, int] | None = None,
     slots: int | None = None,
@@ -53,10 +53,10 @@ def compare(
 
     `recipe`: the path of a recipe file, or of a `compare.yaml`. `arms`: overrides by key path, by the name of the arm;
     `vary`: values by key path, of which all combinations are arms. `against`: the reference, by default the first arm.
-    `seeds`: how many, or which. `controls`: kinds of controls, by default all that apply. `tune`:
-    `{"learning_rate": N}` gives each arm N tries of its learning rate. `slots`: runs at a time. `launcher`:
-    where they are computed, as `NAME,OPTION=VALUE`; they read the installed plugins. `resume`: resume the study in
-    `output`.
+    `seeds`: how many, or which; by default those of the `compare.yaml`, or five. `controls`: kinds of
+    controls, by default all that apply. `tune`: `{"learning_rate": N}` gives each arm N tries of its learning rate.
+    `slots`: runs at a time. `launcher`: where they are computed, as `NAME,OPTION=VALUE`; they read the installed
+    plugins. `resume`: resume the study in `output`, by the launcher that it was begun with unless another is named.
 
     Raises `UsageError` (and its kinds), and `HftError` where every run fails.
     """
@@ -66,23 +66,32 @@ def compare(
     assignments = {name: [f"{key}={json.dumps(v)}" for key, v in o.items()] for name, o in (arms or {}).items()}
     axes = [f"{key}={','.join(json.dumps(value) for value in values)}" for key, values in (vary or {}).items()]
     kinds = None if controls is None else tuple(controls)
-    many = arm_module.seeds_of(seeds if isinstance(seeds, int) else list(seeds), "seeds")
+    many = None if seeds is None else arm_module.seeds_of(seeds if isinstance(seeds, int) else list(seeds), "seeds")
     tries = arm_module.tries_of(",".join(f"{key}={count}" for key, count in tune.items())) if tune else None
-    asked = None if path is None else request(path, assignments | arm_module.vary(axes), against, many, kinds, tries)
-    catalogue = catalogue or Plugins.discover()
-    place = launchers.launcher_of(launcher, catalogue)
-    return study(asked, Path(output), catalogue, slots=slots, resume=resume, launcher=place)
+    asked = request(path, assignments | arm_module.vary(axes), against, many, kinds, tries)
+    plugins = catalogue or Plugins.discover()
+    return study(asked, Path(output), plugins, slots=slots, resume=resume, launcher=launcher)
 
 
 def request(
-    path: Path,
+    path: Path | None,
     arms: Mapping[str, Sequence[str]] | None = None,
     against: str = "",
     seeds: tuple[int, ...] | None = None,
     kinds: tuple[str, ...] | None = None,
     tries: int | None = None,
-) -> Request:
-    """Return what is asked of a study: arms of a recipe file, or a `compare.yaml`, whose keys the others replace."""
+) -> Request | None:
+    """Return what is asked of a study: arms of a recipe file, or a `compare.yaml`, whose keys the others replace.
+
+    None without a file: all is taken from the study that is resumed. Raises `UsageError` where more is asked of it.
+    """
+    if path is None:
+        if arms or against or seeds or kinds is not None or tries is not None:
+            raise UsageError(
+                "arms, reference, controls and tries are those of the study that is resumed: leave them out; for more "
+                "seeds, name its recipe too"
+            )
+        return None
     if arms or not _names_arms(path):
         asked = Request(path, dict(arms or {}), seeds=tuple(range(SEEDS)))
     else:
@@ -110,11 +119,18 @@ def study(
     slots: int | None = None,
     resume: bool = False,
     options: Sequence[str] = (),
-    launcher: Launcher | None = None,
+    launcher: str | Launcher | None = None,
     say: Say = lambda line: None,
 ) -> Summary:
-    """Run a study, or resume the one in `folder` (`asked` may then be None), and write its results."""
+    """Run a study, or resume the one in `folder` (`asked` may then be None), and write its results.
+
+    `launcher`: as `--launcher` takes it, or one that is built; by default the one that the study was begun with.
+    """
     asked = _asked(asked, folder, resume=resume)
+    if isinstance(launcher, str):
+        asked = replace(asked, launcher=launcher)
+    if not isinstance(launcher, Launcher):
+        launcher = launchers.launcher_of(asked.launcher, catalogue)
     kinds = controls.checked(controls.KINDS if asked.controls is None else asked.controls)
     given = arm_module.build(asked, catalogue)
     reference = next((arm for arm in given if arm.name == asked.against), given[0])
@@ -122,7 +138,6 @@ def study(
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         write_json(folder / PLAN_FILE, _plan(asked, reference.name))
-        launcher = launcher or launchers.launcher_of(None, catalogue)
         runner = JobRunner(launcher, launcher.slots(slots), folder / SHARED, tuple(options), say)
         tasks, tuned = controls.judged(reference.recipe, catalogue), list[tuning.Tuned]()
         if asked.tries:
@@ -172,17 +187,27 @@ def _asked(asked: Request | None, folder: Path, *, resume: bool) -> Request:
         seeds=tuple(kept["seeds"]),
         controls=None if kept["controls"] is None else tuple(kept["controls"]),
         tries=kept.get("tries", 0),
+        launcher=kept.get("launcher", ""),
     )
-    if asked is not None and {n: list(o) for n, o in asked.arms.items()} != known.arms:
-        raise UsageError(f"the study in '{folder}' has other arms: resume without naming any, or give a new folder")
-    if asked is not None and asked.tries not in (0, known.tries):
-        raise UsageError(
-            f"the study in '{folder}' has {known.tries or 'no'} tries of the learning rate: resume it without --tune, "
-            "or give a new folder"
-        )
-    if asked is not None and asked.seeds != known.seeds:
-        return replace(known, seeds=tuple(dict.fromkeys((*known.seeds, *asked.seeds))))
-    return known
+    if asked is None:
+        return known
+    _refuse_another(asked, known, folder)
+    return replace(known, seeds=tuple(dict.fromkeys((*known.seeds, *asked.seeds))))
+
+
+def _refuse_another(asked: Request, known: Request, folder: Path) -> None:
+    """Raise `UsageError` where `asked` is not the study in `folder`; what it leaves out is no difference."""
+    tries = f"{known.tries or 'no'} tries of the learning rate"
+    kinds = "all controls" if known.controls is None else f"the controls {', '.join(known.controls) or '(none)'}"
+    for has, without, same in (
+        (f"the recipe '{known.recipe}'", "another", asked.recipe.resolve() == known.recipe),
+        ("other arms", "naming any", {name: list(of) for name, of in asked.arms.items()} == known.arms),
+        (f"the reference '{known.against}'", "--against", asked.against in ("", known.against)),
+        (kinds, "--controls", asked.controls in (None, known.controls)),
+        (tries, "--tune", asked.tries in (0, known.tries)),
+    ):
+        if not same:
+            raise UsageError(f"the study in '{folder}' has {has}: resume it without {without}, or give a new folder")
 
 
 def _plan(asked: Request, reference: str) -> dict[str, Any]:
@@ -193,6 +218,7 @@ def _plan(asked: Request, reference: str) -> dict[str, Any]:
         "seeds": list(asked.seeds),
         "controls": None if asked.controls is None else list(asked.controls),
         "tries": asked.tries,
+        "launcher": asked.launcher,
     }
 
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausa
 from hft_core import hookimpl
 from hft_core.cli.launch import free_port
 from hft_core.device.machine import find_machine
+from hft_core.launcher import THREAD_VARIABLES
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.plugins.observers import Observers
 from hft_core.recipe import recipe_file
@@ -108,6 +109,23 @@ def hft(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     assert commands.server.stdin is not None
     commands.server.stdin.close()
     commands.server.wait(30)
+
+
+@pytest.fixture
+def start_hft() -> Callable[..., subprocess.Popen[str]]:
+    """Starts a command line, whose words begin with `hft`, in a folder."""
+
+    def start(words: Sequence[str], folder: Path, threads: int = 1) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "hft_core", *words[1:]],
+            cwd=folder,
+            env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start
 
 
 @pytest.fixture

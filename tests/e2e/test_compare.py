@@ -7,16 +7,12 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-
-from hft_core.launcher import THREAD_VARIABLES
 
 PAGE = (Path(__file__).parents[2] / "docs/how-to/compare.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
@@ -35,30 +31,20 @@ output: {save_strategy: steps, save_steps: 2}
 """
 
 
-def start(words: list[str], folder: Path, threads: int = 1) -> subprocess.Popen[str]:
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
-    return subprocess.Popen(
-        [sys.executable, "-m", "hft_core", *words[1:]],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 def weights(run: Path) -> dict[str, bytes]:
     files = [*run.glob("model/**/*.safetensors"), *run.glob("predictions/**/*.parquet")]
     return {path.relative_to(run).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.mark.slow
-def test_a_study_resumes_after_ctrl_c_and_shares_its_first_stage(models: Any, toys: ModuleType, tmp_path: Path) -> None:
+def test_a_study_resumes_after_ctrl_c_and_shares_its_first_stage(
+    models: Any, toys: ModuleType, start_hft: Any, tmp_path: Path
+) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE % models["bert"])
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in toys.rows(90)))
     study = tmp_path / "studies/strategy"
     command = [*(word if word != "5" else "2" for word in FIRST), "--controls", "tf-idf", "--slots", "1"]
-    stopped = start(command, tmp_path)
+    stopped = start_hft(command, tmp_path)
     results = study / "runs/full/seed-0/results.json"
     until = time.monotonic() + 300
     while not (results.exists() and (study / "runs/full/seed-1/recipe.yaml").exists()):
@@ -72,7 +58,7 @@ def test_a_study_resumes_after_ctrl_c_and_shares_its_first_stage(models: Any, to
     assert "resume with: hft compare --resume --out studies/strategy" in said
     assert not (study / "runs/full/seed-1/results.json").exists()
 
-    resumed = start(AGAIN, tmp_path)
+    resumed = start_hft(AGAIN, tmp_path)
     said = resumed.communicate()[0]
     assert resumed.returncode == 0, said
     assert results.read_bytes() == first  # a finished run is not touched
@@ -83,7 +69,7 @@ def test_a_study_resumes_after_ctrl_c_and_shares_its_first_stage(models: Any, to
 
     one, other = (json.loads((study / f"runs/{arm}/seed-0/results.json").read_text()) for arm in ("full", "lora"))
     assert one["stages"][0]["seconds"] == other["stages"][0]["seconds"]  # one run trained it for both
-    apart = start(
+    apart = start_hft(
         ["hft", "run", str(study / "recipes/lora/0.yaml"), "--out", "apart"],
         tmp_path,
         threads=len(os.sched_getaffinity(0)),

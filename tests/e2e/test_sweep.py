@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +13,6 @@ from typing import Any
 import pytest
 
 import hft_core
-from hft_core.launcher import THREAD_VARIABLES
 from hft_core.studies.compare import request
 
 pytest.importorskip("optuna")
@@ -34,25 +30,15 @@ precision: fp32
 """
 
 
-def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "hft_core", *words[1:]],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 @pytest.mark.slow
-def test_a_sweep_of_real_runs_is_killed_and_resumed(models: Any, toys: ModuleType, tmp_path: Path) -> None:
+def test_a_sweep_of_real_runs_is_killed_and_resumed(
+    models: Any, toys: ModuleType, start_hft: Any, tmp_path: Path
+) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE % models["bert"])
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in toys.rows(90)))
     sweep = tmp_path / "sweeps/first"
     command = [word if word != "30" else "3" for word in FIRST]
-    worker = start([*command, "--slots", "1"], tmp_path)
+    worker = start_hft([*command, "--slots", "1"], tmp_path)
     until = time.monotonic() + 400
     while not (sweep / "runs/trial-0001/recipe.yaml").exists():
         assert worker.poll() is None, worker.communicate()[0]
@@ -62,7 +48,7 @@ def test_a_sweep_of_real_runs_is_killed_and_resumed(models: Any, toys: ModuleTyp
     worker.wait()
     first = (sweep / "runs/trial-0000/results.json").read_bytes()
 
-    resumed = start([*AGAIN, "--slots", "1"], tmp_path)
+    resumed = start_hft([*AGAIN, "--slots", "1"], tmp_path)
     said = resumed.communicate()[0]
     assert resumed.returncode == 0, said
     assert shlex.join(COMPARE) in said

@@ -237,21 +237,21 @@ class Instruction(GenerationHead):
     def _joined(self, texts: Sequence[list[Written]], max_length: int, tokenizer: PreTrainedTokenizerBase) -> Encoded:
         """Return the examples of rows, each of which has one or several."""
         targets: dict[str, list[Any]] = {"labels": [], "prompt": [], "reference": []}
-        cut, rows, notes = list[Written](), list[int](), dict[int, str]()
+        encoded = Encoded([], [], targets=targets)
         for row, text in ((row, text) for row, parts in enumerate(texts) for text in parts):
             prompt = text.turns[0][0] if text.turns else len(text.ids)
             if prompt >= max_length:
                 reason = f"its prompt has {prompt} tokens, expected fewer than max_length ({max_length})"
                 raise self._fault(str(tokenizer.decode(text.ids, skip_special_tokens=True)), reason)
             text = text.within(max_length)
-            cut.append(text)
-            rows.append(row)
+            encoded.sequences.append(text.ids)
+            encoded.rows.append(row)
             targets["labels"].append(text.labels())
             targets["prompt"].append(text.turns[-1][0] if text.turns else len(text.ids))
             targets["reference"].append(text.responses[-1] if text.turns else "")
-            if text.notes:
-                notes[row] = "\n".join(dict.fromkeys([*notes.get(row, "").split("\n"), *text.notes])).strip("\n")
-        return Encoded([text.ids for text in cut], rows, targets=targets, notes=notes)
+            for note in text.notes:
+                encoded.add_note(row, note)
+        return encoded
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
         return {"text": predictions[-1]}  # of a conversation in several examples: the last turn's

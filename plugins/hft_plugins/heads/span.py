@@ -126,19 +126,22 @@ class Span(PositionHead):
             "first": firsts,
             "context": [contexts[row] if first else "" for row, first in zip(of_row, firsts, strict=True)],
         }
+        of_answers: dict[int, str] = {}
         if self.answers.name in rows and self.starts.name in rows:
             answers = [as_list(cell, self.answers) for cell in rows[self.answers.name]]
             starts = [[int(as_number(s)) for s in as_list(cell, self.starts)] for cell in rows[self.starts.name]]
             spans = [first_answer(*each) for each in zip(answers, starts, contexts, strict=True)]
             found, of_answers = answer_tokens(spans, of_row, places, self.options.max_answer_length)
-            notes = {r: "\n".join(filter(None, (notes.get(r), of_answers.get(r)))) for r in {*notes, *of_answers}}
             targets["start"], targets["end"] = (
                 [null if f is None else f[side] for f, null in zip(found, targets["null"], strict=True)]
                 for side in (START, END)
             )
             targets["answers"] = [answers[row] if first else [] for row, first in zip(of_row, firsts, strict=True)]
         extra = {"token_type_ids": encoding["token_type_ids"]} if "token_type_ids" in encoding else {}
-        return Encoded(encoding["input_ids"], of_row, extra=extra, targets=targets, notes=notes)
+        encoded = Encoded(encoding["input_ids"], of_row, extra=extra, targets=targets, notes=notes)
+        for row, note in of_answers.items():
+            encoded.add_note(row, note)
+        return encoded
 
     def collate(
         self, sequences: list[list[int]], targets: Mapping[str, list[Any]], examples: Sequence[int], draw: Draw

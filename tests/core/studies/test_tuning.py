@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hft_core import Catalogue, UsageError
+from hft_core import Catalogue, HftError, UsageError
 from hft_core.launcher import Handle, Launcher, Slot
 from hft_core.studies import arms
 from hft_core.studies.compare import request, study
@@ -118,6 +118,35 @@ def test_a_study_that_was_not_tuned_is_not_resumed_as_if_it_were(recipe: Path, t
     compared(recipe, tmp_path / "s", Runs(), tries=0)
     with pytest.raises(UsageError, match="has no tries of the learning rate: resume it without --tune"):
         compared(recipe, tmp_path / "s", Runs(), tries=3, resume=True)
+
+
+def test_a_study_is_resumed_as_it_was_begun(recipe: Path, tmp_path: Path) -> None:
+    compared(recipe, tmp_path / "s", Runs(), tries=0)
+    plugins, folder = Catalogue.discover(), tmp_path / "s"
+    varied = arms.vary(["stages.finetune.strategy=full,lora,frozen"])
+    other = recipe.with_name("other.yaml")
+    other.write_text(RECIPE)
+    for asked, said in (
+        (request(other, varied), "has the recipe '.*recipe.yaml'"),
+        (request(recipe, arms.vary(["stages.finetune.strategy=full,lora"])), "has other arms"),
+        (request(recipe, varied, against="lora"), "has the reference 'full'"),
+        (request(recipe, varied, kinds=("sum",)), r"has the controls \(none\)"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            study(asked, folder, plugins, launcher=Runs(), resume=True)
+    runs = Runs()
+    found = study(request(recipe, varied, seeds=(2,)), folder, plugins, launcher=runs, resume=True)
+    assert len(runs.started) == 3 and found.seeds == (0, 1, 2)
+    with pytest.raises(UsageError, match="leave them out; for more seeds, name its recipe"):
+        request(None, seeds=(2,))
+
+
+def test_a_resumed_study_has_the_launcher_it_was_begun_with(recipe: Path, tmp_path: Path) -> None:
+    compared(recipe, tmp_path / "s", Runs(), tries=0)
+    plan = tmp_path / "s" / "plan.json"
+    plan.write_text(plan.read_text().replace('"launcher": ""', '"launcher": "slurm,gpu=1"'))
+    with pytest.raises(HftError, match=r"slurm.*gpu"):
+        study(None, tmp_path / "s", Catalogue.discover(), resume=True)
 
 
 def test_an_arm_whose_own_rate_fails_is_left_as_it_is_and_named(recipe: Path, tmp_path: Path) -> None:
