@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import optuna
 from filelock import FileLock
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 JOURNAL, LOCK = "trials.journal", ".trials.lock"
@@ -32,29 +35,40 @@ class _Lock:
         self._lock.release()
 
 
-def open_study(folder: Path, pruner: str) -> optuna.Study:
-    """Open the study in `folder`, or begin it; higher values are better."""
+def open_study(folder: Path, pruner: str, costs: int = 0) -> optuna.Study:
+    """Open the study in `folder`, or begin it; higher values are better, and lower ones of so many costs behind it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     lock: Any = _Lock(folder / LOCK)  # the class that Optuna annotates is private
     storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL), lock_obj=lock))
-    return optuna.create_study(
-        storage=storage, pruner=_pruner(pruner), study_name="sweep", direction="maximize", load_if_exists=True
-    )
+    directions = [StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE] * costs]
+    with _quiet():
+        return optuna.create_study(
+            storage=storage, pruner=_pruner(pruner), study_name="sweep", directions=directions, load_if_exists=True
+        )
 
 
 def _pruner(name: str) -> optuna.pruners.BasePruner:
     """`name`: one of `sweep_plan.PRUNERS`."""
     if name == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS)
+    if name == "wilcoxon":
+        return optuna.pruners.WilcoxonPruner()
     return optuna.pruners.HyperbandPruner() if name == "hyperband" else optuna.pruners.NopPruner()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Optuna's warnings that parts of it are experimental."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
 
 
 def asked(study: optuna.Study, seed: int) -> optuna.Trial:
     """Begin a trial. What it tries is a function of the seed, its number and the trials before, whoever asks."""
     trial = study.ask()
     drawn = int(np.random.SeedSequence([seed, trial.number]).generate_state(1)[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    with _quiet():
         study.sampler = optuna.samplers.TPESampler(seed=drawn, multivariate=True, group=True)
     return trial
 

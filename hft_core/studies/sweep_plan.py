@@ -14,10 +14,12 @@ from hft_core.runtime.files import write_json
 from hft_core.studies import search_space
 
 PLAN_FILE = "plan.json"
-KEYS = ("recipe", "search", "trials", "pruner", "objective")
+KEYS = ("recipe", "search", "trials", "pruner", "objective", "seeds", "minimize")
 """Of a `sweep.yaml`."""
 TRIALS = 20
-PRUNERS = ("median", "hyperband", "none")
+COSTS = ("seconds", "parameters", "memory")
+"""Training time, trunk parameters that train in the last stage, and the most memory in bytes."""
+PRUNERS = ("median", "hyperband", "wilcoxon", "none")
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,24 @@ class SweepPlan:
     pruner: str = PRUNERS[0]
     objective: str | None = None
     """The task whose main dev metric counts; None: the mean over all tasks with labels."""
+    seeds: int = 1
+    """Runs of a trial, whose mean counts."""
+    minimize: tuple[str, ...] = ()
+    """Costs (`COSTS`) that count beside the metric."""
 
     def write(self, folder: Path) -> None:
         write_json(folder / PLAN_FILE, asdict(self))
 
 
 def request(
-    path: Path, search: Sequence[str], trials: int | None, pruner: str | None, objective: str | None
+    path: Path,
+    search: Sequence[str],
+    trials: int | None = None,
+    pruner: str | None = None,
+    objective: str | None = None,
+    *,
+    seeds: int | None = None,
+    minimize: Sequence[str] = (),
 ) -> SweepPlan:
     """Return what is asked of a recipe file, or of a `sweep.yaml`, whose keys the other arguments replace.
 
@@ -52,14 +65,43 @@ def request(
     if data and not isinstance(data.get("recipe"), str):
         raise RecipeError(f"{path}: expected 'recipe' (a path) and 'search' (key paths with their values)")
     listed = search_space.assignments_of(data["search"], f"{path}, search") if "search" in data and not search else ()
-    many = data.get("trials", TRIALS) if trials is None else trials
-    if not isinstance(many, int) or isinstance(many, bool) or many < 1:
-        raise UsageError(f"{path}, trials: found {many!r}, expected a number of 1 or more")
-    chosen = str(pruner or data.get("pruner") or PRUNERS[0])
+    many = _count(data.get("trials", TRIALS) if trials is None else trials, f"{path}, trials")
+    runs = _count(data.get("seeds", 1) if seeds is None else seeds, f"{path}, seeds")
+    costs = tuple(dict.fromkeys(minimize or data.get("minimize") or ()))
+    for cost in costs:
+        if cost not in COSTS:
+            raise UsageError(f"there is no cost '{cost}' to minimize.{did_you_mean(cost, COSTS)}")
+    recipe = (path.parent / data["recipe"] if data else path).resolve()
+    return SweepPlan(
+        str(recipe),
+        (*search, *listed),
+        many,
+        _pruner(pruner or data.get("pruner"), runs, costs),
+        objective or data.get("objective"),
+        runs,
+        costs,
+    )
+
+
+def _count(found: Any, where: str) -> int:
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise UsageError(f"{where}: found {found!r}, expected a number of 1 or more")
+    return found
+
+
+def _pruner(name: str | None, seeds: int, costs: Sequence[str]) -> str:
+    """Return the pruner, by default the one that goes with so many seeds and costs. Raises `UsageError`."""
+    default = "none" if costs else "wilcoxon" if seeds > 1 else "median"
+    chosen = default if name is None else str(name)
     if chosen not in PRUNERS:
         raise UsageError(f"there is no pruner '{chosen}'.{did_you_mean(chosen, PRUNERS)}")
-    recipe = (path.parent / data["recipe"] if data else path).resolve()
-    return SweepPlan(str(recipe), (*search, *listed), many, chosen, objective or data.get("objective"))
+    if costs and chosen != "none":
+        raise UsageError(f"'{chosen}' prunes by one value: with --minimize, the pruner is none")
+    if chosen == "wilcoxon" and seeds == 1:
+        raise UsageError("'wilcoxon' prunes by the runs of several seeds: give --seeds 3 or more")
+    if chosen in ("median", "hyperband") and seeds > 1:
+        raise UsageError(f"'{chosen}' prunes by the evaluations of one run: with --seeds, expected wilcoxon or none")
+    return chosen
 
 
 def kept(folder: Path, trials: int | None) -> SweepPlan:
@@ -67,7 +109,7 @@ def kept(folder: Path, trials: int | None) -> SweepPlan:
     path = folder / PLAN_FILE
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        plan = SweepPlan(**{**data, "search": tuple(data["search"])})
+        plan = SweepPlan(**{**data, "search": tuple(data["search"]), "minimize": tuple(data.get("minimize", ()))})
     except FileNotFoundError:
         raise UsageError(f"'{folder}' holds no sweep to resume: it has no {PLAN_FILE}") from None
     except (OSError, ValueError, TypeError, KeyError) as error:

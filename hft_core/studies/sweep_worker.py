@@ -18,9 +18,8 @@ from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import resolve
 from hft_core.runtime import locks, signals
 from hft_core.runtime.files import write_text
-from hft_core.runtime.run_folder import RunFolder
 from hft_core.studies import optuna_study, search_space, trial_jobs
-from hft_core.studies.jobs import POLL_SECONDS, Say, last_line, stop_all
+from hft_core.studies.jobs import POLL_SECONDS, Job, Say, last_line, stop_all
 from hft_core.studies.search_space import Dimension
 from hft_core.studies.trial_jobs import ActiveTrial, Objective
 
@@ -51,6 +50,8 @@ class SweepWorker:
     objective: Objective
     catalogue: Catalogue
     launcher: Launcher
+    seeds: int = 1
+    """Runs of a trial."""
     options: Sequence[str] = ()
     """Global options of `hft`."""
     say: Say = lambda line: None
@@ -120,26 +121,30 @@ class SweepWorker:
         return self._active(trial, slot, held)
 
     def _write_recipe(self, number: int, values: Mapping[str, str]) -> None:
-        source = recipe_file.override(self.base, [f"{path}={text}" for path, text in values.items()])
-        recipe = resolve(recipe_file.validate(source), self.catalogue, source.where).recipe
-        path = trial_jobs.job_of(self.folder, number).recipe
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, recipe_file.dump(recipe))
+        assignments = [f"{path}={text}" for path, text in values.items()]
+        for index, job in enumerate(self._jobs(number)):
+            seed = f"seed={self.recipe.seed + index}"
+            source = recipe_file.override(self.base, [*assignments, seed] if self.seeds > 1 else assignments)
+            recipe = resolve(recipe_file.validate(source), self.catalogue, source.where).recipe
+            job.recipe.parent.mkdir(parents=True, exist_ok=True)
+            write_text(job.recipe, recipe_file.dump(recipe))
+
+    def _jobs(self, number: int) -> list[Job]:
+        return trial_jobs.jobs_of(self.folder, number, self.seeds)
 
     def _taken_over(self, left: FrozenTrial, slot: Slot, held: ExitStack) -> ActiveTrial | None:
         """Resume a trial of a process that ended; one without its values has failed."""
         trial = Trial(self.study, left._trial_id)
-        if not trial_jobs.job_of(self.folder, left.number).recipe.exists():
+        if not self._jobs(left.number)[-1].recipe.exists():
             self._fail(trial, "its process was killed before it began")
             held.close()
             return None
         taken = self._active(trial, slot, held)
-        taken.reported = max(left.intermediate_values, default=0)
+        taken.reported = len(left.intermediate_values)
         return taken
 
     def _active(self, trial: Trial, slot: Slot, held: ExitStack) -> ActiveTrial:
-        job = trial_jobs.job_of(self.folder, trial.number)
-        return ActiveTrial(trial, job, slot, held, self.recipe.stages[-1].name)
+        return ActiveTrial(trial, self._jobs(trial.number), slot, held, self.recipe.stages[-1].name)
 
     def _has_ended(self, each: ActiveTrial) -> bool:
         """Look at a trial: start its run, report its scores, and tell the study how it ended."""
@@ -153,15 +158,18 @@ class SweepWorker:
             return False
         if each.job.finished:
             try:
-                value = trial_jobs.final_value(RunFolder(each.job.folder), self.objective)
+                if each.next_run(self.objective):
+                    return False
+                if not each.pruned:
+                    self._complete(each)
+                    return True
             except HftError as error:
                 self._fail(each.trial, str(error))
                 return True
-            self.study.tell(each.trial, value)
-            self._told(each.trial, f"{self.objective.title} {self.objective.sign * value:.4g}")
-        elif each.pruned:
+        if each.pruned:
             self.study.tell(each.trial, state=TrialState.PRUNED)
-            self._told(each.trial, f"pruned after {each.reported} evaluations")
+            what = "runs" if self.seeds > 1 else "evaluations"
+            self._told(each.trial, f"pruned after {each.reported} {what}")
         else:
             reason = last_line(each.job.log).removeprefix("error: ") if code != -9 else ""
             self._fail(each.trial, reason or f"exit code {code}" + (": killed, out of memory?" if code == -9 else ""))
@@ -171,6 +179,12 @@ class SweepWorker:
         job = each.job
         argv = [sys.executable, "-m", "hft_core", "run", str(job.recipe), "--out", str(job.folder), "--resume"]
         each.handle = self.launcher.launch([*argv, *self.options], each.slot, job.log)
+
+    def _complete(self, each: ActiveTrial) -> None:
+        values = each.values(self.objective)
+        self.study.tell(each.trial, values)
+        costs = "".join(f", {n} {v:.4g}" for n, v in zip(self.objective.costs, values[1:], strict=True))
+        self._told(each.trial, f"{self.objective.title} {self.objective.sign * values[0]:.4g}{costs}")
 
     def _fail(self, trial: Trial, reason: str) -> None:
         trial.set_user_attr(ERROR, reason)

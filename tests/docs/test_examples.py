@@ -152,6 +152,7 @@ def test_the_notebook_holds_no_outputs() -> None:
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
 
 
+@pytest.mark.slow
 def test_the_notebooks_cells_run_in_their_order(models: Any, tmp_path: Path) -> None:
     """In a process of their own, as in a kernel; the tagged cell of parameters is followed by the test's, as papermill
     has it."""

@@ -35,12 +35,16 @@ def swept(
     search: Sequence[str] = (),
     *,
     trials: int = 8,
-    pruner: str = "none",
+    pruner: str | None = "none",
+    seeds: int = 1,
+    minimize: Sequence[str] = (),
     seconds: float = 0.0,
     launcher: StandIns | None = None,
     lines: list[str] | None = None,
 ) -> SweepSummary | None:
-    asked = None if recipe is None else request(recipe, search, trials, pruner, None)
+    asked = None
+    if recipe is not None:
+        asked = request(recipe, search, trials, pruner, seeds=seeds, minimize=minimize)
     said = [] if lines is None else lines
     launcher = launcher or StandIns(seconds)
     return sweep(asked, out, Catalogue.discover(), slots=1, launcher=launcher, say=said.append)

@@ -79,6 +79,37 @@ def test_hopeless_trials_are_pruned(driver: ModuleType, recipe: Path, tmp_path: 
     assert found.trials[found.best - 1] in whole
 
 
+def test_trials_of_several_seeds_are_pruned_by_their_runs(driver: ModuleType, recipe: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    asked = {"trials": 12, "pruner": None, "seeds": 6, "lines": lines}
+    found = driver.swept(recipe, tmp_path / "s", [f"{RATE}=1e-3,1e-4,1e-5"], **asked)
+    whole = [trial for trial in found.trials if trial.state == "complete"]
+    pruned = [trial for trial in found.trials if trial.state == "pruned"]
+    assert pruned and all(2 < trial.evaluations < 6 for trial in pruned)
+    assert sum(f"pruned after {trial.evaluations} runs" in line for trial in pruned[:1] for line in lines)
+    assert {trial.evaluations for trial in whole} == {6}
+    best = found.trials[found.best - 1]
+    assert best.values == {RATE: "1e-3"} and best.score == pytest.approx(1 + 0.001 * (3 + 4 + 0 + 1 + 2 + 3) / 6)
+    runs = list((tmp_path / "s/runs").iterdir())
+    assert len(runs) == sum(trial.evaluations for trial in found.trials) < 12 * 6
+    assert compare_request(tmp_path / "s/compare.yaml").seeds == (9, 10, 11, 12, 13)
+
+
+def test_costs_give_a_front(driver: ModuleType, recipe: Path, tmp_path: Path) -> None:
+    search = [f"{RATE}=1e-3,1e-4", *SEARCH[1:]]
+    found = driver.swept(recipe, tmp_path / "s", search, trials=16, pruner=None, minimize=["parameters", "seconds"])
+    front = [found.trials[number - 1] for number in found.front]
+    assert found.trials[found.best - 1].score == front[0].score == max(trial.score for trial in found.trials)
+    points = [(-trial.score, *trial.costs.values()) for trial in found.trials]
+    for trial in found.trials:
+        mine = (-trial.score, *trial.costs.values())
+        beaten = any(all(a <= b for a, b in zip(p, mine, strict=True)) and p != mine for p in points)
+        assert beaten == (trial.number not in found.front)
+    assert all(trial.costs["seconds"] == 2.0 for trial in found.trials)
+    names = compare_request(tmp_path / "s/compare.yaml").arms
+    assert list(names)[:2] == ["base", "best"] and len(names) <= 7
+
+
 def test_a_trial_that_fails_is_one_line_and_not_the_end(driver: ModuleType, recipe: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     found = driver.swept(recipe, tmp_path / "s", [f"{RATE}=1e-3,3e-2,8e-2"], trials=14, lines=lines)
@@ -153,6 +184,19 @@ def test_two_workers_divide_the_trials(driver: ModuleType, recipe: Path, tmp_pat
         (["recipe.yaml", "--out", "s"], "nothing to search: give --search PATH=… or 'search' in a sweep.yaml"),
         (["recipe.yaml", "--out", "s", "--search", f"{RATE}=log:1:2", "--objective", "topc"], "Did you mean 'topic'?"),
         (["recipe.yaml", "--out", "s", "--search", f"{RATE}=log:1:2", "--pruner", "medan"], "Did you mean 'median'?"),
+        (["recipe.yaml", "--out", "s", "--search", f"{RATE}=log:1:2", "--minimize", "second"], "mean 'seconds'?"),
+        (
+            ["recipe.yaml", "--out", "s", "--search", f"{RATE}=log:1:2", "--minimize", "memory", "--pruner", "median"],
+            "'median' prunes by one value: with --minimize, the pruner is none",
+        ),
+        (
+            ["recipe.yaml", "--out", "s", "--search", f"{RATE}=log:1:2", "--pruner", "wilcoxon"],
+            "give --seeds 3 or more",
+        ),
+        (
+            ["recipe.yaml", "--out", "s", "--search", f"{RATE}=log:1:2", "--seeds", "3", "--pruner", "hyperband"],
+            "with --seeds, expected wilcoxon or none",
+        ),
         (["recipe.yaml", "--out", ".", "--search", f"{RATE}=log:1:2"], "'.' is not empty"),
     ],
 )
