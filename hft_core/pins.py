@@ -45,6 +45,8 @@ class Pins:
     """Empty for a tokenizer that cannot be saved."""
     rows: dict[str, dict[str, str]] = field(default_factory=dict)
     """Of all tokenized rows with their further inputs and targets, by split and task."""
+    data_commits: dict[str, str] = field(default_factory=dict)
+    """The commit that each data set of the hub was read at, by its address; its rows are compared, not this."""
     files: dict[str, str] = field(default_factory=dict)
     """Of the files and folders that options of plugins name (a teacher), by option and path."""
     code: dict[str, str] = field(default_factory=dict)

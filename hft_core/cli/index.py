@@ -14,7 +14,7 @@ from hft_core.cli.terminal import say, say_error
 def index(
     ctx: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
-    input: Annotated[Path, typer.Option("--input", metavar="FILE", help="Rows of any data format.")],
+    input: Annotated[str, typer.Option("--input", metavar="FILE", help="Rows of any data format.")],
     out: Annotated[Path, typer.Option("--out", metavar="INDEX", help="The new folder.")],
     task: Annotated[
         str | None,

@@ -30,7 +30,7 @@ def predict(
         typer.Option("--task", metavar="T", help="The task that answers; several with one option each."),
     ] = None,
     all_tasks: Annotated[bool, typer.Option("--all", "--all-tasks", help="All tasks that have answers.")] = False,
-    input: Annotated[Path | None, typer.Option("--input", metavar="FILE", help="Rows of any data format.")] = None,
+    input: Annotated[str | None, typer.Option("--input", metavar="FILE", help="Rows of any data format.")] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -78,7 +78,7 @@ def predict(
 def _predict_file(
     saved: SavedRun,
     tasks: Sequence[str],
-    input: Path,
+    input: str,
     output: Path,
     rejects: Path | None,
     shard: tuple[int, int],
@@ -96,7 +96,7 @@ def _predict_file(
 
 
 def _print(
-    saved: SavedRun, tasks: Sequence[str], texts: Sequence[str], input: Path | None, *, several: bool, as_json: bool
+    saved: SavedRun, tasks: Sequence[str], texts: Sequence[str], input: str | None, *, several: bool, as_json: bool
 ) -> None:
     """Print the answers: JSON lines, or a table."""
     from hft_core.predict import prediction

@@ -24,7 +24,7 @@ def select(
     run: Annotated[
         list[Path], typer.Argument(metavar="RUN…", help="Folders of finished runs; several to see where they disagree.")
     ],
-    input: Annotated[Path, typer.Option("--input", metavar="FILE", help="Rows without labels, of any data format.")],
+    input: Annotated[str, typer.Option("--input", metavar="FILE", help="Rows without labels, of any data format.")],
     output: Annotated[
         Path,
         typer.Option(

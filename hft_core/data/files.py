@@ -10,6 +10,7 @@ from typing import Literal
 
 from hft_core.data.readers import SUFFIXES, Quoting, read_file
 from hft_core.data.readers.annotations.recognize import export_format
+from hft_core.data.readers.dataset import is_dataset
 from hft_core.data.row_checks import nearest
 from hft_core.data.rows import Rows, join
 from hft_core.errors import DataError
@@ -52,7 +53,8 @@ def read(
 def _expand(pattern: str, task: str) -> list[str]:
     """Return the files that match a path, which may have wildcards."""
     pattern = os.path.expanduser(pattern)
-    if os.path.exists(pattern):  # noqa: PTH110 (pathlib's raises for a long name); first, since a name may contain brackets
+    # First, since a name may contain brackets.
+    if is_dataset(pattern) or os.path.exists(pattern):  # noqa: PTH110 (pathlib's raises for a long name)
         return [pattern]
     if glob.has_magic(pattern):
         files = sorted(glob.glob(pattern, recursive=True))
@@ -75,6 +77,8 @@ def _fixed_folder(pattern: str) -> str:
 
 
 def _format_of(path: str, task: str) -> str:
+    if is_dataset(path):
+        return "dataset"
     if Path(path).is_dir():
         return "folder"
     suffix = Path(path.lower().removesuffix(".gz")).suffix

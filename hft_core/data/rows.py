@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, LargeList, List, concatenate_datasets
+from datasets import Dataset, LargeList, List, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
 
-from hft_core.data import arrow
+from hft_core.data import arrow, features
 from hft_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class Source:
     """A path as the user wrote it, or the task's name for rows passed in Python."""
     unit: Literal["row", "line", "file", "memory"]
     """The unit of a row in it; `file`: the whole file is one row."""
+    commit: str = ""
+    """Of a data set of the hub: the commit that was read."""
 
     def place(self, number: int) -> str:
         """Name the place of row `number` (from 1) in a message."""
@@ -136,20 +138,13 @@ class Rows:
         if name in self.mixed:
             return [None if v is None else json.loads(v) for v in values]
         feature = self.dataset.features[name]
-        if isinstance(feature, ClassLabel):
-            return _named(values, feature)
-        if isinstance(feature, List | LargeList) and isinstance(feature.feature, ClassLabel):
-            return [None if cell is None else _named(cell, feature.feature) for cell in values]
+        if features.holds_classes(feature):
+            values = [features.with_names(value, feature) for value in values]
         return [_without_nulls(value) for value in values] if _holds_objects(feature) else values
 
     def origins(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Return each row's index in `sources`, and its number there (from 1)."""
         return self._source_ids, self._numbers
-
-
-def _named(numbers: list[int | None], feature: ClassLabel) -> list[str | None]:
-    names = feature.names
-    return [names[number] if number is not None and 0 <= number < len(names) else None for number in numbers]
 
 
 def _holds_objects(feature: Any) -> bool:
@@ -215,8 +210,8 @@ def refuse_odd_names(columns: Iterable[str], source: Source) -> None:
 
 def dataset_of(table: pa.Table) -> Dataset:
     """Wrap the table as a dataset. Its fingerprint is random, since the default one hashes all data for a cache that is
-    not used here."""
-    return Dataset(table, fingerprint=generate_random_fingerprint())
+    not used here. Raises `ValueError` for types of columns that cannot be read."""
+    return Dataset(features.plain(table), fingerprint=generate_random_fingerprint())
 
 
 def move_to_disk(rows: Rows) -> Rows:

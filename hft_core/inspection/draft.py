@@ -200,6 +200,8 @@ def _ordered(tasks: dict[str, Any]) -> dict[str, Any]:
 
 def _from(folder: Path, path: str) -> str:
     """Return a path as a recipe in `folder` names it: relative where it lies below."""
+    if "://" in path:
+        return path
     whole = Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
     base = folder.absolute()
     return str(whole.relative_to(base)) if whole.is_relative_to(base) else str(whole)

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from hft_core.data.readers.annotations.recognize import export_format
+from hft_core.data.readers.dataset import is_dataset
 from hft_core.recipe.names import in_form
 
 SPLITS = {
@@ -66,6 +67,9 @@ def _stem(path: str) -> tuple[str, str]:
     file = Path(path)
     if file.is_dir():
         return file.resolve().name, "/"
+    if is_dataset(path):  # hf://OWNER/NAME:SPLIT, FOLDER:SPLIT
+        name = path.split("/", 3)[-1] if "://" in path else file.name
+        return re.sub(r"[:/@]", "-", name), "/"
     suffixes = "".join(Path(file.name.removesuffix(".gz")).suffixes[-1:])
     return file.name.removesuffix(".gz").removesuffix(suffixes), suffixes.lower()
 

@@ -74,7 +74,11 @@ DATA_FILES = ("files", "train", "dev", "test")
 
 
 class Data(Model):
-    """Where a task's rows come from. Paths may have wildcards; those in a recipe file are relative to that file."""
+    """Where a task's rows come from. Paths may have wildcards; those in a recipe file are relative to that file.
+
+    A data set of the library `datasets` is named by its folder, `FOLDER:SPLIT`, or
+    `hf://OWNER/NAME[@REVISION][:[CONFIG/]SPLIT]` on the hub.
+    """
 
     files: Names = ()
     """Files to split into train, dev and test."""
@@ -94,6 +98,7 @@ class Data(Model):
             "xlsx",
             "txt",
             "folder",
+            "dataset",
             "conll",
             "label-studio",
             "doccano",
@@ -102,7 +107,8 @@ class Data(Model):
         ]
         | None
     ) = None
-    """By default, from the file name; `folder`: one subfolder of text files per class."""
+    """By default, from the path; `folder`: one subfolder of text files per class; `dataset`: a folder that
+    `save_to_disk` of `datasets` wrote, or `hf://OWNER/NAME`."""
     row: Literal["line", "file"] = "line"
     """For `txt`: whether a line or a file is a row."""
     quoting: Literal["minimal", "none"] = "minimal"

@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 
+from hft_core.data.readers import hub
 from hft_core.head import Head
 from hft_core.recipe import recipe_file
 from hft_core.recipe.schema import Recipe
@@ -57,6 +58,7 @@ def card(result: RunResult, built: BuiltRun, *, adapter_base: str) -> str:
         library_name=_library(built, adapter_base),
         pipeline_tag=_pipeline_tag(built.heads),
         tags=["hybrid-fine-tuning"],
+        datasets=_hub_data(built) or None,
         model_name=plain(title),
         eval_results=list(_eval_results(result, built.heads)),
         **of_base,
@@ -222,10 +224,16 @@ def _data(built: BuiltRun) -> str:
     for task, splits in built.rows.items():
         data = built.resolved.recipe.tasks[task].data
         files = [] if data is None else [*data.files, *data.train, *data.dev, *data.test]
-        names = ", ".join(_plain(Path(file).name) for file in files) or "–"
+        names = ", ".join(_plain(file if "://" in file else Path(file).name) for file in files) or "–"
         counts = " | ".join(str(len(splits[split])) if split in splits else "–" for split in ("train", "dev", "test"))
         lines.append(f"| {_plain(task)} | {names} | {counts} | {max_length(built.resolved, task, built.model)} |")
     return "\n".join(lines) + "\n"
+
+
+def _hub_data(built: BuiltRun) -> list[str]:
+    """Return the names of the data sets of the hub that the run learned from."""
+    sources = (source for splits in built.rows.values() for rows in splits.values() for source in rows.sources)
+    return list(dict.fromkeys(hub.parse(source.name).name for source in sources if hub.is_address(source.name)))
 
 
 def _limits(heads: Mapping[str, Head]) -> str:

@@ -44,6 +44,13 @@ def pin(built: BuiltRun) -> Pins:
             split: {task: examples.content_digest.hex()[:32] for task, examples in tasks.items()}
             for split, tasks in built.examples.items()
         },
+        data_commits={
+            source.name: source.commit
+            for splits in built.rows.values()
+            for rows in splits.values()
+            for source in rows.sources
+            if source.commit
+        },
         files=dict(_files(resolved, backbone)),
     )
 

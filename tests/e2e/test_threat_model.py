@@ -169,6 +169,43 @@ def test_a_data_folder_leads_nowhere(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert len(loading.read([str(folder / "bad" / "two.txt")], None, "line", task="topic")) == 1  # named by the user
 
 
+READ = """
+import sys
+from hft_core.data import files
+from hft_core.errors import DataError
+try:
+    rows = files.read(["hf://me/news:train"], None, "line", task="topic")
+    print(rows["text"], rows.sources[0].commit)
+except DataError as error:
+    print(error)
+"""
+
+
+def test_a_data_set_of_the_hub_runs_no_code_and_is_read_at_one_commit(tmp_path: Path, mark: Path) -> None:
+    root = tmp_path / "news"
+    root.mkdir()
+    (root / "README.md").write_text("News")
+    (root / "news.py").write_text(f"open({str(mark)!r}, 'w')")
+    (root / "train.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    script = [sys.executable, str(Path(__file__).with_name("loopback_hub.py")), str(root)]
+    with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as hub:
+        assert hub.stdout is not None
+        own = {"HF_ENDPOINT": hub.stdout.readline().strip(), "HF_HUB_OFFLINE": "0"}
+
+        def read(cache: str) -> str:
+            env = {**os.environ, **own, "HF_HOME": str(tmp_path / cache)}
+            told = subprocess.run([sys.executable, "-c", READ], env=env, capture_output=True, text=True)
+            return told.stdout.strip() or told.stderr
+
+        try:
+            assert read("first") == "hf://me/news:train: Dataset scripts are no longer supported, but found news.py"
+            (root / "news.py").unlink()
+            assert read("second") == f"['a', 'b'] {'fedcba9876' * 4}"
+        finally:
+            hub.kill()
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "json", "txt", "conll", "parquet", "jsonl.gz"])
 def test_a_pipe_or_device_is_no_data_file(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows.{suffix}"

@@ -2,10 +2,10 @@
 
 A format is a module with a function from path to `Rows`, and an entry of `FORMATS` (and of the recipe's `format` key).
 
-Files are parsed here and held by `datasets`. `datasets.load_dataset` is not used: its readers turn "001" into 1 and
-"NA" into nothing, fill short rows and missing keys with None, accept columns of mixed types, fail on an empty file with
-a bare StopIteration, and do not report which row is wrong. It also caches on disk, which can return a changed file's
-old rows and collides between concurrent runs.
+Files are parsed here and held by `datasets`. `datasets.load_dataset` is used for the hub alone: its readers turn "001"
+into 1 and "NA" into nothing, fill short rows and missing keys with None, accept columns of mixed types, fail on an
+empty file with a bare StopIteration, and do not report which row is wrong. It also caches on disk, which can return a
+changed file's old rows and collides between concurrent runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from hft_core.data.readers import conll, delimited, folder, json_lines, json_list, parquet, txt, xlsx
+from hft_core.data.readers import conll, dataset, delimited, folder, json_lines, json_list, parquet, txt, xlsx
 from hft_core.data.readers.annotations import argilla, doccano, label_studio, prodigy
 from hft_core.data.rows import Rows
 from hft_core.errors import DataError
@@ -45,6 +45,7 @@ FORMATS: dict[str, Format] = {
     "txt": Format(txt.read_lines, (".txt",)),
     "conll": Format(conll.read, (".conll", ".bio", ".iob")),
     "folder": Format(folder.read),
+    "dataset": Format(dataset.read),
     "label-studio": Format(label_studio.read),
     "doccano": Format(doccano.read),
     "prodigy": Format(prodigy.read),
@@ -58,17 +59,17 @@ UNQUOTED: dict[str, Callable[[str], Rows]] = {
 """Readers for files in which double quotes are text."""
 
 SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in format.suffixes}
-"""Formats by file suffix. A directory is a `folder`."""
+"""Formats by file suffix. A directory is a `folder`, or a `dataset` if `save_to_disk` wrote it."""
 
 
 def read_file(path: str, format: str, row: str, quoting: Quoting = "minimal", sheet: str | None = None) -> Rows:
-    """Read a file, or the folder `path` if `format` is `folder`; `row` (`line` or `file`) is for txt, `quoting` for csv
-    and tsv, `sheet` for xlsx. Raises `DataError`."""
+    """Read a file, or what else `path` names if `format` is `folder` or `dataset`; `row` (`line` or `file`) is for txt,
+    `quoting` for csv and tsv, `sheet` for xlsx. Raises `DataError`."""
     if sheet is not None and format != "xlsx":
         raise DataError(f"{path}: sheet is for xlsx files, found {format}")
     if quoting == "none" and format not in UNQUOTED:
         raise DataError(f"{path}: quoting: none is for {' and '.join(UNQUOTED)} files, found {format}")
-    if format != "folder" and Path(path).is_dir():
+    if format not in ("folder", "dataset") and Path(path).is_dir():
         raise DataError(f"{path} is a folder: name the files in it, for instance '{path.rstrip('/')}/*.{format}'")
     if format == "xlsx":
         return xlsx.read(path, sheet)
