@@ -23,8 +23,9 @@ def export(
         str,
         typer.Option(
             "--to",
-            metavar="hf|onnx|sentence-transformers",
-            help="A folder of transformers for each task, one ONNX graph, or folders of sentence-transformers.",
+            metavar="hf|onnx|sentence-transformers|gguf",
+            help="A folder of transformers for each task, one ONNX graph, folders of sentence-transformers, or a GGUF "
+            "file for each task of a decoder's LM head.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The new folder.")],
@@ -32,14 +33,18 @@ def export(
         str | None, typer.Option("--tasks", metavar="T,…", help="These tasks only, with commas between them.")
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="With --to onnx: int8 weights, approximately.")] = False,
+    outtype: Annotated[
+        str | None,
+        typer.Option("--outtype", metavar="TYPE", help="With --to gguf: f32, f16 (the default), bf16 or q8_0."),
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
             "--tolerance",
             metavar="X",
             min=0,
-            help="How much worse main scores may be, and the share of answers that may differ (0.01; with --int8: "
-            "0.05). Beyond it the exit status is 1.",
+            help="How much worse main scores may be, and the share of answers that may differ (0.01; with --int8, "
+            "bf16 or q8_0: 0.05). Beyond it the exit status is 1.",
         ),
     ] = None,
     trust_remote_code: TrustOption = False,
@@ -57,6 +62,7 @@ def export(
         ctx.obj.catalogue,
         tasks=named,
         int8=int8,
+        outtype=outtype,
         tolerance=tolerance,
         trust_remote_code=trust_remote_code,
     )

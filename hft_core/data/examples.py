@@ -125,6 +125,14 @@ class Examples:
         table_rows = self._table_rows(np.asarray(ids, np.int64))
         return head.references({name: column.cells(table_rows) for name, column in self._targets.items()})
 
+    def tokens_of_rows(self) -> dict[int, list[list[int]]]:
+        """Return the sequences of each row."""
+        found: dict[int, list[list[int]]] = {}
+        sequences = self._sequences.cells(self._table_rows(np.arange(len(self))))
+        for row, sequence in zip(self.rows.tolist(), sequences, strict=True):
+            found.setdefault(row, []).append(sequence)
+        return found
+
     def notes(self) -> dict[str, list[int]]:
         """Return what was noted when the rows were tokenized, with the numbers of the rows that each note is about."""
         found: dict[str, list[int]] = {}

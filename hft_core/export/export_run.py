@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hft_core.errors import RunError, UsageError, did_you_mean
 from hft_core.export import held_out, verdict
 from hft_core.export.export_format import Exported, ExportFormat
+from hft_core.export.gguf_folder import GgufFolder
+from hft_core.export.gguf_tensors import OUTTYPES
 from hft_core.export.held_out import Answered, HeldOut
 from hft_core.export.onnx_folder import OnnxFolder
 from hft_core.export.plain_folders import PlainFolders
@@ -20,7 +22,10 @@ from hft_core.predict.saved_run import SavedRun, open_run
 from hft_core.runtime import output_probe
 from hft_core.runtime.files import follow_umask, write_json
 
-FORMATS = ("hf", "onnx", "sentence-transformers")
+FORMATS = ("hf", "onnx", "sentence-transformers", "gguf")
+DEFAULT_OUTTYPE = "f16"
+COARSE = ("bf16", "q8_0")
+"""Number formats whose rounding is allowed what that of int8 is."""
 VERDICT_FILE = "verdict.json"
 
 
@@ -32,6 +37,7 @@ def export_run(
     *,
     tasks: Sequence[str] = (),
     int8: bool = False,
+    outtype: str | None = None,
     tolerance: float | None = None,
     trust_remote_code: bool = False,
 ) -> Verdict:
@@ -41,7 +47,7 @@ def export_run(
     exported, before anything is computed where that can be known.
     """
     out = Path(out)
-    form = _format(to, int8=int8)
+    form = _format(to, int8=int8, outtype=outtype)
     _check_out(out)
     saved = open_run(run, catalogue, trust_remote_code=trust_remote_code)
     chosen = _tasks(saved, tasks)
@@ -62,8 +68,9 @@ def export_run(
         partial.mkdir(parents=True)
         form.write(saved, chosen, partial)
         judged = _judged(form.open(saved, chosen, partial), saved, rows, original)
-        found = Verdict(judged, _tolerance(tolerance, int8=int8))
-        write_json(partial / VERDICT_FILE, {"to": to, "int8": int8, **found.facts()})
+        found = Verdict(judged, _tolerance(tolerance, coarse=int8 or outtype in COARSE))
+        numbers = {"outtype": form.outtype} if isinstance(form, GgufFolder) else {"int8": int8}
+        write_json(partial / VERDICT_FILE, {"to": to, **numbers, **found.facts()})
         follow_umask(partial)
         partial.rename(out)
     except OSError as error:
@@ -73,14 +80,22 @@ def export_run(
     return found
 
 
-def _format(to: str, *, int8: bool) -> ExportFormat:
+def _format(to: str, *, int8: bool, outtype: str | None) -> ExportFormat:
     if to not in FORMATS:
         raise UsageError(f"--to {to}: unknown format.{did_you_mean(to, FORMATS)}")
-    if to == "onnx":
-        return OnnxFolder(int8)
-    if int8:
-        raise UsageError("--int8 goes with --to onnx: the other formats are in float32")
-    return SentenceFolders() if to == "sentence-transformers" else PlainFolders()
+    if int8 and to != "onnx":
+        raise UsageError("--int8 goes with --to onnx" + (": here it is --outtype q8_0" if to == "gguf" else ""))
+    if outtype is not None and to != "gguf":
+        raise UsageError("--outtype goes with --to gguf")
+    if outtype is not None and outtype not in OUTTYPES:
+        raise UsageError(f"--outtype {outtype}: unknown number format.{did_you_mean(outtype, OUTTYPES)}")
+    forms: dict[str, Callable[[], ExportFormat]] = {
+        "hf": PlainFolders,
+        "onnx": lambda: OnnxFolder(int8),
+        "sentence-transformers": SentenceFolders,
+        "gguf": lambda: GgufFolder(outtype or DEFAULT_OUTTYPE),
+    }
+    return forms[to]()
 
 
 def _check_out(out: Path) -> None:
@@ -89,8 +104,8 @@ def _check_out(out: Path) -> None:
         raise UsageError(f"--out {out} is there already: expected the name of a new folder")
 
 
-def _tolerance(wanted: float | None, *, int8: bool) -> float:
-    return wanted if wanted is not None else INT8_TOLERANCE if int8 else TOLERANCE
+def _tolerance(wanted: float | None, *, coarse: bool) -> float:
+    return wanted if wanted is not None else INT8_TOLERANCE if coarse else TOLERANCE
 
 
 def _tasks(saved: SavedRun, named: Sequence[str]) -> list[str]:

@@ -84,6 +84,7 @@ def of_exported(exported: Exported, saved: SavedRun, task: str, held: HeldOut) -
     """Answer the rows with what was exported, its tokenizer included: the head only decodes."""
     head, tokenizer = saved.model.head(task), exported.tokenizer(task)
     if is_language_model(head):
+        _check_tokens(saved, task, held, tokenizer)
         return _spoken(saved, task, held, tokenizer, lambda batch: exported.language(task, batch.inputs))
     examples = _encoded(saved, task, held, tokenizer)
     predictions: dict[int, Any] = {}
@@ -92,6 +93,20 @@ def of_exported(exported: Exported, saved: SavedRun, task: str, held: HeldOut) -
         decoded = head.decode(exported.outputs(task, batch.inputs), segment.targets)
         predictions |= dict(zip(segment.examples.tolist(), decoded, strict=True))
     return _answered(head, task, held.rows, examples, [predictions[example] for example in sorted(predictions)])
+
+
+def _check_tokens(saved: SavedRun, task: str, held: HeldOut, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `UsageError` where an exported tokenizer makes other tokens of a row than the run's: two language models
+    are compared token by token."""
+    mine, others = (
+        _encoded(saved, task, held, one).tokens_of_rows() for one in (saved.model.backbone.tokenizer, tokenizer)
+    )
+    wrong = [row for row in sorted(mine.keys() | others.keys()) if mine.get(row) != others.get(row)]
+    if wrong:
+        raise UsageError(
+            f"task '{task}': the exported tokenizer makes other tokens than the run's of {len(wrong)} of "
+            f"{len(held.rows)} {held.split} rows, the first of which is row {wrong[0] + 1}"
+        )
 
 
 def _spoken(

@@ -55,15 +55,7 @@ class PlainModels:
         return named_output(self._heads[task], self._width, logits)
 
     def language(self, task: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        model = self._model(task)
-        trunk = model.base_model if model.base_model is not model else model.get_decoder()
-        hidden: list[Tensor] = []
-        with (
-            torch.inference_mode(),
-            trunk.register_forward_hook(lambda _, given, output: hidden.append(output.last_hidden_state)),
-        ):
-            logits = model(**inputs).logits
-        return hidden[-1], logits
+        return language(self._model(task), inputs)
 
     def _logits(self, task: str, inputs: Mapping[str, Tensor]) -> Tensor:
         model, output = self._model(task), self._pooled(task)
@@ -99,6 +91,18 @@ class PlainModels:
     def _pooled(self, task: str) -> PooledOutput | None:
         head = self._heads[task]
         return head.pooled_output() if head.family is None else None
+
+
+def language(model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the last hidden states and the logits of a model of transformers that has an LM head."""
+    trunk = model.base_model if model.base_model is not model else model.get_decoder()
+    hidden: list[Tensor] = []
+    with (
+        torch.inference_mode(),
+        trunk.register_forward_hook(lambda _, given, output: hidden.append(output.last_hidden_state)),
+    ):
+        logits = model(**inputs).logits
+    return hidden[-1], logits
 
 
 def _rows(inputs: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
