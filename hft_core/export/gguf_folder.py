@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 README = "README.md"
+OLDEST = "5.23"
+"""The first transformers that reads all these tokenizers: 5.22 splits texts of sentencepiece otherwise, and 5.3 takes
+the first token of a text for its last."""
 WEIGHTS = "weights"
 """A folder of transformers, which is there while its weights are written into a file."""
 SAMPLES = (
@@ -52,6 +57,11 @@ class GgufFolder(PlainFolders):
         """Raise `UsageError` for what cannot be merged, for a head that is no LM head of a decoder, and for a model or
         a tokenizer that cannot be written, or would be read as another one."""
         require_packages("gguf", ("gguf",))
+        if Version(transformers.__version__) < Version(OLDEST):
+            raise UsageError(
+                f"--to gguf needs transformers {OLDEST}, which reads the file again for the verdict, and here is "
+                f"{transformers.__version__}: pip install 'transformers>={OLDEST}'"
+            )
         model = saved.model
         for task in tasks:
             if not is_language_model(model.head(task)) or not model.backbone.causal or model.backbone.encoder_decoder:

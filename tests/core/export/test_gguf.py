@@ -16,12 +16,14 @@ from transformers import LlamaConfig, PretrainedConfig, PreTrainedTokenizerFast,
 
 import hft_core
 from hft_core import cli
+from hft_core.errors import UsageError
 from hft_core.export import gguf_folder, gguf_metadata, gguf_tensors
 from hft_core.export.gguf_tensors import interleaved
 from hft_core.export.gguf_tokenizer import BYTES, CONTROL, SPLITS, UNKNOWN, UNUSED, NotInGguf, vocabulary
 from hft_core.testing.toy_tokenizers import byte_pairs
 
 pytest.importorskip("gguf")
+pytest.importorskip("transformers", gguf_folder.OLDEST)
 WORDS = ["Ġthe", "Ġbank", "12", "123", "Ġ2024", "they", "'re"]
 TEXTS = ["the bank called in 2024: 123,456 12345", "  they're   here\n\nand there\t!", "Zürich 銀行 🙂 <s>the bank"]
 ROPE = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -237,6 +239,13 @@ def test_the_verdict_is_that_of_the_file(
     assert cli.main([*export, "--outtype", "f32", "--out", str(run.parent / "damaged")]) == 1
     assert "is beyond the tolerance of 0.01: task 'write': perplexity" in capsys.readouterr().err
     assert size["q8"] < (run.parent / "damaged" / "write.gguf").stat().st_size
+
+
+def test_an_older_transformers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_folder.transformers, "__version__", "5.3.0")
+    saved: Any = None
+    with pytest.raises(UsageError, match=re.escape("--to gguf needs transformers 5.23")):
+        gguf_folder.GgufFolder("f16").check(saved, [])
 
 
 @pytest.mark.slow
