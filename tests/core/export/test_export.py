@@ -250,7 +250,7 @@ def test_the_verdict_is_that_of_the_exported_folders(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--to", "coreml"], "--to coreml: unknown format. Known: hf, onnx, sentence-transformers, gguf."),
+        (["--to", "coreml"], "--to coreml: unknown format. Known: gguf, hf, onnx, sentence-transformers."),
         (["--to", "hf", "--int8"], "--int8 goes with --to onnx"),
         (["--to", "hf", "--tasks", "topics"], "the run has no task 'topics'. Did you mean 'topic'?"),
         (["--to", "hf", "--tasks", "topic,attended"], "task 'attended': neither transformers nor sentence-"),
