@@ -17,7 +17,7 @@ def merge(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders of two finished runs or more.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="RUN", help="New folder for the merged run.")] = None,
     method: Annotated[
-        str, typer.Option("--method", metavar="NAME", help="linear, task-arithmetic, ties or dare.")
+        str, typer.Option("--method", metavar="NAME", help="linear, task-arithmetic, ties, dare, soup or greedy-soup.")
     ] = "linear",
     scale: Annotated[
         float | None, typer.Option("--scale", min=0.0, help="Factor on the changes; 1 for ties, otherwise 0.4.")
@@ -32,18 +32,24 @@ def merge(
     trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Merge runs of one base model into one, and score each task beside its own run."""
+    """Merge runs of one base model into one, and score each task beside its own run (a soup: beside the best run)."""
     if out is None:
         raise UsageError("--out RUN is missing: the folder for the merged run")
     if len(runs) < 2:
         raise UsageError(f"only {len(runs)} run is given, expected two or more")
     from hft_core.studies import merge as merging
-    from hft_core.studies import merge_weights
+    from hft_core.studies import merge_weights, soup
 
-    if method not in merge_weights.METHODS:
-        raise UsageError(f"there is no method '{method}'.{did_you_mean(method, merge_weights.METHODS)}")
-    chosen = merge_weights.method_of(method, len(runs), scale, density, seed)
-    summary = merging.merge(runs, out, chosen, ctx.obj.catalogue, trust=trust_remote_code)
+    methods = (*merge_weights.METHODS, *soup.METHODS)
+    if method not in methods:
+        raise UsageError(f"there is no method '{method}'.{did_you_mean(method, methods)}")
+    if method in soup.METHODS:
+        if scale is not None or density is not None:
+            raise UsageError(f"--scale and --density are not for '{method}', which takes the mean of the weights")
+        summary = soup.soup(runs, out, method, ctx.obj.catalogue, trust=trust_remote_code)
+    else:
+        chosen = merge_weights.method_of(method, len(runs), scale, density, seed)
+        summary = merging.merge(runs, out, chosen, ctx.obj.catalogue, trust=trust_remote_code)
     if as_json:
         print_json(summary.to_json())
     else:

@@ -166,3 +166,61 @@ def test_runs_of_another_base_model_are_refused(
     chosen = merge_weights.method_of("linear", 2, None, None)
     with pytest.raises(HftError, match="began with other weights than the base model of"):
         merge([runs["frozen"], tmp_path / "other"], tmp_path / "new", chosen, Catalogue.discover())
+
+
+@pytest.fixture(scope="module")
+def alike(models: Any, toys: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs of the same task with the same splits: a good one, one by LoRA at another rate, one that learned
+    nothing."""
+    folder = tmp_path_factory.mktemp("soup")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in toys.rows(150)))
+    for seed, (name, rate) in enumerate({"good": 3e-3, "other": 2e-3, "none": 1e-9}.items()):
+        data = {"files": str(folder / "rows.jsonl"), "split": {"seed": 7}}
+        task = {"head": "classification", "data": data}
+        stage = {"max_steps": 40, "learning_rate": rate, "head_learning_rate": rate, "head_warmup_steps": 0}
+        recipe = {
+            "backbone": {"model": str(models["bert"])},
+            "tasks": {"topic": task},
+            "stages": [{**stage, "strategy": "lora" if name == "other" else "full"}],
+            "precision": "fp32",
+            "seed": seed,
+        }
+        hft_core.run(recipe, output=folder / name)
+    return {name: folder / name for name in ("none", "other", "good")}
+
+
+def test_a_soup_is_the_mean_and_a_greedy_one_keeps_what_does_not_harm(
+    alike: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["merge", *map(str, alike.values()), "--tolerance", "1", "--json"]
+    assert main([*words, "--method", "soup", "--out", str(tmp_path / "all")]) == 0
+    assert json.loads(capsys.readouterr().out)["method"] == "soup of 3 of 3 runs"
+    own = [open_run(path, Catalogue.discover()) for path in alike.values()]
+    for run in own:
+        if run.model.strategy.adapter:
+            run.model.fold_strategy()
+    mixed = open_run(tmp_path / "all", Catalogue.discover()).model.state_dict()
+    states = [run.model.state_dict() for run in own]
+    for name, tensor in mixed.items():
+        if tensor.is_floating_point():
+            assert torch.allclose(tensor, torch.stack([state[name] for state in states]).mean(dim=0), atol=1e-6), name
+    assert main([*words, "--method", "greedy-soup", "--out", str(tmp_path / "greedy")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (score,) = told["scores"]
+    assert score["run"] == "good" and "of 3 runs" in told["method"]
+    dev = [prediction.evaluate_recipe_data(run, ["topic"])["dev"].scores["topic"]["accuracy"] for run in own]
+    greedy = open_run(tmp_path / "greedy", Catalogue.discover())
+    assert prediction.evaluate_recipe_data(greedy, ["topic"])["dev"].scores["topic"]["accuracy"] >= max(dev)
+
+
+def test_a_soup_of_runs_that_are_not_alike_is_refused(
+    alike: dict[str, Path], runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["merge", "--method", "soup", "--out", str(tmp_path / "s"), str(alike["good"])]
+    for others, said in (
+        ([str(runs["frozen"])], "a soup is of runs of the same tasks"),
+        ([str(runs["lora"])], "other dev rows than"),
+        ([str(alike["other"]), "--scale", "1"], "--scale and --density are not for 'soup'"),
+    ):
+        assert main([*words, *others]) == 2
+        assert said in capsys.readouterr().err
