@@ -9,6 +9,7 @@ from hft_core.data import splits
 from hft_core.data.cells import as_label, as_list, as_number
 from hft_core.data.files import read
 from hft_core.data.from_python import from_python
+from hft_core.data.readers import database
 from hft_core.data.row_checks import check, check_each, need_column
 from hft_core.data.rows import CHECK_BATCH, Rows
 from hft_core.errors import DataError
@@ -31,6 +32,9 @@ __all__ = [
     "read",
 ]
 
+ALL = ""
+"""In place of the name of a split: rows that are yet to be divided."""
+
 ClassesOf = Callable[[Mapping[str, Any]], Collection[str]]
 """Returns the classes of a row, by its columns."""
 
@@ -47,15 +51,15 @@ def load(
 ) -> dict[str, Rows]:
     """Load the checked splits of task `name` (`train`, `dev`, `test`; one without rows is absent).
 
-    `files` is split by `data.split`, stratified by the column `labels_from`; `train`, `dev` and `test` are used as they
-    are. Rows with equal values in the column `group` stay together, in the split and in `max_rows`. `classes_of`
-    returns the classes of a row that may have several: the split and `max_rows` leave each of them in train. Raises
-    `DataError` for invalid files or rows.
+    `files`, or the rows of one `sql` statement, are split by `data.split`, stratified by the column `labels_from`;
+    `train`, `dev` and `test` are used as they are. Rows with equal values in the column `group` stay together, in the
+    split and in `max_rows`. `classes_of` returns the classes of a row that may have several: the split and `max_rows`
+    leave each of them in train. Raises `DataError` for invalid files or rows.
     """
-    if data.files:
-        rows = read(data.files, data.format, data.row, task=name, quoting=data.quoting, sheet=data.sheet)
+    parts = _read(name, data)
+    if ALL in parts:
         return divide(
-            rows,
+            parts[ALL],
             data.split,
             head_columns,
             task=name,
@@ -65,15 +69,25 @@ def load(
             group=group,
             classes_of=classes_of,
         )
-    parts = {}
-    for split, paths in (("train", data.train), ("dev", data.dev), ("test", data.test)):
-        if paths:
-            parts[split] = read(paths, data.format, data.row, task=name, quoting=data.quoting, sheet=data.sheet)
-            check(parts[split], head_columns, task=name, split=split)
+    for split, rows in parts.items():
+        check(rows, head_columns, task=name, split=split)
     if group:
         need_column(parts["train"], group, "its equal values belong together", task=name, split="train")
     parts["train"] = _at_most(parts["train"], data.max_rows, seed, labels_from, group, head_columns, classes_of)
     return parts
+
+
+def _read(name: str, data: schema.Data) -> dict[str, Rows]:
+    """Read the rows by split, or as `ALL` where they are yet to be divided."""
+    if data.sql is not None and data.database is not None:
+        queries = {ALL: data.sql.rows, "train": data.sql.train, "dev": data.sql.dev, "test": data.sql.test}
+        return {split: database.read(data.database, query, split) for split, query in queries.items() if query}
+    named = {ALL: data.files, "train": data.train, "dev": data.dev, "test": data.test}
+    return {
+        split: read(paths, data.format, data.row, task=name, quoting=data.quoting, sheet=data.sheet)
+        for split, paths in named.items()
+        if paths
+    }
 
 
 def of_host(

@@ -152,7 +152,7 @@ def _resolve_paths(path: KeyPath, value: Any, folder: Path) -> Any:
         value = write_out(Data, value)
         files = value.items() if isinstance(value, dict) else ()
         return {key: _resolve_paths((*path, key), inner, folder) for key, inner in files} or value
-    if path[3] not in DATA_FILES:
+    if path[3] not in (*DATA_FILES, "database"):
         return value
     if isinstance(value, list):
         return [absolute(inner, folder) if isinstance(inner, str) else inner for inner in value]

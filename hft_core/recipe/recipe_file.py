@@ -77,7 +77,9 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def _absolute_data(data: Data, folder: Path) -> Data:
-    return data.model_copy(update={k: tuple(absolute(p, folder) for p in getattr(data, k)) for k in DATA_FILES})
+    paths: dict[str, Any] = {k: tuple(absolute(p, folder) for p in getattr(data, k)) for k in DATA_FILES}
+    database = None if data.database is None else absolute(data.database, folder)
+    return data.model_copy(update={**paths, "database": database})
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]

@@ -22,6 +22,7 @@ __all__ = [
     "Data",
     "Output",
     "PluginChoice",
+    "Queries",
     "Recipe",
     "Sampling",
     "Split",
@@ -70,7 +71,31 @@ class Split(Model):
 
 
 DATA_FILES = ("files", "train", "dev", "test")
-"""The keys of `Data` that hold paths."""
+"""The keys of `Data` that hold lists of paths."""
+Query = Annotated[str, Field(min_length=1, max_length=20_000)]
+
+
+class Queries(Model):
+    """SELECT statements whose results are rows: one to be split, or one for each split. Each needs an ORDER BY."""
+
+    rows: Query | None = None
+    """Rows to split into train, dev and test."""
+    train: Query | None = None
+    """Training rows, if the splits are separate statements."""
+    dev: Query | None = None
+    """Rows for evaluation during training."""
+    test: Query | None = None
+    """Rows for evaluation at the end."""
+
+    @classmethod
+    def expanded(cls, value: Any) -> Any:
+        return {"rows": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _rows_or_splits(self) -> Queries:
+        if (self.rows is None) == (self.train is None) or (self.rows is not None and (self.dev or self.test)):
+            raise ValueError("give either one statement (to be split), or 'train' with 'dev' and 'test' beside it")
+        return self
 
 
 class Data(Model):
@@ -88,6 +113,10 @@ class Data(Model):
     """Files for evaluation during training."""
     test: Names = ()
     """Files for evaluation at the end."""
+    sql: Queries | None = None
+    """In place of files: a SELECT statement, whose rows are split, or one each for `train`, `dev` and `test`."""
+    database: str | None = None
+    """A file of DuckDB or SQLite, for `sql`."""
     format: (
         Literal[
             "csv",
@@ -129,6 +158,12 @@ class Data(Model):
 
     @model_validator(mode="after")
     def _files_or_splits(self) -> Data:
+        if (self.sql is None) != (self.database is None):
+            raise ValueError("'sql' and 'database' go together")
+        if self.sql is not None:
+            if self.files or self.train or self.dev or self.test or self.format or self.sheet:
+                raise ValueError("'sql' is in place of files: expected neither paths nor their 'format' and 'sheet'")
+            return self
         if bool(self.files) == bool(self.train):
             raise ValueError("give either 'files' (to be split) or 'train' (with 'dev' and 'test' beside it)")
         if self.files and (self.dev or self.test):
@@ -136,6 +171,11 @@ class Data(Model):
         if any(not path.strip() for key in DATA_FILES for path in getattr(self, key)):
             raise ValueError("a path is empty")
         return self
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether `split` divides the rows."""
+        return bool(self.files) or (self.sql is not None and self.sql.rows is not None)
 
 
 class Task(Model):

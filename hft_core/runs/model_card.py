@@ -223,7 +223,9 @@ def _data(built: BuiltRun) -> str:
     lines = ["| task | files | train | dev | test | tokens at most |", "| --- | --- | --- | --- | --- | --- |"]
     for task, splits in built.rows.items():
         data = built.resolved.recipe.tasks[task].data
-        files = [] if data is None else [*data.files, *data.train, *data.dev, *data.test]
+        files = (
+            [] if data is None else [*data.files, *data.train, *data.dev, *data.test, *filter(None, [data.database])]
+        )
         names = ", ".join(_plain(file if "://" in file else Path(file).name) for file in files) or "–"
         counts = " | ".join(str(len(splits[split])) if split in splits else "–" for split in ("train", "dev", "test"))
         lines.append(f"| {_plain(task)} | {names} | {counts} | {max_length(built.resolved, task, built.model)} |")

@@ -176,7 +176,7 @@ def with_fixed_splits(recipe: Recipe) -> Recipe:
     tasks = {}
     for name, task in recipe.tasks.items():
         data = task.data
-        if data is not None and data.files and data.split.seed is None:
+        if data is not None and data.is_divided and data.split.seed is None:
             split = data.split.model_copy(update={"seed": recipe.seed})
             task = task.model_copy(update={"data": data.model_copy(update={"split": split})})
         tasks[name] = task

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from hft_core.recipe.fields import Model, PluginChoice
 from hft_core.recipe.recipe_file import load, parse
-from hft_core.recipe.schema import BackboneChoice, Data, Output, Recipe, Split, Task
+from hft_core.recipe.schema import BackboneChoice, Data, Output, Queries, Recipe, Split, Task
 from hft_core.recipe.stage import Sampling, Stage
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "recipe.md").read_text(encoding="utf-8")
@@ -20,6 +20,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Backbone": BackboneChoice,
     "Task": Task,
     "Data": Data,
+    "Queries": Queries,
     "Split": Split,
     "Stage": Stage,
     "Sampling": Sampling,
