@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,9 +16,10 @@ from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label
 from hft_core.head import Column, Decision, Targets
 from hft_core.results import LabelScores
-from hft_plugins.heads.parts import class_weights, decisions, label_scores
+from hft_plugins.heads.parts import class_weights, decisions, focal_loss, label_scores
 from hft_plugins.heads.parts.class_weights import CLASS_WEIGHTS_FIELD, LABEL_SMOOTHING_FIELD, ClassWeights
 from hft_plugins.heads.parts.decisions import CALIBRATE_FIELD, TwoClassMetric
+from hft_plugins.heads.parts.focal_loss import GAMMA_FIELD
 from hft_plugins.heads.parts.label_ids import LabelNames, config_of, first_rows, ids_of, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.label_oddities import joined, oddities, own_labels, slips
 from hft_plugins.heads.parts.sequence_head import SequenceHead, WindowedOptions, single_output_layer
@@ -27,9 +28,12 @@ from hft_plugins.heads.parts.sequence_head import SequenceHead, WindowedOptions,
 class Options(WindowedOptions):
     """Options of `classification`: columns and loss."""
 
-    loss: Literal["cross_entropy", "bce"] = Field(
-        default="cross_entropy", description="bce: for two classes, binary cross-entropy on one logit"
+    loss: Literal["cross_entropy", "bce", "focal"] = Field(
+        default="cross_entropy",
+        description="bce: for two classes, binary cross-entropy on one logit; focal: cross-entropy that counts a row "
+        "less the surer the model is of its class",
     )
+    gamma: float | None = GAMMA_FIELD
     labels: LabelNames | None = Field(
         default=None,
         description="class names in the order of their ids; those of the training rows, sorted, when left out",
@@ -43,18 +47,24 @@ class Options(WindowedOptions):
         "dev rows, instead of 0.5",
     )
 
+    @model_validator(mode="after")
+    def _loss_fits(self) -> Options:
+        focal_loss.refuse_odd(self.loss, self.gamma, self.label_smoothing)
+        return self
+
 
 class Classification(SequenceHead):
     """Classify by cross-entropy over classes or, for two classes with `loss: bce`, binary cross-entropy on one logit z.
 
-    The latter is saved as the ordinary classifier with the logits [0, z], whose softmax is the same."""
+    The latter is saved as the ordinary classifier with the logits [0, z], whose softmax is the same. `loss: focal` is
+    the focal loss of the softmax."""
 
     main_metric = "accuracy"
     target_dtype = torch.long
 
     def __init__(self, task: str, options: Options) -> None:
         super().__init__(task, options)
-        self.binary = options.loss == "bce"
+        self.binary, self.focal, self.gamma = options.loss == "bce", options.loss == "focal", options.gamma
         self.given_labels = options.labels
         self.smoothing, self.weights_wanted = options.label_smoothing, options.class_weights
         self.calibrate, self.tuned_for = options.calibrate, options.tune_threshold
@@ -112,7 +122,7 @@ class Classification(SequenceHead):
 
     def loss(self, features: Features, targets: Targets) -> Tensor:
         target = targets.tensors["target"]
-        if self.smoothing or "class_weights" in self.facts:
+        if self.focal or self.smoothing or "class_weights" in self.facts:
             return self._cross_entropy(features, targets, "sum")
         if self.binary:
             z = self._of_rows(features, targets).squeeze(1)
@@ -124,7 +134,13 @@ class Classification(SequenceHead):
 
     def _cross_entropy(self, features: Features, targets: Targets, reduction: str) -> Tensor:
         logits, weights = self.of_rows(self.logits(features), targets), self.facts.get("class_weights")
-        return class_weights.cross_entropy(logits, targets.tensors["target"], weights, self.smoothing, reduction)
+        target = targets.tensors["target"]
+        if not self.focal:
+            return class_weights.cross_entropy(logits, target, weights, self.smoothing, reduction)
+        losses = focal_loss.focused(functional.cross_entropy(logits, target, reduction="none"), self.gamma)
+        if (by_class := class_weights.on_device_of(losses, weights)) is not None:
+            losses = losses * by_class[target]
+        return losses.sum() if reduction == "sum" else losses
 
     def outputs(self, features: Features) -> dict[str, Tensor]:
         return {"logits": self.logits(features)}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
@@ -17,9 +17,10 @@ from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label, as_list
 from hft_core.head import Column, Decision, Draw, Encoded, RowError, Targets
 from hft_core.results import LabelScores
-from hft_plugins.heads.parts import class_weights, decisions, label_lists, label_scores, windows
+from hft_plugins.heads.parts import class_weights, decisions, focal_loss, label_lists, label_scores, windows
 from hft_plugins.heads.parts.class_weights import LABEL_SMOOTHING_FIELD, ClassWeights
 from hft_plugins.heads.parts.decisions import LabelMetric
+from hft_plugins.heads.parts.focal_loss import GAMMA_FIELD
 from hft_plugins.heads.parts.label_ids import LabelNames, config_of, first_rows, ids_of, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.label_oddities import oddities, slips
 from hft_plugins.heads.parts.sequence_head import ScoringHead, WindowedOptions
@@ -44,10 +45,21 @@ class Options(WindowedOptions):
         "it), or by label",
     )
     label_smoothing: float = LABEL_SMOOTHING_FIELD
+    loss: Literal["bce", "focal"] = Field(
+        default="bce",
+        description="bce: binary cross-entropy; focal: that counts a label less the surer the model is of it",
+    )
+    gamma: float | None = GAMMA_FIELD
+
+    @model_validator(mode="after")
+    def _loss_fits(self) -> Options:
+        focal_loss.refuse_odd(self.loss, self.gamma, self.label_smoothing)
+        return self
 
 
 class Multilabel(ScoringHead):
-    """Predict labels by binary cross-entropy on one logit per label; each label of each row is a target of the loss."""
+    """Predict labels by binary cross-entropy, or its focal loss, on one logit per label; each label of each row is a
+    target of the loss."""
 
     main_metric = "f1_micro"
 
@@ -161,6 +173,12 @@ class Multilabel(ScoringHead):
         logits = self.of_rows(self.raw_outputs(features), targets)
         target, smoothing = targets.tensors["target"], self.options.label_smoothing
         positive = class_weights.on_device_of(logits, self.facts.get("class_weights"))
+        if self.options.loss == "focal":
+            bce = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+            losses = focal_loss.focused(bce, self.options.gamma)
+            if positive is not None:
+                losses = losses * torch.where(target > 0, positive, 1.0)
+            return losses.sum() if reduction == "sum" else losses
         if smoothing:
             target = target * (1 - smoothing) + smoothing / 2
         return functional.binary_cross_entropy_with_logits(logits, target, reduction=reduction, pos_weight=positive)
