@@ -27,7 +27,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     task: Annotated[str | None, typer.Option("--task", metavar="T", help="One task only.")] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="FILE", help="Labelled rows; the run's own splits if left out.")
+        str | None, typer.Option("--data", metavar="FILE", help="Labelled rows; the run's own splits if left out.")
     ] = None,
     int8: RemovedInt8 = False,
     by: Annotated[
@@ -72,13 +72,18 @@ def evaluate(
             print_table((f"{split}, {name}", *LABEL_COLUMNS), label_lines(labels))
 
 
-def _measured(saved: SavedRun, task: str | None, data: Path | None) -> dict[str, Measured]:
+def _measured(saved: SavedRun, task: str | None, data: str | None) -> dict[str, Measured]:
     """Compute scores by split, or under the name of the file with the rows."""
     from hft_core.predict import prediction
 
     if data is not None and task is not None:
-        return {str(data): prediction.evaluate_by_label(saved, task, prediction.rows_from_file(data, task))}
-    return prediction.evaluate_recipe_data(saved, [task] if task else list(saved.model.heads))
+        rows = prediction.rows_from_file(data, task)
+        return {data: prediction.evaluate_by_label(saved, task, rows, on_note=_warn)}
+    return prediction.evaluate_recipe_data(saved, [task] if task else list(saved.model.heads), on_note=_warn)
+
+
+def _warn(note: str) -> None:
+    say_error(f"warning: {note}")
 
 
 def _with_labels(by_task: Mapping[str, Any], labels: Mapping[str, LabelScores]) -> dict[str, Any]:

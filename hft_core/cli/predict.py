@@ -89,7 +89,7 @@ def _predict_file(
 
     with row_progress() as show:
         done = predict_file(
-            saved, input, output, tasks, rejects=rejects, shard=shard, by_task=several, on_progress=show
+            saved, input, output, tasks, rejects=rejects, shard=shard, by_task=several, on_progress=show, on_note=_warn
         )
     if done.rejected:
         say_error(f"{done.rejected} of {done.read} rows cannot be used: {rejects} has them with the reasons")
@@ -99,6 +99,7 @@ def _print(
     saved: SavedRun, tasks: Sequence[str], texts: Sequence[str], input: str | None, *, several: bool, as_json: bool
 ) -> None:
     """Print the answers: JSON lines, or a table."""
+    from hft_core.data import row_notes
     from hft_core.predict import prediction
     from hft_core.predict.answer_lines import lines_of
 
@@ -106,14 +107,19 @@ def _print(
         rows = prediction.rows_for_tasks(saved, tasks, texts)
     else:
         rows = prediction.rows_from_file(input, tasks[0])
-    by_task = prediction.predict_tasks(saved, rows, tasks)
-    for note in prediction.notes(saved, tasks[0], rows):
-        say_error(f"warning: {note}")
+    counts: prediction.Counts = {}
+    by_task = prediction.predict_counted(saved, rows, tasks, counts)
+    for note in row_notes.counted(counts):
+        _warn(note)
     if as_json:
         for line in lines_of(by_task, several=several):
             print_json_line(line)
     else:
         _print_answers(lines_of(by_task, several=True), several=several)
+
+
+def _warn(note: str) -> None:
+    say_error(f"warning: {note}")
 
 
 def _shard(text: str | None) -> tuple[int, int]:

@@ -15,16 +15,24 @@ if TYPE_CHECKING:
 
 
 def check(
-    rows: Rows, columns: Sequence[Column], *, task: str, split: str | None = None, need_targets: bool = True
+    rows: Rows,
+    columns: Sequence[Column],
+    *,
+    task: str,
+    split: str | None = None,
+    need_targets: bool = True,
+    of_recipe: bool = True,
 ) -> None:
     """Raise `DataError` for the first row that does not fit `columns`, with the count of further bad rows.
 
-    Without `need_targets`, target columns are not checked: rows to predict on may lack them.
+    Without `need_targets`, target columns are not checked: rows to predict on may lack them. `of_recipe`: see
+    `need_column`.
     """
     wanted = [column for column in columns if need_targets or not column.target]
     _refuse_target_as_input(wanted, task)
     for column in wanted:
-        need_column(rows, column.name, f"{expected(column)} in each row", task=task, split=split)
+        why = f"{expected(column)} in each row"
+        need_column(rows, column.name, why, task=task, split=split, of_recipe=of_recipe)
 
     def first_problem(row: Mapping[str, Any]) -> str:
         problems = ((column.name, problem(row[column.name], column)) for column in wanted)
@@ -63,8 +71,13 @@ def check_each(
         raise DataError(f"{_title(task, split)}: {first}{more}")
 
 
-def need_column(rows: Rows, name: str, why: str, *, task: str, split: str | None = None) -> None:
-    """Raise `DataError`, with the existing columns and the nearest one, unless `name` can be read."""
+def need_column(
+    rows: Rows, name: str, why: str, *, task: str, split: str | None = None, of_recipe: bool = True
+) -> None:
+    """Raise `DataError`, with the existing columns and the nearest one, unless `name` can be read.
+
+    `of_recipe`: whether a recipe names the rows' files, and may say their format.
+    """
     existing = rows.columns
     if rows.has(name):
         return
@@ -73,7 +86,12 @@ def need_column(rows: Rows, name: str, why: str, *, task: str, split: str | None
         hint = " The header is a single cell: cells are separated by commas in csv, by tabs in tsv."
     source = rows.sources[0]
     if source.unit != "memory" and (tool := export_format(source.name)) is not None:
-        hint = f" It is an export of an annotation tool: 'format: {tool}' reads it."
+        hint = (
+            f" It is an export of an annotation tool: 'format: {tool}' reads it."
+            if of_recipe
+            else f" It is an export of an annotation tool ({tool}), which is read for training alone: give its items "
+            f"as rows with the column {name!r}, csv or JSON lines."
+        )
     where = "the data" if source.unit == "memory" else source.name
     columns = ", ".join(map(repr, existing))
     raise DataError(f"{_title(task, split)}: {where} has no column {name!r} ({why}); its columns are {columns}.{hint}")

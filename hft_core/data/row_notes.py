@@ -3,7 +3,9 @@ texts that are damaged or read as something else."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hft_core.data.cells import is_missing_word
@@ -66,6 +68,40 @@ def _texts(cell: Any) -> Iterator[str]:
             text = item.get("content", item.get("value")) if isinstance(item, Mapping) else item
             if isinstance(text, str):
                 yield text
+
+
+@dataclass
+class NoteCounts:
+    """The notes of rows that are read a few at a time."""
+
+    rows: int = 0
+    of_source: dict[str, None] = field(default_factory=dict)
+    """What their readers noted."""
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+    """The place of the first row of each note."""
+
+    def add(self, rows: Rows, notes: Mapping[str, Sequence[int]]) -> None:
+        """Count further rows; `notes`: the rows of each note (`Examples.notes`)."""
+        self.rows += len(rows)
+        self.of_source |= dict.fromkeys(rows.notes)
+        for note, noted in notes.items():
+            self.counts[note] += len(noted)
+            self.first.setdefault(note, rows.where(noted[0]))
+
+    def lines(self) -> list[str]:
+        """Return a line for each note, with the number of its rows and the place of the first one."""
+        counted = (f"{note} ({n} of {self.rows} rows; first: {self.first[note]})" for note, n in self.counts.items())
+        return [*self.of_source, *counted]
+
+
+def counted(by_task: Mapping[str, NoteCounts]) -> list[str]:
+    """Return the lines of several tasks' notes, each once: tasks that read the same texts have the same ones."""
+    lines: dict[str, str] = {}
+    for task, counts in by_task.items():
+        for line in counts.lines():
+            lines.setdefault(line, task)
+    return [f"task '{task}': {line}" for line, task in lines.items()]
 
 
 def warnings(task: str, splits: Mapping[str, Rows], notes: Mapping[str, Mapping[str, Sequence[int]]]) -> list[str]:

@@ -182,7 +182,7 @@ def without_bad(chunk: Chunk, columns: Sequence[Column], *, task: str, first: bo
     wanted = [column for column in columns if not column.target]
     if first:
         for column in wanted:
-            need_column(rows, column.name, f"{expected(column)} in each row", task=task)
+            need_column(rows, column.name, f"{expected(column)} in each row", task=task, of_recipe=False)
     found = _problems(rows, wanted)
     if not found:
         return chunk

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hft_core.data import stream
+from hft_core.data import row_notes, stream
 from hft_core.data.stream import BadRow, Chunk, RowStream
 from hft_core.errors import DataError, UsageError
 from hft_core.predict import answer_file
 from hft_core.predict.answer_file import Progress
 from hft_core.predict.answer_lines import lines_of, with_input
-from hft_core.predict.prediction import answering, predict_tasks
+from hft_core.predict.prediction import Counts, answering, predict_counted
 from hft_core.predict.saved_run import SavedRun
 from hft_core.runtime import signals
 from hft_core.runtime.files import file_hash
@@ -34,6 +34,7 @@ def predict_file(
     shard: Shard = (1, 1),
     by_task: bool | None = None,
     on_progress: OnProgress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Progress:
     """Predict each row of a data file and write the answers, beside the row's columns, to `output`.
 
@@ -41,6 +42,7 @@ def predict_file(
     call ended early, its answers stay and this one resumes after them; the input must be the same. `tasks`: all that
     have answers when left out. `rejects`: where rows that cannot be used are written, with the reason; without it the
     first of them ends the call. `by_task`: each answer stands under its task's name; so by default with several tasks.
+    `on_note` gets at the end what is odd about the texts that this call read, a line for each kind with its count.
 
     Raises `DataError` for bad rows, `UsageError` when answers of something else are in the way, and `RunError` where
     a file cannot be written.
@@ -51,16 +53,20 @@ def predict_file(
     several = len(tasks) > 1 if by_task is None else by_task
     columns = [column for task in tasks for column in saved.model.head(task).columns()]
     of = _identity(saved, tasks, source, shard)
+    counts: Counts = {}
     with answer_file.opened(Path(output), None if rejects is None else Path(rejects), of) as answers:
         for chunk in source.chunks(start + answers.done.read, stop):
             signals.check()
             good = stream.without_bad(chunk, columns, task=tasks[0], first=not answers.done.read)
             if rejects is None:
                 refuse_bad(good, tasks[0])
-            answers.add(_lines(saved, tasks, good, several), map(_rejected, good.bad), chunk.count)
+            answers.add(_lines(saved, tasks, good, several, counts), map(_rejected, good.bad), chunk.count)
             if on_progress is not None:
                 on_progress(answers.done, stop - start)
         answers.finish()
+    if on_note is not None:
+        for line in row_notes.counted(counts):
+            on_note(line)
     return answers.done
 
 
@@ -81,10 +87,13 @@ def _identity(saved: SavedRun, tasks: Sequence[str], source: RowStream, shard: S
     }
 
 
-def _lines(saved: SavedRun, tasks: Sequence[str], chunk: Chunk, several: bool) -> Iterable[Mapping[str, Any]]:
+def _lines(
+    saved: SavedRun, tasks: Sequence[str], chunk: Chunk, several: bool, counts: Counts
+) -> Iterable[Mapping[str, Any]]:
     if chunk.rows is None:
         return ()
-    return with_input(chunk.rows, lines_of(predict_tasks(saved, chunk.rows, tasks), several=several))
+    by_task = predict_counted(saved, chunk.rows, tasks, counts)
+    return with_input(chunk.rows, lines_of(by_task, several=several))
 
 
 def refuse_bad(chunk: Chunk, task: str) -> None:

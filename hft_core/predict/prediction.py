@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from hft_core.acceleration.decide import decide_evaluation
 from hft_core.data import loading, row_notes
 from hft_core.data.examples import Examples, encode
+from hft_core.data.row_notes import NoteCounts
 from hft_core.data.rows import Rows
 from hft_core.device.machine import Machine, find_machine
 from hft_core.errors import UsageError, did_you_mean
@@ -19,6 +20,9 @@ from hft_core.recipe.resolve import Resolved
 from hft_core.runs import assembly
 from hft_core.runtime.run_lock import exclusive
 from hft_core.training.evaluation import Measured, evaluate_tasks, measure
+
+Counts = dict[str, NoteCounts]
+OnNote = Callable[[str], None]
 
 
 class Trained(Protocol):
@@ -106,15 +110,10 @@ def predict_tasks(saved: Trained, rows: Any, tasks: Sequence[str] | None = None)
 
 
 @exclusive
-def notes(saved: Trained, task: str, rows: Any) -> list[str]:
-    """Return what is odd about the texts of rows that are predicted on, a line for each kind: no token that is known,
-    special tokens, damage. Raises `DataError` as `predict` does."""
-    head = head_of(saved, task)
-    rows = loading.from_python(rows, task=task)
-    assembly.check_rows(task, head, rows, "input", need_targets=False)
-    limit = assembly.max_length(saved.resolved, task, saved.model)
-    examples = encode(rows, head, saved.model.backbone.tokenizer, limit, with_targets=False)
-    return row_notes.warnings(task, {"input": rows}, {"input": examples.notes()})
+def predict_counted(saved: Trained, rows: Any, tasks: Sequence[str], counts: Counts) -> dict[str, list[dict[str, Any]]]:
+    """Predict as `predict_tasks` does, and add what is odd about the texts to `counts` (no token that is known, special
+    tokens, damage)."""
+    return _answers(saved, tasks, rows, counts)
 
 
 def answering(saved: Trained) -> list[str]:
@@ -125,7 +124,9 @@ def answering(saved: Trained) -> list[str]:
     return found
 
 
-def _answers(saved: Trained, tasks: Sequence[str], rows: Any) -> dict[str, list[dict[str, Any]]]:
+def _answers(
+    saved: Trained, tasks: Sequence[str], rows: Any, counts: Counts | None = None
+) -> dict[str, list[dict[str, Any]]]:
     heads = {task: head_of(saved, task) for task in tasks}
     limits = assembly.max_lengths(saved.resolved, heads, saved.model)
     examples: dict[str, Examples] = {}
@@ -133,6 +134,8 @@ def _answers(saved: Trained, tasks: Sequence[str], rows: Any) -> dict[str, list[
         rows = loading.from_python(rows, task=task)
         assembly.check_rows(task, head, rows, "input", need_targets=False)
         examples[task] = encode(rows, head, saved.model.backbone.tokenizer, limits[task], with_targets=False)
+        if counts is not None:
+            counts.setdefault(task, NoteCounts()).add(rows, examples[task].notes())
     where, seed = machine_of(saved), saved.resolved.recipe.seed
     plan = _plan(saved, examples, where)
     evaluations = evaluate_tasks(saved.model, examples, where, seed=seed, with_loss=False, predicting=heads, plan=plan)
@@ -168,25 +171,34 @@ def evaluate(saved: Trained, task: str, rows: Any) -> dict[str, float]:
 
 
 @exclusive
-def evaluate_by_label(saved: Trained, task: str, rows: Any) -> Measured:
-    """Evaluate a task as `evaluate` does, also by label."""
-    return _measured(saved, task, rows)
+def evaluate_by_label(saved: Trained, task: str, rows: Any, *, on_note: OnNote | None = None) -> Measured:
+    """Evaluate a task as `evaluate` does, also by label; `on_note` gets what is odd about the rows, a line each."""
+    return _measured(saved, task, rows, on_note)
 
 
-def _measured(saved: Trained, task: str, rows: Any) -> Measured:
+def _measured(saved: Trained, task: str, rows: Any, on_note: OnNote | None = None) -> Measured:
     head, rows = head_of(saved, task), loading.from_python(rows, task=task)
     assembly.check_rows(task, head, rows, "input", need_targets=True)
     limit = assembly.max_length(saved.resolved, task, saved.model)
     examples = {task: encode(rows, head, saved.model.backbone.tokenizer, limit)}
+    if on_note is not None:
+        for line in row_notes.warnings(task, {"input": rows}, {"input": examples[task].notes()}):
+            on_note(line)
     return measure(saved.model, [task], examples, machine_of(saved), seed=saved.resolved.recipe.seed)
 
 
 @exclusive
-def evaluate_recipe_data(saved: Trained, tasks: Sequence[str]) -> dict[str, Measured]:
-    """Evaluate tasks on the dev and test splits of the run's own recipe. Raises `DataError` when its files are gone."""
+def evaluate_recipe_data(saved: Trained, tasks: Sequence[str], *, on_note: OnNote | None = None) -> dict[str, Measured]:
+    """Evaluate tasks on the dev and test splits of the run's own recipe; `on_note` gets what is odd about their rows, a
+    line each. Raises `DataError` when its files are gone."""
     heads = {task: head_of(saved, task) for task in tasks}
     rows = assembly.load_rows(saved.resolved, heads, {})
     examples = assembly.tokenize(saved.resolved, rows, saved.model)
+    if on_note is not None:
+        for task, splits in rows.items():
+            of_task = {split: part for split, part in splits.items() if split in ("dev", "test")}
+            for line in row_notes.warnings(task, of_task, {split: examples[split][task].notes() for split in of_task}):
+                on_note(line)
     where, seed = machine_of(saved), saved.resolved.recipe.seed
     return {
         split: measure(saved.model, tasks, of_split, where, seed=seed, plan=_plan(saved, of_split, where))

@@ -9,7 +9,7 @@ from hft_core.specs import lazy_attributes
 if TYPE_CHECKING:
     from hft_core.recipe.fields import PluginChoice
     from hft_core.recipe.recipe_file import dump, from_dict, load
-    from hft_core.recipe.schema import BackboneChoice, Data, Output, Recipe, Split, Task
+    from hft_core.recipe.schema import BackboneChoice, Data, Output, Queries, Recipe, Split, Task
     from hft_core.recipe.stage import Sampling, Stage
     from hft_core.recipe.yaml_source import existing
 
@@ -18,6 +18,7 @@ __all__ = [
     "Data",
     "Output",
     "PluginChoice",
+    "Queries",
     "Recipe",
     "Sampling",
     "Split",
@@ -34,6 +35,7 @@ _LAZY = {
     "Data": "hft_core.recipe.schema:Data",
     "Output": "hft_core.recipe.schema:Output",
     "PluginChoice": "hft_core.recipe.fields:PluginChoice",
+    "Queries": "hft_core.recipe.schema:Queries",
     "Recipe": "hft_core.recipe.schema:Recipe",
     "Sampling": "hft_core.recipe.stage:Sampling",
     "Split": "hft_core.recipe.schema:Split",

@@ -156,7 +156,7 @@ def _check_labels(name: str, head: Head, rows: Rows, split: str) -> None:
 
 def check_rows(name: str, head: Head, rows: Rows, split: str, *, need_targets: bool) -> None:
     """Check rows that are not the recipe's own. Raises `DataError`."""
-    check(rows, head.columns(), task=name, split=split, need_targets=need_targets)
+    check(rows, head.columns(), task=name, split=split, need_targets=need_targets, of_recipe=False)
     if need_targets:
         _check_labels(name, head, rows, split)
 

@@ -19,7 +19,7 @@ import hft_core
 from hft_core import Catalogue, DataError, UsageError
 from hft_core.cli.app import main
 from hft_core.data import stream
-from hft_core.predict import Batch, SavedRun, predict, predict_file
+from hft_core.predict import Batch, SavedRun, predict, predict_file, rows_from_file
 
 TASKS: dict[str, dict[str, Any]] = {
     "topic": {"head": "classification"},
@@ -100,6 +100,40 @@ def test_answers_are_written_as_tables(saved: SavedRun, texts: list[str], tmp_pa
         rows = list(csv.DictReader(file))
     assert [row["topic.label"] for row in rows] == [line["topic"]["label"] for line in exact]
     assert [float(row["score.value"]) for row in rows] == [line["score"]["value"] for line in exact]
+
+
+def test_odd_texts_are_told_of_once_for_the_whole_file(saved: SavedRun, texts: list[str], tmp_path: Path) -> None:
+    odd = {3: "the [SEP] cat", 2 * CHUNK + 1: "a [SEP] dog", COUNT - 1: "a &amp; b"}
+    path = jsonl(tmp_path / "in.jsonl", [odd.get(i, text) for i, text in enumerate(texts)])
+    told: list[str] = []
+    predict_file(saved, path, tmp_path / "out.jsonl", ["topic", "score"], on_note=told.append)
+    assert len(told) == 2
+    assert told[0].startswith("task 'topic': column 'text' holds '[SEP]' in its text")
+    assert told[0].endswith(f"(2 of {COUNT} rows; first: {path}, line 4)")
+    assert told[1].endswith(f"(1 of {COUNT} rows; first: {path}, line {COUNT})")
+
+
+def test_the_commands_tell_of_odd_texts(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "odd.jsonl"
+    path.write_text('{"text": "the [SEP] cat", "label": "animals"}\n')
+    for call in (["evaluate", str(run), "--data"], ["predict", str(run), "--output", str(tmp_path / "out"), "--input"]):
+        assert main([*call, str(path), "--task", "topic"]) == 0
+        told = capsys.readouterr().err
+        assert "holds '[SEP]' in its text" in told
+        assert f"first: {path}, line 1)" in told
+
+
+def test_an_export_of_an_annotation_tool_has_to_be_given_as_rows(saved: SavedRun, tmp_path: Path) -> None:
+    path = tmp_path / "export.json"
+    path.write_text('[{"data": {"title": "a"}, "annotations": []}]')
+    for call in (
+        lambda: predict_file(saved, path, tmp_path / "out", ["topic"]),
+        lambda: predict(saved, "topic", rows_from_file(path, "topic")),
+    ):
+        with pytest.raises(DataError) as caught:
+            call()
+        assert "an annotation tool (label-studio), which is read for training alone" in str(caught.value)
+        assert "'format" not in str(caught.value)
 
 
 def test_an_interrupted_prediction_goes_on_behind_its_whole_rows(

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import hft_core
 from hft_core import Catalogue, ModelError
-from hft_core.data import loading
+from hft_core.data import loading, row_notes
 from hft_core.predict import prediction, saved_run
 
 STRATEGIES = {"whole": ("full",), "adapter": ("lora",), "both": ("full", "lora")}
@@ -152,14 +152,20 @@ def test_a_run_whose_labels_were_edited_says_so(order: list[str], copied: Callab
 def test_odd_texts_to_predict_on_are_told_of(runs: Path) -> None:
     saved = saved_run.open_run(runs / "bert-adapter", Catalogue.discover())
     texts = ["the cat", "the [SEP] cat", "\u0b85", "a &amp; b"]
-    lines = prediction.notes(saved, "topic", [{"text": text} for text in texts])
+
+    def told(texts: list[str]) -> list[str]:
+        counts: prediction.Counts = {}
+        prediction.predict_counted(saved, [{"text": text} for text in texts], ["topic"], counts)
+        return row_notes.counted(counts)
+
+    lines = told(texts)
     assert [line.partition("'topic': ")[2].split()[:3] for line in lines] == [
         ["column", "'text'", "holds"],
         ["the", "tokenizer", "of"],
         ["column", "'text'", "holds"],
     ]
-    assert "(1 of 4 input rows; first: row 2 of task 'topic')" in lines[0]
-    assert prediction.notes(saved, "topic", [{"text": "the cat"}]) == []
+    assert "(1 of 4 rows; first: row 2 of task 'topic')" in lines[0]
+    assert told(["the cat"]) == []
 
 
 def test_the_facts_of_a_run_are_its_labels(runs: Path) -> None:
