@@ -94,6 +94,15 @@ class Pins:
         before, after = self.digests(), now.digests()
         return [name for name in {**before, **after} if before.get(name) != after.get(name) and name not in excused]
 
+    def moved_data(self, now: Pins) -> list[str]:
+        """Return each data set of the hub whose address stands for another commit now, with both."""
+        after = now.data_commits
+        return [
+            f"{name} was the commit {commit[:12]} and is {after[name][:12]}"
+            for name, commit in self.data_commits.items()
+            if after.get(name, commit) != commit
+        ]
+
     def opened_with(self, now: Pins, *, own_base: bool) -> list[str]:
         """Return what of the base model and the code of a finished run is not in `now` as it was trained with.
 

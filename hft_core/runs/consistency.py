@@ -69,7 +69,8 @@ def check_same_inputs(
     before, step = resume_from.state.run, resume_from.step
     notes = [*before.notes]
     changed = before.pins.changes(pins, same_place=before.place == place)
-    names = "; ".join(changed)
+    moved = before.pins.moved_data(pins)
+    names = "; ".join(changed) + (f" ({'; '.join(moved)})" if moved else "")
     if changed and not accept:
         raise UsageError(
             f"the run in '{folder.path}' did not begin with what it would be resumed with: {names} changed since; "

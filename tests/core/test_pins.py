@@ -52,6 +52,13 @@ def test_what_changed_is_named(other: dict[str, Any], named: list[str]) -> None:
     assert PINS.changes(replace(PINS, **other), same_place=True) == named
 
 
+def test_data_of_the_hub_is_compared_by_its_rows_and_its_commits_are_told() -> None:
+    before, now = (replace(PINS, data_commits={"hf://a/b:train": mark * 40}) for mark in "cd")
+    assert before.changes(now, same_place=True) == []
+    assert before.moved_data(now) == [f"hf://a/b:train was the commit {'c' * 12} and is {'d' * 12}"]
+    assert before.moved_data(PINS) == before.moved_data(before) == []
+
+
 def test_fresh_heads_are_compared_in_the_same_place_only() -> None:
     assert PINS.changes(replace(PINS, fresh_heads={"topic": "g"}), same_place=False) == []
 

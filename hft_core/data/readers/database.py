@@ -26,7 +26,7 @@ from hft_core.file_guard import open_regular
 
 FETCHED = 5_000
 """Rows of the result that are in memory at a time."""
-_LOCKED = {
+_LOCKED: dict[str, Any] = {
     "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -105,6 +105,7 @@ def _of_duckdb(path: str, statement: str) -> Result:
 def _of_sqlite(path: str, statement: str) -> Result:
     address = f"file:{quote(str(Path(path).absolute()))}?mode=ro"
     with closing(sqlite3.connect(address, uri=True)) as connection:
+        connection.execute("PRAGMA trusted_schema = OFF")  # no function with effects in a stranger's views
         connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY)
         yield from _fetched(connection.execute(statement))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,19 +21,23 @@ TABLE = "CREATE TABLE news (id INTEGER, text TEXT, label TEXT, score {kind})"
 ROWS = [(i, f"text {i}", "ab"[i % 2] if i else None, i * 1.5) for i in range(20)]
 SELECT = "SELECT * FROM news ORDER BY id"
 
-Make = Callable[[str], str]
 
-
-@pytest.fixture(params=["news.duckdb", "news.sqlite"])
-def news(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture(scope="module", params=["news.duckdb", "news.sqlite"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with one table of either kind."""
-    path = str(tmp_path / request.param)
-    connect, kind = (duckdb.connect, "DECIMAL(9, 1)") if path.endswith("duckdb") else (sqlite3.connect, "REAL")
-    with contextlib.closing(connect(path)) as connection:
+    path = tmp_path_factory.mktemp("made") / request.param
+    connect, kind = (duckdb.connect, "DECIMAL(9, 1)") if path.suffix == ".duckdb" else (sqlite3.connect, "REAL")
+    with contextlib.closing(connect(str(path))) as connection:
         connection.execute(TABLE.format(kind=kind))
         connection.executemany("INSERT INTO news VALUES (?, ?, ?, ?)", ROWS)
         connection.commit()
     return path
+
+
+@pytest.fixture
+def news(made: Path, tmp_path: Path) -> str:
+    """A copy of its own."""
+    return str(shutil.copy(made, tmp_path))
 
 
 def test_a_result_is_rows_in_its_order_with_the_values_of_the_columns(news: str) -> None:
