@@ -103,6 +103,8 @@ def test_no_run_is_outside_of_the_folder(name: str, page: TestClient) -> None:
         {"tasks": {"t": {"head": "classification", "data": "/etc/passwd"}}},
         {"tasks": {"t": {"head": "classification", "data": {"files": ["rows.jsonl", "~/x.csv"]}}}},
         {"tasks": {"t": {"head": "classification", "data": "https://example.org/x.csv"}}},
+        {"tasks": {"t": {"head": "classification", "data": "hf://me/news:train"}}},
+        {"tasks": {"t": {"head": "classification", "data": {"sql": "SELECT 1 ORDER BY 1", "database": "/x.db"}}}},
         {"backbone": {"model": "/"}},
     ],
 )

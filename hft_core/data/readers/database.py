@@ -82,7 +82,7 @@ def _is_duckdb(path: str) -> bool:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     if start != b"SQLite format 3\0" and start[8:12] != b"DUCK":
-        raise DataError(f"{path}: expected a database of DuckDB or SQLite, which it does not begin as")
+        raise DataError(f"{path}: expected a database of DuckDB or SQLite (its first bytes are of neither)")
     return start[8:12] == b"DUCK"
 
 

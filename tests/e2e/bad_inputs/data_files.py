@@ -98,6 +98,44 @@ PATHS = [
         command=CHECK,
         says="task 'topic': there is no file 'aaa…'.",
     ),
+    Case(
+        what="a data set of the hub, without a connection",
+        given=data("hf://me/news:train"),
+        command=CHECK,
+        says="hf://me/news:train: …; HF_HUB_OFFLINE is set, so only what the cache has is read: unset it, or give a "
+        "folder that 'save_to_disk' wrote",
+    ),
+    Case(
+        what="a data set of the hub without its owner",
+        given=data("hf://news"),
+        command=CHECK,
+        says="hf://news: expected hf://OWNER/NAME[@REVISION][:[CONFIG/]SPLIT], for instance hf://…",
+    ),
+    Case(
+        what="a database that is none",
+        given=data("{sql: 'SELECT * FROM news ORDER BY id', database: news.csv}"),
+        command=CHECK,
+        says="news.csv: expected a database of DuckDB or SQLite (its first bytes are of neither)",
+    ),
+    Case(
+        what="a statement without an order",
+        given=data("{sql: 'SELECT * FROM news', database: news.csv}"),
+        command=CHECK,
+        says="news.csv (sql): expected ORDER BY and columns that tell the rows apart: without it a database may return "
+        "them in another order the next time, and the run would be another one, or not be resumed",
+    ),
+    Case(
+        what="a statement that is no SELECT",
+        given=data("{sql: DELETE FROM news, database: news.csv}"),
+        command=CHECK,
+        says="news.csv (sql): expected one SELECT statement, found 'DELETE FROM news'",
+    ),
+    Case(
+        what="a statement without its database",
+        given=data("{sql: SELECT * FROM news ORDER BY id}"),
+        command=CHECK,
+        says="recipe.yaml, line …, tasks.topic.data: 'sql' and 'database' go together",
+    ),
 ]
 
 TABLES = [
