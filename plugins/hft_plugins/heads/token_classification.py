@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -16,11 +17,23 @@ from hft_core.backbone import Backbone, Features
 from hft_core.data import as_label, as_list
 from hft_core.head import Column, Draw, Encoded, Targets
 from hft_core.results import LabelScores
-from hft_plugins.heads.parts import class_weights, tag_metrics, tag_notations, tag_schemes, tagged_rows, token_overlap
+from hft_plugins.heads.parts import (
+    class_weights,
+    tag_metrics,
+    tag_notations,
+    tag_schemes,
+    tagged_rows,
+    token_overlap,
+    windows,
+)
 from hft_plugins.heads.parts.class_weights import CLASS_WEIGHTS_FIELD, LABEL_SMOOTHING_FIELD, ClassWeights
+from hft_plugins.heads.parts.example_groups import group_of
 from hft_plugins.heads.parts.label_ids import LabelNames, config_of, first_rows, ids_of, in_order, refuse_alike, unknown
 from hft_plugins.heads.parts.tag_notations import PLAIN, USUAL, Notation
 from hft_plugins.heads.parts.token_head import PositionHead
+
+WINDOW = "window"
+"""The target that has the index of each window in its row."""
 
 
 class Options(options.Options):
@@ -40,6 +53,11 @@ class Options(options.Options):
     labels: LabelNames | None = Field(
         default=None, description="tags in the order of their ids; those of the training rows' scheme when left out"
     )
+    window: windows.Overlap | None = Field(
+        default=None,
+        description="read a text of more than max_length tokens in windows of max_length, instead of cutting it; each "
+        "word in the one where it has the most context",
+    )
     class_weights: ClassWeights | None = CLASS_WEIGHTS_FIELD
     label_smoothing: float = LABEL_SMOOTHING_FIELD
 
@@ -56,6 +74,7 @@ class TokenClassification(PositionHead):
     def __init__(self, task: str, options: Options) -> None:
         super().__init__(task)
         self.options = options
+        self.predicts_units = self.chunks_long_texts = options.window is not None
         self.words = Column(options.words, "text", many=True, separator=" ")
         self.tags = Column(options.tags, "label", target=True, many=True, separator=" ")
 
@@ -186,24 +205,39 @@ class TokenClassification(PositionHead):
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
         sentences = [as_list(cell, self.words) for cell in rows[self.words.name]]
+        texts, overlap = [" ".join(words) for words in sentences], self.options.window
+        if overlap is not None:
+            found = windows.divide([texts], tokenizer, max_length, overlap, offsets=True)
+            return found.encoded(self._targets(_in_windows(sentences, found), found.rows, rows, found.position))
         encoding = tokenizer(
-            [" ".join(words) for words in sentences],
-            truncation=True,
-            max_length=max_length,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
+            texts, truncation=True, max_length=max_length, return_offsets_mapping=True, return_attention_mask=False
         )
         extra = {"token_type_ids": encoding["token_type_ids"]} if "token_type_ids" in encoding else {}
         firsts = [first_tokens(words, o) for words, o in zip(sentences, encoding["offset_mapping"], strict=True)]
+        of_rows = list(range(len(sentences)))
+        return Encoded(encoding["input_ids"], of_rows, extra=extra, targets=self._targets(firsts, of_rows, rows))
+
+    def _targets(
+        self,
+        firsts: Sequence[Sequence[tuple[int, int]]],
+        of_rows: Sequence[int],
+        rows: Mapping[str, Sequence[Any]],
+        windows_of_rows: Sequence[int] | None = None,
+    ) -> dict[str, list[Any]]:
+        """Return the targets of examples; `firsts`: the first token of each word in each. The labels of a row's words
+        are those of its first window."""
         targets: dict[str, list[Any]] = {
             "position": [[position for position, _ in first] for first in firsts],
             "word": [[word for _, word in first] for first in firsts],
         }
+        if windows_of_rows is not None:
+            targets[WINDOW] = list(windows_of_rows)
         if self.tags.name in rows:
             ids = ids_of(self.labels)
-            cells = rows[self.tags.name]
-            targets["label"] = [[ids[tag] for tag in self._learned(self._tags(cell))] for cell in cells]
-        return Encoded(encoding["input_ids"], list(range(len(sentences))), extra=extra, targets=targets)
+            labels = [[ids[tag] for tag in self._learned(self._tags(cell))] for cell in rows[self.tags.name]]
+            begins = [True] * len(of_rows) if windows_of_rows is None else [at == 0 for at in windows_of_rows]
+            targets["label"] = [labels[row] if begin else [] for row, begin in zip(of_rows, begins, strict=True)]
+        return targets
 
     def collate(
         self, sequences: list[list[int]], targets: Mapping[str, list[Any]], examples: Sequence[int], draw: Draw
@@ -215,9 +249,13 @@ class TokenClassification(PositionHead):
         ]
         table = torch.tensor(places, dtype=torch.long).reshape(-1, 3)
         tensors = dict(zip(("sequence", "position", "word"), table.unbind(1), strict=True))
+        begins = list(range(len(sequences)))
+        if WINDOW in targets:
+            tensors[WINDOW] = torch.tensor(targets[WINDOW])
+            begins = [i - at for i, at in enumerate(targets[WINDOW])]
         if "label" not in targets:
             return sequences, Targets(0, tensors)
-        labels = [targets["label"][i][word] for i, _, word in places]
+        labels = [targets["label"][begins[i]][word] for i, _, word in places]
         return sequences, Targets(len(labels), {**tensors, "label": torch.tensor(labels, dtype=torch.long)})
 
     # --- model
@@ -231,7 +269,8 @@ class TokenClassification(PositionHead):
 
     def losses(self, features: Features, targets: Targets) -> Tensor | None:
         words = self._word_losses(features, targets, "none")
-        return words.new_zeros(len(features.input_ids)).index_add(0, targets.tensors["sequence"], words)
+        rows, count = _rows_of(targets, len(features.input_ids))
+        return words.new_zeros(count).index_add(0, rows, words)
 
     def _word_losses(self, features: Features, targets: Targets, reduction: str) -> Tensor:
         logits = _of_words(self.raw_outputs(features), targets)
@@ -243,12 +282,12 @@ class TokenClassification(PositionHead):
         return {"logits": self.raw_outputs(features)}
 
     def decode(self, outputs: Mapping[str, Tensor], targets: Targets) -> list[Any]:
-        """Of each example, `[word, label id]` for each word that has a token."""
-        said: list[list[list[int]]] = [[] for _ in range(len(outputs["logits"]))]
+        """Of each row, `[word, label id]` for each word that has a token."""
+        rows, count = _rows_of(targets, len(outputs["logits"]))
+        said: list[list[list[int]]] = [[] for _ in range(count)]
         best = _of_words(outputs["logits"], targets).argmax(dim=1).tolist()
-        places = (targets.tensors[name].tolist() for name in ("sequence", "word"))
-        for sequence, word, label in zip(*places, best, strict=True):
-            said[sequence].append([word, label])
+        for row, word, label in zip(rows.tolist(), targets.tensors["word"].tolist(), best, strict=True):
+            said[row].append([word, label])
         return said
 
     def answer(self, predictions: Sequence[Any], row: Mapping[str, Any]) -> dict[str, Any]:
@@ -299,6 +338,27 @@ class TokenClassification(PositionHead):
 def _of_words(logits: Tensor, targets: Targets) -> Tensor:
     """Select from `[batch, seq, labels]` the logits `[words, labels]` of all words that have a token."""
     return logits[targets.tensors["sequence"], targets.tensors["position"]]
+
+
+def _rows_of(targets: Targets, examples: int) -> tuple[Tensor, int]:
+    """Return the row of each word, `[words]`, and the number of rows of a batch."""
+    sequence = targets.tensors["sequence"]
+    if WINDOW not in targets.tensors:
+        return sequence, examples
+    row = group_of(targets.tensors[WINDOW])
+    return row[sequence], int(row[-1]) + 1
+
+
+def _in_windows(sentences: Sequence[Sequence[str]], found: windows.Divided) -> list[list[tuple[int, int]]]:
+    """(position, word) of the first token of each word, in the one window that the word is read in."""
+    offsets, sequences = found.of("offset_mapping"), found.of("input_ids")
+    firsts: list[list[tuple[int, int]]] = []
+    for row, group in groupby(range(len(found.rows)), key=found.rows.__getitem__):
+        own = list(group)
+        places = [{word: (at, offsets[i][at][0]) for at, word in first_tokens(sentences[row], offsets[i])} for i in own]
+        chosen = windows.most_context(places, [len(sequences[i]) for i in own])
+        firsts += [[(at, word) for word, at in words.items()] for words in chosen]
+    return firsts
 
 
 def first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 import hft_core
 from hft_core import Catalogue
@@ -22,8 +21,8 @@ from hft_core.errors import UsageError
 from hft_core.export.export_run import export_run
 from hft_core.predict.prediction import evaluate, predict
 from hft_core.predict.saved_run import open_run
-from hft_plugins.heads import classification, multilabel
 from hft_plugins.heads.parts import windows
+from hft_plugins.heads.parts.example_rows import token_classification
 
 LIMIT, STRIDE = 12, 4
 LONG = {"window": {"stride": STRIDE}}
@@ -51,7 +50,7 @@ def long_rows(toys: ModuleType, count: int, seed: int = 0, tail: int = 3) -> lis
 
 def test_windows_overlap_and_hold_every_token(tokenizer: Any) -> None:
     texts = ["the cat saw the dog " * 10, "a dog", "the dog and the cat " * 4]
-    found = windows.encode(texts, tokenizer, LIMIT, windows.Window(stride=STRIDE))
+    found = windows.encode([texts], tokenizer, LIMIT, windows.Window(stride=STRIDE))
     assert max(map(len, found.sequences)) == LIMIT
     assert found.units == found.rows == sorted(found.rows)
     for row, text in enumerate(texts):
@@ -64,7 +63,7 @@ def test_windows_overlap_and_hold_every_token(tokenizer: Any) -> None:
 
 
 def test_what_is_behind_the_last_window_is_said(tokenizer: Any) -> None:
-    found = windows.encode(["the cat " * 40, "a dog"], tokenizer, LIMIT, windows.Window(stride=STRIDE, most=3))
+    found = windows.encode([["the cat " * 40, "a dog"]], tokenizer, LIMIT, windows.Window(stride=STRIDE, most=3))
     assert found.rows == [0, 0, 0, 1]
     assert list(found.notes) == [0]
     assert "more than 3 windows of 12 tokens; what is behind them is cut" in found.notes[0]
@@ -163,10 +162,79 @@ def test_other_heads_read_windows(head: dict[str, Any], metric: str, models: Any
     assert evaluate(run, "topic", data["dev"])[metric] == pytest.approx(result.final["dev"]["topic"][metric])
 
 
-def test_windows_of_a_pair_are_refused() -> None:
-    with pytest.raises(ValidationError, match="'window' divides one text, but 'text' names a pair of columns"):
-        classification.Options(text=("a", "b"), window=windows.Window())
-    assert multilabel.Options(window=windows.Window()).window is not None
+def test_the_second_text_of_a_pair_is_divided_and_the_first_stands_in_each_window(tokenizer: Any) -> None:
+    firsts, seconds = ["a cat", "the dog and the cat " * 4, ""], ["the cat saw the dog " * 8, "the dog " * 9, "a cat"]
+    found = windows.encode([firsts, seconds], tokenizer, LIMIT, windows.Window(stride=1))
+    assert max(map(len, found.sequences)) == LIMIT and found.units == found.rows
+    for row, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
+        begin = tokenizer(first, add_special_tokens=False)["input_ids"][
+            :5
+        ]  # half of what is left by [CLS], [SEP], [SEP]
+        inner = []
+        for sequence, of in zip(found.sequences, found.rows, strict=True):
+            if of == row:
+                assert sequence[1 : len(begin) + 1] == begin
+                inner.append(sequence[len(begin) + 2 : -1])
+        whole = inner[0] + [token for part in inner[1:] for token in part[1:]]
+        assert whole == tokenizer(second, add_special_tokens=False)["input_ids"]
+        assert ("its first text has more than the 5 tokens" in found.notes.get(row, "")) == (row == 1)
+
+
+def test_a_pair_is_learned_and_predicted_in_windows(models: Any, toys: Any, tmp_path: Path) -> None:
+    rows = {"train": long_rows(toys, 24), "dev": long_rows(toys, 12, seed=1)}
+    head = {"type": "classification", "text": ["other", "text"], "label": "fits", **LONG}
+    result = trained(models["bert"], head, rows, tmp_path / "run")
+    run = open_run(tmp_path / "run", Catalogue.discover())
+    assert evaluate(run, "topic", rows["dev"])["loss"] == pytest.approx(result.final["dev"]["topic"]["loss"])
+    cut = [{**row, "text": "the of and to in a is it " * 3} for row in rows["dev"]]
+    one, other = (predict(run, "topic", some) for some in (rows["dev"], cut))
+    assert any(a["probabilities"] != b["probabilities"] for a, b in zip(one, other, strict=True))
+
+
+def test_a_word_is_read_where_its_poorer_side_has_most_context() -> None:
+    places = [{0: (1, 0), 1: (3, 6), 2: (5, 10), 3: (7, 14)}, {2: (1, 12), 3: (3, 14), 4: (5, 18)}]
+    assert windows.most_context(places, [9, 7]) == [{0: 1, 1: 3, 2: 5}, {3: 3, 4: 5}]
+    assert windows.most_context([{0: (4, 0)}, {0: (4, 0)}], [9, 9]) == [{0: 4}, {}]
+
+
+def test_tags_of_long_texts_are_those_of_the_windows_that_the_words_are_read_in(models: Any, tmp_path: Path) -> None:
+    """By the plain class on windows that are made by hand: the tags, and the loss of all words."""
+    rows = [{k: row[k] for k in ("words", "tags")} for row in token_classification(90, 0)]
+    long = [{k: [x for row in rows[at : at + 3] for x in row[k]] for k in ("words", "tags")} for at in range(0, 90, 3)]
+    data = {"train": long[:20], "dev": long[20:]}
+    head = {"type": "token-classification", "window": {"stride": STRIDE}}
+    found = trained(models["bert"], head, data, tmp_path / "run", learning_rate=3e-3, max_steps=30).final["dev"][
+        "topic"
+    ]
+    run = open_run(tmp_path / "run", Catalogue.discover())
+    plain = AutoModelForTokenClassification.from_pretrained(tmp_path / "run/model/topic").eval()
+    tokenizer, names = AutoTokenizer.from_pretrained(tmp_path / "run/model/topic"), plain.config.id2label
+    said, losses, step = [], [], LIMIT - 2 - STRIDE
+    for row in data["dev"]:
+        pieces = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in row["words"]]
+        ids, firsts = [token for word in pieces for token in word], np.cumsum([0, *map(len, pieces[:-1])])
+        begins = range(0, max(1, len(ids) - STRIDE), step)
+        logits = []
+        for begin in begins:
+            part = [tokenizer.cls_token_id, *ids[begin : begin + LIMIT - 2], tokenizer.sep_token_id]
+            with torch.no_grad():
+                logits.append(plain(torch.tensor([part])).logits[0, 1:-1])
+        tags = []
+        for place, tag in zip(firsts, row["tags"], strict=True):
+            inside = {at: min(place - b, b + len(logits[at]) - 1 - place) for at, b in enumerate(begins)}
+            best = max((at for at, context in inside.items() if context >= 0), key=lambda at: inside[at])
+            vector = logits[best][place - begins[best]].log_softmax(dim=0)
+            tags.append(names[int(vector.argmax())])
+            losses.append(-float(vector[plain.config.label2id[tag]]))
+        said.append(tags)
+    assert [answer["value"] for answer in predict(run, "topic", [{"words": r["words"]} for r in data["dev"]])] == said
+    assert len({tag for tags in said for tag in tags}) > 1, "so that an answer can be another one"
+    assert found["loss"] == pytest.approx(np.mean(losses), abs=1e-5) and found["cut_words"] == 0
+    kept = pq.read_table(tmp_path / "run/predictions/dev/topic.parquet").to_pydict()
+    assert len(kept["loss"]) == 10 and sum(kept["loss"]) == pytest.approx(sum(losses), rel=1e-4)
+    truth = [tag for row in data["dev"] for tag in row["tags"]]
+    right = [a == b for a, b in zip(truth, [tag for tags in said for tag in tags], strict=True)]
+    assert found["accuracy"] == pytest.approx(np.mean(right))
 
 
 def test_a_windowed_task_is_not_exported_and_its_card_says_what_lines_read(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -45,14 +45,9 @@ class WindowedOptions(SequenceOptions):
 
     window: windows.Window | None = Field(
         default=None,
-        description="read a text of more than max_length tokens in windows of max_length, instead of cutting it",
+        description="read a text (the second of a pair) of more than max_length tokens in windows of max_length, "
+        "instead of cutting it",
     )
-
-    @model_validator(mode="after")
-    def _windows_of_one_text(self) -> WindowedOptions:
-        if self.window is not None and len(self.texts) > 1:
-            raise ValueError("'window' divides one text, but 'text' names a pair of columns")
-        return self
 
 
 class ScoringHead(Head):
@@ -87,7 +82,7 @@ class ScoringHead(Head):
     ) -> Encoded:
         """Tokenize texts or pairs (one or two columns): cut at `max_length`, or in windows."""
         if self.window is not None:
-            return windows.encode(texts[0], tokenizer, max_length, self.window)
+            return windows.encode(texts, tokenizer, max_length, self.window)
         sequences, extra = tokenize_texts(texts, tokenizer, max_length)
         return Encoded(sequences, list(range(len(sequences))), extra=extra)
 
