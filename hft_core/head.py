@@ -124,6 +124,18 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class TextWindows:
+    """Describe how a head reads a long text in windows, so that other programs can do the same."""
+
+    stride: int
+    """Tokens that consecutive windows share; at most half of what a window holds of the text."""
+    most: int
+    """Windows of a text; what is behind them is cut."""
+    pool: Literal["mean", "max", "first"]
+    """What the outputs of a text are of those of its windows."""
+
+
+@dataclass(frozen=True)
 class HeadContext:
     """Describe the run that a head is built for. A head's factory receives one when it has a keyword `context`."""
 
@@ -304,6 +316,11 @@ class Head(nn.Module, ABC):
     def decision(self) -> Decision:
         """Return how logits become answers."""
         return Decision()
+
+    def text_windows(self) -> TextWindows | None:
+        """Return how `outputs` of the windows of one text become those that `decode` makes an answer of; None where a
+        head reads no windows, or its answers need more than that."""
+        return None
 
     def baseline(self, references: Sequence[Any]) -> Any | None:
         """Return the prediction that is best where the text is not known, from the references of training examples (the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -64,6 +64,14 @@ def named_output(head: Head, hidden_size: int, computed: Tensor) -> dict[str, Te
     with torch.no_grad():
         ((name, tensor),) = head.outputs(Features(torch.zeros(1, 2, hidden_size), ids, ids)).items()
     return {name: computed.squeeze(-1) if computed.ndim > tensor.ndim else computed}
+
+
+def refuse_windows(task: str, to: str, *, but: str = "") -> NoReturn:
+    """Raise `UsageError`: what is exported would read the first window of a text alone."""
+    raise UsageError(
+        f"task '{task}' reads long texts in windows, which --to {to} does not hold{but}: `hft predict` and `hft serve` "
+        "read them"
+    )
 
 
 def require_packages(to: str, names: Sequence[str]) -> None:

@@ -57,7 +57,6 @@ def export_run(
             f"the run's trunk is in {kept_in} (backbone.quantization), and what is exported would be in float32 and "
             f"answer otherwise: {saved.folder / 'model'} has what the run trained"
         )
-    _refuse_windows(saved, chosen)
     form.check(saved, chosen)
     rows = held_out.held_out(saved, chosen)
     original = {task: held_out.of_run(saved, task, rows[task]) for task in chosen}
@@ -114,16 +113,6 @@ def _tasks(saved: SavedRun, named: Sequence[str]) -> list[str]:
     if unknown is not None:
         raise UsageError(f"the run has no task '{unknown}'.{did_you_mean(unknown, known)}")
     return list(dict.fromkeys(named)) or known
-
-
-def _refuse_windows(saved: SavedRun, tasks: Sequence[str]) -> None:
-    """Raise `UsageError` for a task that reads windows: what is exported would answer by the first one alone."""
-    for task in tasks:
-        if saved.model.head(task).predicts_units:
-            raise UsageError(
-                f"task '{task}' reads long texts in windows, which no exported form does: `hft predict` and `hft "
-                "serve` do"
-            )
 
 
 def _judged(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -91,7 +92,9 @@ def of_exported(exported: Exported, saved: SavedRun, task: str, held: HeldOut) -
     for batch in _batches(saved, task, examples, tokenizer):
         (segment,) = batch.segments
         decoded = head.decode(exported.outputs(task, batch.inputs), segment.targets)
-        predictions |= dict(zip(segment.examples.tolist(), decoded, strict=True))
+        ids = segment.examples
+        answered = ids[np.isin(ids, examples.answered(head))] if head.predicts_units else ids
+        predictions |= dict(zip(answered.tolist(), decoded, strict=True))
     return _answered(head, task, held.rows, examples, [predictions[example] for example in sorted(predictions)])
 
 

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hft_core.errors import UsageError
 from hft_core.export import onnx_graph, onnx_readme
-from hft_core.export.export_format import has_outputs, leaving_out, require_packages
+from hft_core.export.export_format import has_outputs, leaving_out, refuse_windows, require_packages
 from hft_core.export.onnx_graph import Graph, Session
 from hft_core.head import Head
 from hft_core.predict.saved_run import SavedRun
@@ -52,6 +52,8 @@ class OnnxFolder:
                     f"task '{task}': its head '{name}' has no outputs that a graph could compute (it generates text, "
                     f"or has a loss alone){leaving_out(task, tasks)}"
                 )
+            if model.head(task).predicts_units and model.head(task).text_windows() is None:
+                refuse_windows(task, "onnx", but=" of pairs of texts or tagged words")
         if model.strategy.routes_rows and len(tasks) > 1:
             raise UsageError(
                 "the run's strategy computes other hidden states for each task, and a graph has one pass for all: "
@@ -115,12 +117,13 @@ def _task_facts(saved: SavedRun, graph: Graph, task: str) -> dict[str, Any]:
     length = onnx_graph.EXAMPLE_LENGTH
     by_token = any(len(shape) > 1 and shape[1] == length for shape in (graph.shapes[name] for name in names.values()))
     activation = ACTIVATIONS.get(str(config.get("problem_type")), "softmax" if by_token and labels else "none")
-    decision = head.decision()
+    decision, limit = head.decision(), assembly.max_length(saved.resolved, task, saved.model)
     return {
         "head": saved.resolved.heads[task].entry.name,
         "columns": [column.name for column in head.columns() if not column.target],
         "texts": _texts(head, names),
-        "max_length": assembly.max_length(saved.resolved, task, saved.model),
+        "max_length": limit,
+        "window": _window(saved, task, limit),
         "outputs": names,
         "per": "token" if by_token else "text",
         "activation": activation,
@@ -128,6 +131,16 @@ def _task_facts(saved: SavedRun, graph: Graph, task: str) -> dict[str, Any]:
         "temperature": decision.temperature,
         "thresholds": list(decision.thresholds),
     }
+
+
+def _window(saved: SavedRun, task: str, limit: int) -> dict[str, Any] | None:
+    """Return how a text of more than `limit` tokens is divided and its windows' outputs are pooled; None where it is
+    cut."""
+    found = saved.model.head(task).text_windows()
+    if found is None:
+        return None
+    room = limit - saved.model.backbone.tokenizer.num_special_tokens_to_add()
+    return {"stride": min(found.stride, room // 2), "most": found.most, "pool": found.pool}
 
 
 def _texts(head: Head, outputs: Mapping[str, str]) -> int:

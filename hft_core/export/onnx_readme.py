@@ -28,6 +28,20 @@ def run(task, texts):
     encoded = tokenizer.encode_batch(texts)
     inputs = {name: np.array([getattr(row, fields[name]) for row in encoded], np.int64) for name in facts["inputs"]}
     return encoded, session.run(list(facts["tasks"][task]["outputs"].values()), inputs)'''
+WINDOWED = """
+
+def run_windows(task, texts):
+    \"\"\"Compute a task's output for texts: that of windows of each, pooled.\"\"\"
+    found = facts["tasks"][task]
+    window = found["window"]
+    tokenizer.enable_truncation(found["max_length"], stride=window["stride"])
+    parts = [[row, *row.overflowing][: window["most"]] for row in tokenizer.encode_batch(texts)]
+    rows = [row for of_text in parts for row in of_text]
+    inputs = {name: np.array([getattr(row, fields[name]) for row in rows], np.int64) for name in facts["inputs"]}
+    (values,) = session.run(list(found["outputs"].values()), inputs)
+    pool = {"mean": np.mean, "max": np.max, "first": lambda part, axis: part[0]}[window["pool"]]
+    return np.stack([pool(part, axis=0) for part in np.split(values, np.cumsum([len(p) for p in parts])[:-1])])"""
+"""For tasks that read windows; follows `OPENED`."""
 CLASSES = [
     'scaled = logits / found["temperature"]',
     "exp = np.exp(scaled - scaled.max(axis=-1, keepdims=True))",
@@ -60,7 +74,8 @@ def text(facts: Mapping[str, Any]) -> str:
         "computes no others. Inputs are `[batch, length]` in int64. `model.json` has outputs, labels and lengths by "
         "task, and `verdict.json` compares the answers with those of the run."
     )
-    lines = ["# An exported model\n", f"{about}\n", f"```python\n{OPENED}\n```\n"]
+    opened = OPENED + (WINDOWED if any(found["window"] for found in facts["tasks"].values()) else "")
+    lines = ["# An exported model\n", f"{about}\n", f"```python\n{opened}\n```\n"]
     for task, found in facts["tasks"].items():
         lines.append(f"## `{task}`\n")
         code = _lines(task, found)
@@ -80,11 +95,13 @@ def _lines(task: str, facts: Mapping[str, Any]) -> list[str]:
     if facts["texts"] not in given:
         return []
     asked = [*begun, f"texts = {given[facts['texts']]}"]
+    named = "logits" if facts["activation"] in ("softmax", "sigmoid") else "values"
+    ran = f"{named} = run_windows(task, texts)" if facts["window"] else f"_, ({named},) = run(task, texts)"
     if facts["activation"] in ("softmax", "sigmoid"):
         classes = [*CLASSES, SECOND if facts["thresholds"] else LIKELIEST]
         answers = classes if facts["activation"] == "softmax" else SEVERAL
-        return [*asked, "_, (logits,) = run(task, texts)", *answers]
-    return [*asked, "_, (values,) = run(task, texts)"]
+        return [*asked, ran, *answers]
+    return [*asked, ran]
 
 
 def _described(facts: Mapping[str, Any]) -> str:

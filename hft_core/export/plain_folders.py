@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hft_core.errors import UsageError
-from hft_core.export.export_format import Exported, has_outputs, is_language_model, leaving_out
+from hft_core.export.export_format import Exported, has_outputs, is_language_model, leaving_out, refuse_windows
 from hft_core.export.plain_models import PlainModels
 from hft_core.predict.saved_run import SavedRun
 from hft_core.recipe.schema import TRUNK_FOLDER
@@ -21,6 +21,8 @@ README = "README.md"
 class PlainFolders:
     """A folder for each task."""
 
+    to = "hf"
+
     def check(self, saved: SavedRun, tasks: Sequence[str]) -> None:
         """Raise `UsageError` for a run that cannot be merged, and for a task that no class of transformers computes."""
         model, last = saved.model, saved.resolved.stages[-1]
@@ -31,6 +33,8 @@ class PlainFolders:
                 f"class of transformers has the whole model: {saved.folder / 'model'} has what the run trained"
             )
         for task in tasks:
+            if model.head(task).predicts_units:
+                refuse_windows(task, self.to, but=" (of one text, --to onnx does)")
             if not _is_plain(saved, task):
                 name = saved.resolved.heads[task].entry.name
                 raise UsageError(

@@ -23,6 +23,8 @@ NEEDED = ("sentence_transformers",)
 class SentenceFolders(PlainFolders):
     """A folder for each task, whose outputs are the embeddings of a `SentenceTransformer`."""
 
+    to = "sentence-transformers"
+
     def check(self, saved: SavedRun, tasks: Sequence[str]) -> None:
         """Raise `UsageError` for what cannot be merged, and for a task that is no pooled text."""
         require_packages("sentence-transformers", NEEDED)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hft_core import options
 from hft_core.backbone import Backbone, FamilyModule, Features, PooledOutput, SequenceModule
-from hft_core.head import Column, Draw, Encoded, Head, Targets
+from hft_core.head import Column, Draw, Encoded, Head, Targets, TextWindows
 from hft_plugins.heads.parts import windows
 from hft_plugins.heads.parts.pooling import Pool, PooledLinear
 from hft_plugins.heads.parts.sequence_scorer import UNRECORDED, PoolingOption, sequence_scorer
@@ -163,6 +163,11 @@ class SequenceHead(ScoringHead):
             of_rows = self.targets_of(cells)
             encoded.targets["target"] = [of_rows[row] for row in encoded.rows]
         return encoded
+
+    def text_windows(self) -> TextWindows | None:
+        if self.window is None or len(self.columns_read.texts) > 1:
+            return None
+        return TextWindows(self.window.stride, self.window.most, self.window.pool)
 
     def text_columns(self) -> list[Column]:
         return [Column(name, "text") for name in self.columns_read.texts]
