@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +18,8 @@ from hft_core.export.verdict import INT8_TOLERANCE, TOLERANCE, TaskVerdict, Verd
 from hft_core.plugins.catalogue import Catalogue
 from hft_core.predict.saved_run import SavedRun, open_run
 from hft_core.runtime import output_probe
-from hft_core.runtime.files import follow_umask, write_json
+from hft_core.runtime.files import write_json
+from hft_core.runtime.new_folder import new_folder
 
 FORMATS = ("hf", "onnx", "sentence-transformers", "gguf")
 DEFAULT_OUTTYPE = "f16"
@@ -62,20 +61,15 @@ def export_run(
     original = {task: held_out.of_run(saved, task, rows[task]) for task in chosen}
     if saved.model.strategy.adapter and saved.resolved.stages[-1].merges:
         saved.model.fold_strategy()
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        form.write(saved, chosen, partial)
-        judged = _judged(form.open(saved, chosen, partial), saved, rows, original)
-        found = Verdict(judged, _tolerance(tolerance, coarse=int8 or outtype in COARSE))
-        numbers = {"outtype": form.outtype} if isinstance(form, GgufFolder) else {"int8": int8}
-        write_json(partial / VERDICT_FILE, {"to": to, **numbers, **found.facts()})
-        follow_umask(partial)
-        partial.rename(out)
+        with new_folder(out) as partial:
+            form.write(saved, chosen, partial)
+            judged = _judged(form.open(saved, chosen, partial), saved, rows, original)
+            found = Verdict(judged, _tolerance(tolerance, coarse=int8 or outtype in COARSE))
+            numbers = {"outtype": form.outtype} if isinstance(form, GgufFolder) else {"int8": int8}
+            write_json(partial / VERDICT_FILE, {"to": to, **numbers, **found.facts()})
     except OSError as error:
         raise RunError(f"{out} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return found
 
 

@@ -9,8 +9,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +20,8 @@ import numpy as np
 from hft_core.errors import RunError, UsageError
 from hft_core.file_guard import folder_problem
 from hft_core.runtime import output_probe, run_manifest
-from hft_core.runtime.files import follow_umask, read_json, sync, sync_tree, write_json
+from hft_core.runtime.files import read_json, write_json
+from hft_core.runtime.new_folder import new_folder
 from hft_core.sanitize import finite, json_text
 from hft_core.search.nearest import Graph
 
@@ -119,22 +118,15 @@ def new_index(folder: Path, rows: int) -> Iterator[IndexWriter]:
     Raises `UsageError` where `folder` is there already, and `RunError` where nothing can be written.
     """
     check_unused(folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-        writer = IndexWriter(partial, rows)
-        try:
-            yield writer
-        finally:
-            writer.close()
-        follow_umask(partial)
-        sync_tree(partial)
-        partial.rename(folder)
-        sync(folder.parent)
+        with new_folder(folder) as partial:
+            writer = IndexWriter(partial, rows)
+            try:
+                yield writer
+            finally:
+                writer.close()
     except OSError as error:
         raise RunError(f"{folder} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_unused(folder: Path) -> None:
@@ -194,6 +186,8 @@ class IndexFiles:
         if shapes != ((facts.rows, facts.size), (facts.rows + 1,)):
             raise UsageError(f"{folder} is damaged: it has vectors and rows of other numbers than it says: {_ANEW}")
         self._rows, self._graph = folder / ROWS_FILE, folder / GRAPH_FILE
+        if self.vectors.dtype != np.float32 or not self._places_are_sound():
+            raise UsageError(f"{folder} is damaged: {OFFSETS_FILE} is not where the rows of {ROWS_FILE} are: {_ANEW}")
 
     def graph(self) -> Graph:
         """Read the graph. Raises `UsageError`."""
@@ -211,5 +205,22 @@ class IndexFiles:
         with self._rows.open("rb") as file:
             for number in sorted(set(numbers)):
                 file.seek(self._offsets[number])
-                found[number] = json.loads(file.read(int(self._offsets[number + 1] - self._offsets[number])))
+                found[number] = self._row(file.read(int(self._offsets[number + 1] - self._offsets[number])), number)
         return found
+
+    def _row(self, line: bytes, number: int) -> dict[str, Any]:
+        """Read a row. Raises `UsageError`, whatever the line holds."""
+        try:
+            row = json.loads(line.decode("utf-8"))
+            if isinstance(row, dict):
+                return row
+        except (ValueError, RecursionError):
+            pass
+        raise UsageError(f"{self._rows}, line {number + 1} is no row: {_ANEW}")
+
+    def _places_are_sound(self) -> bool:
+        """Tell whether the places of rows follow one another from the first byte of their file to its last."""
+        places = self._offsets
+        if places.dtype != np.int64 or places[0] != 0 or places[-1] != self._rows.stat().st_size:
+            return False
+        return bool((np.diff(places) > 0).all())

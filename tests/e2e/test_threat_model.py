@@ -1,4 +1,4 @@
-"""What a recipe, a model folder and a run folder of a stranger cannot do: each claim of the page, tried."""
+"""What a recipe, a model folder, a run folder and an index of a stranger cannot do: each claim of the page, tried."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -30,6 +31,8 @@ from hft_core.plugins.catalogue import PluginError
 from hft_core.predict import saved_run
 from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import resolve
+from hft_core.runtime import run_manifest
+from hft_core.search import build_index, open_index
 from hft_plugins.backbones import encoder
 from hft_plugins.backbones.options import EncoderOptions
 
@@ -458,6 +461,95 @@ def test_opening_a_run_writes_nothing(spoilt: Path) -> None:
     found = opened(spoilt)
     prediction.predict(found, "topic", [{"text": "the bank called"}])
     assert seen() == before
+
+
+@pytest.fixture(scope="module")
+def index(run: Path) -> Path:
+    """An index of the finished run's rows."""
+    build_index(opened(run), run.parent / "rows.jsonl", run.parent / "index", "topic", text="text")
+    return run.parent / "index"
+
+
+@pytest.fixture
+def spoilt_index(index: Path, tmp_path: Path) -> Path:
+    """A copy of the index that a test may spoil."""
+    return Path(shutil.copytree(index, tmp_path / "index"))
+
+
+def listed(index: Path) -> Path:
+    """Say in an index's list of files that those of it are as they are, as whoever made it can."""
+    facts = json.loads((index / "index.json").read_text())
+    facts["files"] = {name: run_manifest.facts_of(index / name) for name in facts["files"]}
+    (index / "index.json").write_text(json.dumps(facts))
+    return index
+
+
+@pytest.mark.parametrize("name", ["index.json", "rows.jsonl", "vectors.npy", "unused.txt"])
+def test_an_index_folder_leads_nowhere_and_no_pipe_is_waited_for(
+    name: str, run: Path, spoilt_index: Path, tmp_path: Path
+) -> None:
+    path = spoilt_index / name
+    if path.exists():
+        path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    (tmp_path / "moved").touch()
+    saved = opened(run)
+    with pytest.raises(UsageError, match="is a link out of the folder"):
+        open_index(spoilt_index, saved)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UsageError, match="is a named pipe, expected a regular file"):
+        open_index(spoilt_index, saved)
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "offsets.npy"])
+def test_pickled_arrays_of_an_index_run_nothing(name: str, run: Path, spoilt_index: Path, mark: Path) -> None:
+    np.save(spoilt_index / name, np.array([Pickled(mark)], dtype=object), allow_pickle=True)
+    with pytest.raises(UsageError, match="is damaged"):
+        open_index(listed(spoilt_index), opened(run))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("content", JSON)
+def test_the_json_of_an_index_is_plain_data(content: str, run: Path, spoilt_index: Path) -> None:
+    (spoilt_index / "index.json").write_text(JSON[content])
+    with pytest.raises(UsageError, match="cannot be read"):
+        open_index(spoilt_index, opened(run))
+
+
+def test_a_changed_file_of_an_index_or_another_run_is_refused(run: Path, spoilt_index: Path) -> None:
+    saved = opened(run)
+    vectors = np.load(spoilt_index / "vectors.npy")
+    np.save(spoilt_index / "vectors.npy", -vectors)
+    with pytest.raises(UsageError, match=r"is damaged: vectors.npy"):
+        open_index(spoilt_index, saved)
+    np.save(spoilt_index / "vectors.npy", vectors[:3])
+    with pytest.raises(UsageError, match="vectors and rows of other numbers than it says"):
+        open_index(listed(spoilt_index), saved)
+    np.save(spoilt_index / "vectors.npy", vectors)
+    open_index(listed(spoilt_index), saved)
+    facts = json.loads((spoilt_index / "index.json").read_text())
+    (spoilt_index / "index.json").write_text(json.dumps({**facts, "model": "0" * 64}))
+    with pytest.raises(UsageError, match="was made with another run"):
+        open_index(spoilt_index, saved)
+
+
+@pytest.mark.parametrize("number", [-9, 2**40])
+def test_rows_of_an_index_are_read_from_its_own_file_alone(number: int, run: Path, spoilt_index: Path) -> None:
+    offsets = np.load(spoilt_index / "offsets.npy")
+    offsets[2] = number
+    np.save(spoilt_index / "offsets.npy", offsets)
+    with pytest.raises(UsageError, match=r"offsets.npy is not where the rows of rows.jsonl are"):
+        open_index(listed(spoilt_index), opened(run))
+
+
+@pytest.mark.parametrize("row", [b"[" * 100_000, b"\xff", b'"text"'])
+def test_a_row_of_an_index_is_plain_data(row: bytes, run: Path, spoilt_index: Path) -> None:
+    count = len(np.load(spoilt_index / "vectors.npy"))
+    (spoilt_index / "rows.jsonl").write_bytes((row + b"\n") * count)
+    np.save(spoilt_index / "offsets.npy", np.arange(count + 1, dtype=np.int64) * (len(row) + 1))
+    with pytest.raises(UsageError, match=r"rows.jsonl, line \d+ is no row"):
+        open_index(listed(spoilt_index), opened(run)).search(["the bank"], k=3)
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "checkpoints", ".lock", "model"])

@@ -5,7 +5,7 @@ The tests are no package, so that this one is loaded by its path (see `tests/e2e
 
 from __future__ import annotations
 
-from . import data_files, environment, flags, lookalikes, models, plugins, recipes, run_folders
+from . import data_files, environment, flags, indexes, lookalikes, models, plugins, recipes, run_folders
 from .case import Case
 from .surroundings import RECIPE, ROWS, Surroundings, inside
 
@@ -17,6 +17,7 @@ TABLE: dict[str, list[Case]] = {
     "model": models.CASES,
     "plugin": plugins.CASES,
     "run folder": run_folders.CASES,
+    "index": indexes.CASES,
     "flags": flags.CASES,
     "environment": environment.CASES,
 }

@@ -26,7 +26,7 @@ class Case:
     """The whole message after `error: `, where `…` stands for any text. Paths in the folder are written as relative."""
     code: int = 2
     needs: tuple[str, ...] = ()
-    """What the folder holds beside the usual: `done` and `stopped` (runs), `decoder` (a model)."""
+    """What the folder holds beside the usual: `done` and `stopped` (runs), `index`, `decoder` (a model)."""
     packages: tuple[str, ...] = ()
     """Modules of extras that the command needs to get so far."""
     variables: Mapping[str, str] = field(default_factory=dict)

@@ -46,7 +46,8 @@ class Surroundings:
         """Fill a folder, with what a case needs beside the usual."""
         shutil.copytree(self.template, folder, dirs_exist_ok=True)
         for name in needs:
-            source = self.models["llama"] if name == "decoder" else self._run(name)
+            made = {"decoder": lambda: self.models["llama"], "index": self._index}
+            source = made[name]() if name in made else self._run(name)
             shutil.copytree(source, folder / name)
 
     def _write(self, folder: Path) -> None:
@@ -58,6 +59,16 @@ class Surroundings:
         (folder / "articles.txt").write_text("".join(row["other"] + "\n" for row in self.rows))
         (folder / "recipe.yaml").write_text(RECIPE)
         shutil.copytree(self.models["bert"], folder / "model")
+
+    def _index(self) -> Path:
+        """The folder of an index of the table's texts, made with `done`."""
+        made = self.place / "index"
+        if not made.exists():
+            from hft_core import Catalogue, open_run
+            from hft_core.search import build_index
+
+            build_index(open_run(self._run("done"), Catalogue.discover()), self.template / "news.csv", made, "topic")
+        return made
 
     def _run(self, name: str) -> Path:
         """The folder of a run that was finished (`done`) or stopped after its first stage (`stopped`)."""

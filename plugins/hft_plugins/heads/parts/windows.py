@@ -89,7 +89,8 @@ def divide(
     """Tokenize texts in windows. Each window of a pair begins with its first text, of which at most half a window is
     read; consecutive windows share at most half of what is left. `offsets`: with the places of tokens in the texts."""
     room = max_length - tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)
-    columns, notes = [list(column) for column in texts], {}
+    columns = [list(column) for column in texts]
+    notes: dict[int, str] = {}
     if len(columns) == 2:
         columns[0], notes = _first_halves(columns[0], tokenizer, room - room // 2)
         room //= 2
