@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import hft_core
 from hft_core import ModelError
+from hft_core.acceleration import frozen_prefix
 from hft_core.backbone import Backbone
 from hft_core.device.machine import find_machine
 from hft_core.device.precision import Precision
@@ -57,6 +58,9 @@ class Faulty(Strategy):
         if self.fault == "sees later tokens":
             real = inputs["attention_mask"].unsqueeze(-1)
             return hidden + (hidden * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True)
+        if self.fault == "rounds otherwise in a batch" and torch.is_autocast_enabled("cpu"):
+            scale = 1.0 if len(hidden) == 1 else 1.3
+            return (hidden.float() * scale).bfloat16().float() / scale
         if self.fault == "depends on padding":
             return hidden + hidden.mean(dim=1, keepdim=True)
         if self.fault == "not finite":
@@ -106,6 +110,21 @@ def test_it_changes_nothing_of_the_run(
     assert files
     for file in files:
         assert (tmp_path / "tried" / file).read_bytes() == (tmp_path / "untried" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("fault", ["depends on padding", "rounds otherwise in a batch"])
+def test_the_rounding_of_bfloat16_is_no_dependence_on_other_rows(
+    fault: str, models: Any, toys: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(frozen_prefix.TOLERANCES, torch.bfloat16, 1e-3)  # a real decoder's rounding is beyond 0.05
+    monkeypatch.setattr(assembly, "strategy_of", lambda stage: Faulty(fault))
+    given = {**recipe(models["llama"], "full"), "precision": "bf16"}
+    if fault in REFUSALS:
+        with pytest.raises(ModelError, match=REFUSALS[fault]):
+            hft_core.run(given, data=data(toys))
+    else:
+        result = hft_core.run(given, data=data(toys))
+        assert not any("depend on the rows beside" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "bf16"])

@@ -42,6 +42,7 @@ LEARNING_RATES = {
     "P_TUNING": 1e-3,  # PEFT's guide to p-tuning for classification; an MLP computes the prompt
     "IA3": 3e-3,  # Liu et al. 2022, arXiv:2205.05638
     "VERA": 4e-3,  # Kopiczko et al. 2023, arXiv:2310.11454, on GLUE
+    "ADALORA": 5e-3,  # factors that begin at zero and tiny ones; docs/explanation/defaults.md
     "FOURIERFT": 5e-2,  # Gao et al. 2024, arXiv:2405.03003, on GLUE
 }
 """Default learning rates by method, where that of `Injected` does not suit."""
