@@ -85,6 +85,8 @@ class HeadSpec(Spec):
 
     needs_labels: bool = True
     """False for self-supervised heads, which make their own targets from the text."""
+    streams: bool = False
+    """Its training rows may be a stream (`data.stream`): it learns no facts from them, and each example is a unit."""
     example_rows: str = ""
     """Import string of `(count: int, seed: int) -> list[dict]`: rows that the head of `example` can learn, for the
     conformance suite. Rows whose cells depend on one another (a span and its context) are beyond what it makes up from

@@ -127,8 +127,8 @@ class Collator:
             source=source,
             place=np.concatenate([np.arange(count) for count in counts]),
             origin=np.array([each.origin for each in sources])[source],
-            lengths=np.concatenate([part.lengths[s.units] for part, s in zip(examples, sources, strict=True)]),
-            sizes=np.concatenate([part.sizes[s.units] for part, s in zip(examples, sources, strict=True)]),
+            lengths=np.concatenate([part.lengths_of(s.units) for part, s in zip(examples, sources, strict=True)]),
+            sizes=np.concatenate([part.sizes_of(s.units) for part, s in zip(examples, sources, strict=True)]),
         )
 
     def _batch(self, sources: Sequence[_Source], units: _Units) -> Batch:

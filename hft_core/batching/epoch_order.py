@@ -54,6 +54,8 @@ class EpochOrders:
         and what is left of it keeps its place in the shuffle."""
         prefixes = dict(self._prefixes)
         for column, start in enumerate(self._allocation.starts[step]):
+            if not len(self._lengths[column]):  # a stream, whose order is its own
+                continue
             epoch, offset = divmod(int(start), len(self._lengths[column]))
             if offset:
                 prefixes[column, epoch] = Prefix(offset, self.order(self._allocation.aligned[column], epoch))

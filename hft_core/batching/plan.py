@@ -24,9 +24,9 @@ class TaskSlice:
 
     task: str
     epoch: int
-    """Over the task's units, 0 for the first: random masks depend on it."""
+    """Over the task's units, 0 for the first: random masks depend on it. 0 for a stream."""
     units: np.ndarray
-    """`[n]` unit numbers."""
+    """`[n]` unit numbers; of a stream, counted from its beginning."""
     aligned_with: str = ""
     """The first task with shared inputs that takes the same units in each step; empty or itself: none before it."""
 
@@ -50,9 +50,9 @@ class Plan:
         stage: int,
         same_inputs_as: Mapping[str, str] | None = None,
     ) -> None:
-        """`lengths`: tokens of each unit by task; `batch`: units in a step; `total`: units in all steps;
-        `same_inputs_as`: for each task the first one with the same inputs (`hft_core.batching.shared_inputs`), itself
-        by default."""
+        """`lengths`: tokens of each unit by task, none for one that streams; `batch`: units in a step; `total`: units
+        in all steps; `same_inputs_as`: for each task the first one with the same inputs
+        (`hft_core.batching.shared_inputs`), itself by default."""
         self.tasks = tuple(lengths)
         self.batch = batch
         self.changes: list[tuple[int, dict[str, float]]] = []
@@ -73,8 +73,13 @@ class Plan:
         self._orders = self._orders.changed(step, self._allocation)
 
     def passes(self, task: str) -> float:
-        """Return how many epochs of the task's units the stage takes."""
-        return float(self._allocation.starts[-1, self.tasks.index(task)]) / len(self._lengths[task])
+        """Return how many epochs of the task's units the stage takes; 0 for a stream."""
+        units = len(self._lengths[task])
+        return self.taken(task, self.steps) / units if units else 0.0
+
+    def taken(self, task: str, step: int) -> int:
+        """Return how many units of the task the first `step` steps take."""
+        return int(self._allocation.starts[step, self.tasks.index(task)])
 
     def step(self, index: int) -> list[TaskSlice]:
         """Return what step `index` (0 for the first) trains on, in the order of the tasks."""
@@ -82,6 +87,9 @@ class Plan:
         for column, task in enumerate(self.tasks):
             start, stop = (int(edge) for edge in self._allocation.starts[index : index + 2, column])
             size, first = len(self._lengths[task]), self._allocation.aligned[column]
+            if not size and start < stop:
+                slices.append(TaskSlice(task, 0, np.arange(start, stop)))
+                continue
             while start < stop:
                 epoch, offset = divmod(start, size)
                 end = min(stop, (epoch + 1) * size)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ABILITIES: dict[str, tuple[str, str]] = {
     "needs_labels": ("learns from labels", "learns from the texts alone, without labels"),
+    "streams": ("can learn from a stream of rows (data.stream)", ""),
     "private_parts": ("keeps a part of the trunk for each task", "all tasks share the whole trunk"),
     "merges": ("can be folded into the trunk, so that another stage may follow", "only in a run's last stage"),
     "per_task_gradients": ("combines one gradient per task", "combines the losses"),

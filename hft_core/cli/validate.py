@@ -70,6 +70,7 @@ def validate(
         rest = {
             "rows": report.rows,
             "examples": report.examples,
+            "streams": {name: asdict(files) for name, files in report.streams.items()},
             "data": {name: asdict(task) for name, task in report.data.items()},
             "stages": [asdict(stage) for stage in report.stages],
             "warnings": list(report.warnings),
@@ -80,10 +81,15 @@ def validate(
     print_table(
         ("task", "rows: train", "dev", "test", "examples: train", "dev", "test"),
         [
-            (name, *(rows.get(s, "–") for s in splits), *(report.examples[name].get(s, "–") for s in splits))
+            (name, *(found.get(s, "–") for found in (rows, report.examples[name]) for s in splits))
             for name, rows in report.rows.items()
         ],
     )
+    for name, stream in report.streams.items():
+        say(
+            f"task '{name}' streams {stream.files:,} file{'s' * (stream.files > 1)}, {stream.bytes:,} bytes: all were "
+            f"opened, and the first {stream.checked_rows:,} rows checked; the others are checked when they are read"
+        )
     print_data(report.data)
     say()
     print_table(HEADINGS, [_row(stage) for stage in report.stages])

@@ -78,6 +78,21 @@ class Examples:
         """Return the number of examples."""
         return len(self.rows)
 
+    def lengths_of(self, units: np.ndarray) -> np.ndarray:
+        """Return the tokens of the longest example of some units."""
+        lengths: np.ndarray = self.lengths[units]
+        return lengths
+
+    def sizes_of(self, units: np.ndarray) -> np.ndarray:
+        """Return the number of examples of some units."""
+        sizes: np.ndarray = self.sizes[units]
+        return sizes
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Return the row of some examples."""
+        rows: np.ndarray = self.rows[ids]
+        return rows
+
     def of_units(self, units: np.ndarray) -> np.ndarray:
         """Return the indices of the examples of some units, in the order of the units."""
         sizes = self.sizes[units]
@@ -178,7 +193,7 @@ def encode(
                 encoded.add_note(row, row_notes.NO_TOKEN)
             for row, note in row_notes.of_texts(values, columns, written):
                 encoded.add_note(row, note)
-            yield _table(encoded, indices)
+            yield table_of(encoded, indices)
 
     if cache is None:
         return Examples(token_cache.without_cache(tokenize))
@@ -187,10 +202,10 @@ def encode(
 
 def in_memory(parts: Sequence[tuple[Encoded, Sequence[int]]]) -> Examples:
     """Return rows that are already tokenized as examples; beside each part, the numbers of its rows."""
-    return Examples([_table(encoded, numbers) for encoded, numbers in parts])
+    return Examples([table_of(encoded, numbers) for encoded, numbers in parts])
 
 
-def _table(encoded: Encoded, indices: Sequence[int]) -> pa.Table:
+def table_of(encoded: Encoded, indices: Sequence[int]) -> pa.Table:
     """Return the examples of the rows `indices` as a table."""
     columns = {
         "_sequence": pa.array(encoded.sequences, pa.list_(pa.int32())),

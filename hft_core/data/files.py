@@ -33,8 +33,8 @@ def read(
     `DataError` for a file that is missing, empty, damaged, not UTF-8, or has other columns than the first.
     """
     parts: list[Rows] = []
-    for path in dict.fromkeys(path for pattern in paths for path in _expand(pattern, task)):
-        part = read_file(path, format or _format_of(path, task), row, quoting, sheet)
+    for path in dict.fromkeys(path for pattern in paths for path in expand(pattern, task)):
+        part = read_file(path, format or format_of(path, task), row, quoting, sheet)
         if format is None and "answer" in part.columns and export_format(path) == "prodigy":
             part = part.noted(
                 f"{path} is an export of Prodigy, and what annotators rejected or ignored is learned with it; 'format: "
@@ -50,8 +50,8 @@ def read(
     return join(parts)
 
 
-def _expand(pattern: str, task: str) -> list[str]:
-    """Return the files that match a path, which may have wildcards."""
+def expand(pattern: str, task: str) -> list[str]:
+    """Return the files that match a path, which may have wildcards. Raises `DataError`."""
     pattern = os.path.expanduser(pattern)
     # First, since a name may contain brackets.
     if is_dataset(pattern) or os.path.exists(pattern):  # noqa: PTH110 (pathlib's raises for a long name)
@@ -76,7 +76,8 @@ def _fixed_folder(pattern: str) -> str:
     return str(Path(*parts[:first]))
 
 
-def _format_of(path: str, task: str) -> str:
+def format_of(path: str, task: str) -> str:
+    """Return the format that the file name's suffix says. Raises `DataError`."""
     if is_dataset(path):
         return "dataset"
     if Path(path).is_dir():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hft_core.data import splits
 from hft_core.data.cells import as_label, as_list, as_number
+from hft_core.data.corpus import Corpus, check_size
 from hft_core.data.files import read
 from hft_core.data.from_python import from_python
 from hft_core.data.readers import database
@@ -54,9 +55,9 @@ def load(
     `files`, or the rows of one `sql` statement, are split by `data.split`, stratified by the column `labels_from`;
     `train`, `dev` and `test` are used as they are. Rows with equal values in the column `group` stay together, in the
     split and in `max_rows`. `classes_of` returns the classes of a row that may have several: the split and `max_rows`
-    leave each of them in train. Raises `DataError` for invalid files or rows.
+    leave each of them in train. Of a stream, `train` is its first rows. Raises `DataError` for invalid files or rows.
     """
-    parts = _read(name, data)
+    parts = _read(name, data, head_columns)
     if ALL in parts:
         return divide(
             parts[ALL],
@@ -77,13 +78,19 @@ def load(
     return parts
 
 
-def _read(name: str, data: schema.Data) -> dict[str, Rows]:
+def _read(name: str, data: schema.Data, head_columns: Sequence[Column]) -> dict[str, Rows]:
     """Read the rows by split, or as `ALL` where they are yet to be divided."""
     if data.sql is not None and data.database is not None:
         queries = {ALL: data.sql.rows, "train": data.sql.train, "dev": data.sql.dev, "test": data.sql.test}
         return {split: database.read(data.database, query, split) for split, query in queries.items() if query}
     named = {ALL: data.files, "train": data.train, "dev": data.dev, "test": data.test}
-    return {
+    first: dict[str, Rows] = {}
+    if data.stream:
+        first["train"] = Corpus.open(data, head_columns, task=name).sample()
+        del named["train"]
+        for split, paths in named.items():
+            check_size(paths, task=name, split=split)
+    return first | {
         split: read(paths, data.format, data.row, task=name, quoting=data.quoting, sheet=data.sheet)
         for split, paths in named.items()
         if paths

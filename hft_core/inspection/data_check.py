@@ -88,8 +88,12 @@ class DataReport:
 
 
 def of_recipe(resolved: Resolved) -> list[TaskRows]:
-    """Read the tasks of a recipe, split as in a run. Raises `DataError` for a row that a head refuses."""
+    """Read the tasks of a recipe, split as in a run. Raises `DataError` for a row that a head refuses, and for
+    a task that streams."""
     heads = assembly.build_heads(resolved)
+    for name, task in resolved.recipe.tasks.items():
+        if task.data is not None and task.data.stream:
+            raise DataError(f"task '{name}' streams, and all rows are compared at once: give some of its files instead")
     found = []
     for name, splits in assembly.load_rows(resolved, heads, {}).items():
         columns = heads[name].columns()

@@ -147,6 +147,7 @@ def resolve(recipe: Recipe, catalogue: Catalogue, where: Where | None = None) ->
     )
     resolver.check_order(stages)
     resolver.check_replay(recipe, heads)
+    resolver.check_streams(recipe, heads)
     pinned = {
         "backbone": _pinned(recipe.backbone, backbone),
         "tasks": {
@@ -245,6 +246,21 @@ class _Resolver:
                     f"{self.where(('tasks', name, 'replay'))}: only a self-supervised task can be replayed, and head "
                     f"'{spec.name}' needs labels; give the task its share by 'sampling'"
                 )
+
+    def check_streams(self, recipe: Recipe, heads: Mapping[str, Chosen]) -> None:
+        """Raise `RecipeError` if the rows of a head that needs all of them at once are a stream."""
+        for name, task in recipe.tasks.items():
+            if task.data is not None and task.data.stream and not _streams(heads[name].entry):
+                able = ", ".join(f"'{entry.name}'" for entry in self.catalogue.seam("head") if _streams(entry))
+                place, head = self.where(("tasks", name, "data", "stream")), heads[name].entry.name
+                raise RecipeError(
+                    f"{place}: head '{head}' reads all of its rows before training; heads that learn from a stream: "
+                    f"{able or 'none'}"
+                )
+
+
+def _streams(entry: Entry) -> bool:
+    return isinstance(entry.spec, specs.HeadSpec) and entry.spec.streams
 
 
 def _continues(stage: ResolvedStage, following: ResolvedStage) -> bool:

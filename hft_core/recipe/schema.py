@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, model_validator
 
 from hft_core.errors import did_you_mean
-from hft_core.recipe import names
+from hft_core.recipe import names, streams
 from hft_core.recipe.fields import KeyPathError, Model, Name, Names, PluginChoice, refuse_passwords
 from hft_core.recipe.stage import Sampling, Stage
 
@@ -70,6 +70,8 @@ class Split(Model):
         return self
 
 
+SHUFFLE_BUFFER = 10_000
+"""Rows of a stream that are shuffled together."""
 DATA_FILES = ("files", "train", "dev", "test")
 """The keys of `Data` that hold lists of paths."""
 Query = Annotated[str, Field(min_length=1, max_length=20_000)]
@@ -148,6 +150,10 @@ class Data(Model):
     """How `files` is split."""
     max_rows: Annotated[int, Field(gt=0)] | None = None
     """Train on at most this many rows, sampled with the recipe's seed."""
+    stream: bool = False
+    """Read `train` while training, not before it, for more text than memory or disk holds (language modelling)."""
+    shuffle_buffer: Annotated[int, Field(gt=0)] = SHUFFLE_BUFFER
+    """With `stream`: consecutive rows that are shuffled together."""
 
     @classmethod
     def expanded(cls, value: Any) -> Any:
@@ -170,6 +176,17 @@ class Data(Model):
             raise ValueError("'dev' and 'test' go with 'train'; 'files' is split by 'split'")
         if any(not path.strip() for key in DATA_FILES for path in getattr(self, key)):
             raise ValueError("a path is empty")
+        return self
+
+    @model_validator(mode="after")
+    def _stream_is_of_train(self) -> Data:
+        if self.stream and not self.train:
+            raise ValueError("'stream' reads files in 'train', with others in 'dev' and 'test': it is not split")
+        for key, why in (("split", "is not split"), ("max_rows", "is not sampled: give 'max_steps' to the stage")):
+            if self.stream and key in self.model_fields_set and getattr(self, key) not in (None, Split()):
+                raise ValueError(f"'{key}' and 'stream' cannot be combined: a stream {why}")
+        if not self.stream and self.shuffle_buffer != SHUFFLE_BUFFER:
+            raise ValueError("'shuffle_buffer' goes with 'stream': other rows are shuffled as a whole")
         return self
 
     @property
@@ -324,6 +341,10 @@ class Recipe(Model):
         shares = {name: self.tasks[name].replay for name in stage.tasks if self.tasks[name].replay}
         return shares if len(shares) < len(stage.tasks) else {}
 
+    def streamed(self, stage: Stage) -> tuple[str, ...]:
+        """Return the stage's tasks whose training rows are a stream."""
+        return tuple(name for name in stage.tasks if (data := self.tasks[name].data) is not None and data.stream)
+
     def _check_task_names(self, index: int, stage: Stage) -> None:
         """Raise `KeyPathError` for an unknown task name in a stage."""
         for i, name in enumerate(stage.tasks):
@@ -333,6 +354,7 @@ class Recipe(Model):
             for name in named:
                 _check_known(name, own, "task of this stage", ("stages", index, "sampling", key, name))
         self._check_sampling(("stages", index, "sampling"), stage)
+        streams.check(index, stage, streamed=self.streamed(stage), replayed=self.replay_in(stage))
         if stage.metric_for_best_model is not None:
             path = ("stages", index, "metric_for_best_model")
             task, dot, metric = stage.metric_for_best_model.partition(".")

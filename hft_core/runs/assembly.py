@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hft_core.backbone import Backbone
 from hft_core.batching.mixture import epoch_rows
 from hft_core.combiner import Combiner
 from hft_core.data import loading, odd_columns, one_answer, row_notes, shared_texts
+from hft_core.data.corpus import Corpus
 from hft_core.data.examples import Examples, encode
 from hft_core.data.row_checks import check, check_each
 from hft_core.data.rows import Rows
@@ -41,6 +42,8 @@ class BuiltRun:
     """Tokenized rows by split, then by task."""
     warnings: tuple[str, ...] = ()
     """What is odd about the rows, a line each."""
+    streams: dict[str, Corpus] = field(default_factory=dict)
+    """The training files of the tasks that stream: `rows` and `examples` have their first rows as `train`."""
 
     @property
     def heads(self) -> dict[str, Head]:
@@ -54,17 +57,20 @@ def assemble(resolved: Resolved, *, host_data: HostData, trust_remote_code: bool
     Raises `DataError`, `PluginError`, `RecipeError` or `ModelError`: whatever is wrong is found before training.
     """
     heads = build_heads(resolved)
+    streams = open_streams(resolved, heads, host_data)
     rows = load_rows(resolved, heads, host_data)
     backbone = open_backbone(resolved, trust_remote_code=trust_remote_code)
     _refuse_routed_rows(resolved, backbone)
     model = attach(backbone, heads)
     examples = tokenize(resolved, rows, model)
     units = [units_in_epoch(resolved, stage, examples["train"]) for stage in resolved.recipe.stages]
-    return BuiltRun(with_budgets(resolved, units), rows, model, examples, _warnings(heads, rows, examples))
+    return BuiltRun(with_budgets(resolved, units), rows, model, examples, _warnings(heads, rows, examples), streams)
 
 
 def units_in_epoch(resolved: Resolved, stage: Stage, train: Mapping[str, Examples]) -> int:
-    """Count the units in one epoch of a stage."""
+    """Count the units in one epoch of a stage; one with a stream that is not replayed is a single epoch."""
+    if any(task not in resolved.recipe.replay_in(stage) for task in resolved.recipe.streamed(stage)):
+        return (stage.max_steps or 1) * (stage.train_batch_size or 1)
     counts = {task: len(train[task].lengths) for task in stage.tasks}
     return epoch_rows(counts, stage.sampling, resolved.recipe.replay_in(stage))
 
@@ -77,9 +83,19 @@ def build_heads(resolved: Resolved) -> dict[str, Head]:
     }
 
 
+def open_streams(resolved: Resolved, heads: Mapping[str, Head], host_data: HostData) -> dict[str, Corpus]:
+    """Open the training files of the tasks in `heads` that stream. Raises `DataError`."""
+    data = {name: resolved.recipe.tasks[name].data for name in heads if name not in host_data}
+    return {
+        name: Corpus.open(of_task, heads[name].columns(), task=name)
+        for name, of_task in data.items()
+        if of_task is not None and of_task.stream
+    }
+
+
 def load_rows(resolved: Resolved, heads: Mapping[str, Head], host_data: HostData) -> dict[str, Splits]:
-    """Load and check the rows of the tasks in `heads`, by split. Heads without labels find them in the training rows;
-    those of a saved run keep theirs."""
+    """Load and check the rows of the tasks in `heads`, by split; of a stream, the first ones. Heads without labels find
+    them in the training rows; those of a saved run keep theirs."""
     found: dict[str, Splits] = {}
     for name, head in heads.items():
         columns = head.columns()

@@ -227,7 +227,9 @@ def _data(built: BuiltRun) -> str:
             [] if data is None else [*data.files, *data.train, *data.dev, *data.test, *filter(None, [data.database])]
         )
         names = ", ".join(_plain(file if "://" in file else Path(file).name) for file in files) or "–"
-        counts = " | ".join(str(len(splits[split])) if split in splits else "–" for split in ("train", "dev", "test"))
+        counted = {split: str(len(rows)) for split, rows in splits.items()}
+        counted |= {"train": "a stream"} if task in built.streams else {}
+        counts = " | ".join(counted.get(split, "–") for split in ("train", "dev", "test"))
         lines.append(f"| {_plain(task)} | {names} | {counts} | {max_length(built.resolved, task, built.model)} |")
     return "\n".join(lines) + "\n"
 

@@ -40,10 +40,7 @@ def pin(built: BuiltRun) -> Pins:
         pin_opened(resolved, backbone, built.heads),
         recipe=recipe_digest(resolved),
         fresh_heads={task: _weights(head) for task, head in built.heads.items() if not head.pretrained},
-        rows={
-            split: {task: examples.content_digest.hex()[:32] for task, examples in tasks.items()}
-            for split, tasks in built.examples.items()
-        },
+        rows={split: {task: _rows(built, split, task) for task in tasks} for split, tasks in built.examples.items()},
         data_commits={
             source.name: source.commit
             for splits in built.rows.values()
@@ -53,6 +50,14 @@ def pin(built: BuiltRun) -> Pins:
         },
         files=dict(_files(resolved, backbone)),
     )
+
+
+def _rows(built: BuiltRun, split: str, task: str) -> str:
+    """Hash a task's tokenized rows; of a stream, the first ones with what its files are known by."""
+    digest = built.examples[split][task].content_digest.hex()
+    if split == "train" and task in built.streams:
+        digest = _digest((digest, built.streams[task].digest))
+    return digest[:32]
 
 
 def pin_opened(resolved: Resolved, backbone: Backbone, heads: Mapping[str, Head]) -> Pins:

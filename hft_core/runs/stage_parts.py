@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -12,6 +13,7 @@ from hft_core.batching.mixture import Mixture
 from hft_core.batching.plan import Plan
 from hft_core.batching.shared_inputs import tasks_with_shared_inputs
 from hft_core.combiner import Combiner
+from hft_core.data.streamed_examples import StreamedExamples
 from hft_core.device.machine import Machine
 from hft_core.errors import RecipeError
 from hft_core.model import gradient_checkpointing
@@ -49,10 +51,11 @@ def head_steps_of(stage: Stage, steps: int, *, fresh: bool, trunk_trains: bool) 
 
 def plan_of(stage: Stage, material: BuiltRun, index: int) -> tuple[Plan, int]:
     """The stage's plan, and the units in one of its epochs."""
-    lengths = {task: material.examples["train"][task].lengths for task in stage.tasks}
-    counts = {task: len(values) for task, values in lengths.items()}
+    train, none = material.examples["train"], np.empty(0, np.int32)
+    lengths = {task: none if task in material.streams else train[task].lengths for task in stage.tasks}
+    counts = {task: len(values) or 1 for task, values in lengths.items()}  # no share depends on that of a stream
     replay = material.resolved.recipe.replay_in(stage)
-    an_epoch = assembly.units_in_epoch(material.resolved, stage, material.examples["train"])
+    an_epoch = assembly.units_in_epoch(material.resolved, stage, train)
     plan = Plan(
         lengths,
         Mixture(counts, stage.sampling, replay),
@@ -61,10 +64,26 @@ def plan_of(stage: Stage, material: BuiltRun, index: int) -> tuple[Plan, int]:
         seed=material.resolved.recipe.seed,
         stage=index,
         same_inputs_as=tasks_with_shared_inputs(
-            {task: material.examples["train"][task] for task in stage.tasks}, material.heads
+            {task: train[task] for task in stage.tasks if task not in material.streams}, material.heads
         ),
     )
     return plan, an_epoch
+
+
+def streams_of(stage: Stage, material: BuiltRun, index: int) -> dict[str, StreamedExamples]:
+    """The examples of the stage's tasks that stream, from the beginning, in the order of stage `index`."""
+    seed, model = material.resolved.recipe.seed, material.model
+    return {
+        task: StreamedExamples(
+            material.streams[task],
+            model.head(task),
+            model.backbone.tokenizer,
+            assembly.max_length(material.resolved, task, model),
+            seed=(seed, index, zlib.crc32(task.encode())),
+        )
+        for task in stage.tasks
+        if task in material.streams
+    }
 
 
 def begin(resolved: ResolvedStage, model: HybridModel) -> tuple[Strategy, Combiner, Counts]:

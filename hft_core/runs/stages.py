@@ -26,7 +26,7 @@ from hft_core.results import LabelScores, Scores, StageResult
 from hft_core.runs import assembly, stage_report
 from hft_core.runs.assembly import BuiltRun
 from hft_core.runs.shared_stages import SharedStages
-from hft_core.runs.stage_parts import begin, head_steps_of, plan_of, selection_of
+from hft_core.runs.stage_parts import begin, head_steps_of, plan_of, selection_of, streams_of
 from hft_core.runtime import random_state
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.strategy import Strategy
@@ -282,6 +282,7 @@ class Stages:
             optimizer=adamw,
             schedule=schedule,
             train=material.examples["train"],
+            streams=streams_of(stage, material, index),
             dev=material.examples["dev"],
             machine=self.machine,
             selection=selection_of(stage, material, self.machine),

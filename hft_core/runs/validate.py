@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,15 +54,28 @@ class StageForecast:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StreamedFiles:
+    """The training files of a task that streams."""
+
+    files: int
+    """All of them were opened, up to their first row."""
+    bytes: int
+    checked_rows: int
+    """How many of the first rows were checked; the others are when they are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValidationReport:
     """What a valid recipe would do."""
 
     recipe: Recipe
     """With all defaults filled in."""
     rows: dict[str, dict[str, int]]
-    """By task and split."""
+    """By task and split, without `train` for a task that streams."""
     examples: dict[str, dict[str, int]]
     """The same after tokenization, which may split a long text into several examples."""
+    streams: dict[str, StreamedFiles]
+    """By task that streams."""
     data: dict[str, TaskData]
     """How the data of each task was understood."""
     stages: tuple[StageForecast, ...]
@@ -86,8 +99,17 @@ def inspect(
     findings, _ = try_run(built, machine, wanted=resolved.recipe.precision, kernels=True)
     return ValidationReport(
         recipe=built.resolved.recipe,
-        rows={task: {split: len(part) for split, part in splits.items()} for task, splits in built.rows.items()},
-        examples=_by_task({s: {task: len(part) for task, part in e.items()} for s, e in built.examples.items()}),
+        rows={task: _counts(built, task, splits) for task, splits in built.rows.items()},
+        examples={
+            task: _counts(built, task, {split: parts[task] for split, parts in built.examples.items() if task in parts})
+            for task in built.rows
+        },
+        streams={
+            task: StreamedFiles(
+                files=len(corpus.files), bytes=corpus.bytes, checked_rows=len(built.rows[task]["train"])
+            )
+            for task, corpus in built.streams.items()
+        },
         data=data_of(built),
         stages=_stages(built, processes),
         warnings=(*built.warnings, *findings.warnings, *findings.left_out),
@@ -104,9 +126,9 @@ def _check_metrics(built: BuiltRun) -> None:
             selection_of(stage, built, machine)
 
 
-def _by_task(by_split: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    tasks = dict.fromkeys(task for counts in by_split.values() for task in counts)
-    return {task: {split: counts[task] for split, counts in by_split.items() if task in counts} for task in tasks}
+def _counts(built: BuiltRun, task: str, splits: Mapping[str, Sized]) -> dict[str, int]:
+    """Return the sizes of a task's splits, but that of a stream."""
+    return {split: len(part) for split, part in splits.items() if split != "train" or task not in built.streams}
 
 
 def _stages(built: BuiltRun, processes: int) -> tuple[StageForecast, ...]:

@@ -17,7 +17,7 @@ from hft_core import events
 from hft_core.acceleration import fast_paths
 from hft_core.acceleration.activation_cache import ActivationCache
 from hft_core.device.clock import SAVING
-from hft_core.errors import RunError
+from hft_core.errors import DataError, RunError
 from hft_core.results import Evaluation
 from hft_core.runtime import random_state, signals
 from hft_core.training import snapshot
@@ -64,8 +64,8 @@ class StageLoop:
     def run(self, cache: ActivationCache, resume_from: Checkpoint | None = None) -> Progress:
         """Train, from the beginning or from `resume_from`; the model ends with the best weights.
 
-        Raises `RunError` when the losses stay non-finite or the disk is full, and `Interrupted`, after saving the
-        state, when the process was asked to end.
+        Raises `RunError` when the losses stay non-finite, the disk is full or a row of a stream cannot be used, and
+        `Interrupted`, after saving the state, when the process was asked to end.
         """
         setup = self.setup
         setup.model.strategy.begin(setup.model.backbone, setup.plan.steps - setup.head_steps)
@@ -83,6 +83,11 @@ class StageLoop:
             kept = self._save_checkpoint(progress)
             then = "; the weights before these steps are kept in a checkpoint" if kept else ""
             raise RunError(f"{error}{then}") from None
+        except DataError as error:  # in a stream, before the step has changed anything
+            alone = setup.machine.group.world_size == 1  # others may be waiting for this process
+            kept = alone and self._save_checkpoint(progress)
+            then = "; once the data is put right, resume with --accept-changed: no step is lost" if kept else ""
+            raise RunError(f"stage '{setup.stage.name}', step {progress.step + 1}: {error}{then}") from None
         self._set_trunk_trainable(True)
         self.best.finish(progress)
         return progress

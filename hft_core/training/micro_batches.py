@@ -11,6 +11,7 @@ from hft_core.batching.collate import Collator, slices_of_process
 from hft_core.batching.plan import TaskSlice
 from hft_core.combiner import Combiner
 from hft_core.data.examples import Examples
+from hft_core.data.streamed_examples import StreamedExamples
 from hft_core.device.machine import Machine
 from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
@@ -27,8 +28,19 @@ class Batcher:
     execution: ExecutionPlan
     combiner: Combiner
     train: Mapping[str, Examples]
+    streams: Mapping[str, StreamedExamples]
+    """Of the tasks whose training examples are not in `train`, but for their first ones."""
     machine: Machine
     seed: int
+
+    def examples(self, slices: Sequence[TaskSlice]) -> Mapping[str, Examples]:
+        """Return the examples that the slices are of; those of a stream hold the step's only."""
+        windows = {
+            one.task: self.streams[one.task].window(int(one.units.min()), int(one.units.max()) + 1)
+            for one in slices
+            if one.task in self.streams
+        }
+        return {**self.train, **windows}
 
     def batches(self, slices: Sequence[TaskSlice], max_units: int | None = None) -> list[Batch]:
         """Return this process's batches of a step, with at most `max_units` in each (by default the stage's limit).
@@ -37,7 +49,7 @@ class Batcher:
         """
         per_task_gradients = self.combiner.per_task_gradients and self.combiner.at == "shared"
         collator = Collator(
-            self.train,
+            self.examples(slices),
             {task: self.model.head(task) for task in self.stage.tasks},
             seed=self.seed,
             pad=self.model.backbone.tokenizer.pad_token_id,

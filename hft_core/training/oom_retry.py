@@ -53,5 +53,5 @@ def fill_within_memory(
 def _longest_row(batches: list[Batch], train: Mapping[str, Examples]) -> str:
     longest = max(batches, key=lambda batch: batch.inputs["input_ids"].numel())
     (segment, *_) = longest.segments
-    row = int(train[segment.task].rows[segment.examples[0]])
+    row = int(train[segment.task].rows_of(segment.examples[:1])[0])
     return f"number {row} of task '{segment.task}'"

@@ -41,6 +41,7 @@ def take(setup: StageSetup, progress: Progress) -> Snapshot:
         learning_rates=[group["lr"] for group in setup.optimizer.param_groups],
         proportion_changes=setup.plan.changes,
         adaptive_mixture=setup.adaptive_mixture.state(),
+        streams={task: stream.place(setup.plan.taken(task, progress.step)) for task, stream in setup.streams.items()},
     )
     tensors = {
         "weights": setup.trained_state(),
@@ -70,6 +71,8 @@ def restore(setup: StageSetup, resume_from: Checkpoint) -> Progress:
     for step, factors in state.proportion_changes:
         setup.plan.change(step, factors)
     setup.adaptive_mixture.load_state(state.adaptive_mixture)
+    for task, place in state.streams.items():
+        setup.streams[task].go_to(place)
     best = resume_from.tensors("best")
     if best and setup.machine.group.is_main:
         weights.save(setup.best_file, best)

@@ -15,6 +15,7 @@ from hft_core.batching.mixture import AdaptiveMixture
 from hft_core.batching.plan import Plan
 from hft_core.combiner import Combiner
 from hft_core.data.examples import Examples
+from hft_core.data.streamed_examples import StreamedExamples
 from hft_core.device.machine import Machine
 from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.model.hybrid import HybridModel
@@ -58,6 +59,9 @@ class StageSetup:
     optimizer: AdamW
     schedule: LambdaLR
     train: Mapping[str, Examples]
+    """Of a task that streams, the first ones, which are looked at before training."""
+    streams: Mapping[str, StreamedExamples]
+    """By the tasks of the stage that stream."""
     dev: Mapping[str, Examples]
     machine: Machine
     selection: Selection
@@ -76,6 +80,7 @@ class StageSetup:
             execution=self.execution,
             combiner=self.combiner,
             train=self.train,
+            streams=self.streams,
             machine=self.machine,
             seed=self.seed,
         )

@@ -114,7 +114,7 @@ class TrainingStep:
             units,
             position=f"stage '{setup.stage.name}', step {step + 1}",
             world_size=setup.machine.group.world_size,
-            train=setup.train,
+            train=setup.batcher.examples(slices),
         )
         if fitting_units < units:
             progress.max_units = fitting_units
@@ -177,9 +177,8 @@ class TrainingStep:
         return f"{what} was not finite on {'; '.join(rows)}"
 
     def _rows(self, task_slice: TaskSlice) -> np.ndarray:
-        examples = self.setup.train[task_slice.task]
-        rows: np.ndarray = examples.rows[examples.of_units(task_slice.units)]
-        return rows
+        examples = self.setup.batcher.examples([task_slice])[task_slice.task]
+        return examples.rows_of(examples.of_units(task_slice.units))
 
     def _size(self, batches: list[Batch]) -> tuple[int, int]:
         """Count the examples of all tasks in a step, and their tokens without padding, in all processes."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from hft_core.data.streamed_examples import StreamPlace
 from hft_core.device.precision import Precision
 from hft_core.model.execution_plan import ExecutionChoices
 from hft_core.pins import Pins, Place
@@ -57,6 +58,8 @@ class LoopState:
     """Changes to the sampling proportions: after which step, and each task's factor."""
     adaptive_mixture: dict[str, dict[str, Any]]
     """State of `hft_core.batching.mixture.AdaptiveMixture`."""
+    streams: dict[str, StreamPlace] = field(default_factory=dict)
+    """Where the streams of the stage are, by task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,7 @@ class TrainingState:
                 **{
                     **loop,
                     "progress": Progress.from_json(loop["progress"]),
+                    "streams": {task: StreamPlace.from_json(place) for task, place in loop["streams"].items()},
                     "proportion_changes": [(step, factors) for step, factors in loop["proportion_changes"]],
                 }
             ),

@@ -62,13 +62,18 @@ SUFFIXES = {suffix: name for name, format in FORMATS.items() for suffix in forma
 """Formats by file suffix. A directory is a `folder`, or a `dataset` if `save_to_disk` wrote it."""
 
 
-def read_file(path: str, format: str, row: str, quoting: Quoting = "minimal", sheet: str | None = None) -> Rows:
-    """Read a file, or what else `path` names if `format` is `folder` or `dataset`; `row` (`line` or `file`) is for txt,
-    `quoting` for csv and tsv, `sheet` for xlsx. Raises `DataError`."""
+def check_keys(path: str, format: str, quoting: Quoting, sheet: str | None) -> None:
+    """Raise `DataError` for a key that is of another format."""
     if sheet is not None and format != "xlsx":
         raise DataError(f"{path}: sheet is for xlsx files, found {format}")
     if quoting == "none" and format not in UNQUOTED:
         raise DataError(f"{path}: quoting: none is for {' and '.join(UNQUOTED)} files, found {format}")
+
+
+def read_file(path: str, format: str, row: str, quoting: Quoting = "minimal", sheet: str | None = None) -> Rows:
+    """Read a file, or what else `path` names if `format` is `folder` or `dataset`; `row` (`line` or `file`) is for txt,
+    `quoting` for csv and tsv, `sheet` for xlsx. Raises `DataError`."""
+    check_keys(path, format, quoting, sheet)
     if format not in ("folder", "dataset") and Path(path).is_dir():
         raise DataError(f"{path} is a folder: name the files in it, for instance '{path.rstrip('/')}/*.{format}'")
     if format == "xlsx":

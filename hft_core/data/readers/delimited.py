@@ -26,14 +26,14 @@ def read_tsv(path: str, *, quotes: bool = True) -> Rows:
     return pack(only_good(_records(path, "\t", "tsv", quotes=quotes)), Source(path, "row"))
 
 
-def csv_records(path: str) -> AnyRecords:
+def csv_records(path: str, *, quotes: bool = True) -> AnyRecords:
     """Yield the records of a comma-separated file. Raises `DataError` where none can be read any more."""
-    return _records(path, ",", "csv")
+    return _records(path, ",", "csv", quotes=quotes)
 
 
-def tsv_records(path: str) -> AnyRecords:
+def tsv_records(path: str, *, quotes: bool = True) -> AnyRecords:
     """Yield the records of a tab-separated file. Raises `DataError` where none can be read any more."""
-    return _records(path, "\t", "tsv")
+    return _records(path, "\t", "tsv", quotes=quotes)
 
 
 def count(lines: Iterable[str], delimiter: str) -> int:

@@ -14,10 +14,10 @@ def read(path: str) -> Rows:
     return pack(only_good(records(path)), Source(path, "line"))
 
 
-def records(path: str) -> AnyRecords:
-    """Yield the objects. Raises `DataError` for a file that cannot be read as text."""
+def records(path: str, after: int = 0) -> AnyRecords:
+    """Yield the objects behind line `after`. Raises `DataError` for a file that cannot be read as text."""
     with open_bytes(path) as file:
-        for number, line in numbered_lines(path, file):
+        for number, line in numbered_lines(path, file, after=after):
             if line.strip():
                 yield number, _record(line, f"{path}, line {number}")
 

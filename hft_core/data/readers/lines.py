@@ -27,8 +27,8 @@ def open_bytes(path: str) -> Iterator[BinaryIO]:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def numbered_lines(path: str, file: BinaryIO, *, limit: int | None = None) -> Iterator[tuple[int, str]]:
-    """Yield the lines, with their line ends, and their numbers from 1.
+def numbered_lines(path: str, file: BinaryIO, *, limit: int | None = None, after: int = 0) -> Iterator[tuple[int, str]]:
+    """Yield the lines behind line `after`, with their line ends, and their numbers from 1.
 
     Only a line feed ends a line, since a text may contain Unicode's other line separators. Raises `DataError` for a
     line that is not UTF-8, or longer than `limit` bytes (`LINE_BYTES` when left out).
@@ -37,7 +37,8 @@ def numbered_lines(path: str, file: BinaryIO, *, limit: int | None = None) -> It
     for number, line in enumerate(iter(lambda: file.readline(limit + 1), b""), start=1):
         if len(line) > limit:
             raise DataError(f"{path}, line {number}: longer than {limit >> 20} MiB, expected lines of at most that")
-        yield number, _decode(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, path, number)
+        if number > after:
+            yield number, _decode(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, path, number)
 
 
 def read_text(path: str) -> str:

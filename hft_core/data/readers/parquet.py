@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hft_core.data.readers.records import NumberedRecords
 from hft_core.data.rows import Rows, Source, dataset_of, refuse_odd_names
 from hft_core.errors import DataError
 from hft_core.file_guard import open_regular
+
+BATCH_ROWS = 1000
+"""Rows that `records` holds at a time."""
 
 
 def read(path: str) -> Rows:
@@ -42,6 +46,42 @@ def parts(path: str, start: int, stop: int, size: int) -> Iterator[Rows]:
             position += len(batch)
             if position >= stop:
                 return
+
+
+def records(path: str, columns: Collection[str], after: int = 0) -> NumberedRecords:
+    """Yield the rows behind row `after`, with those of `columns` that the file has. Raises `DataError`."""
+    try:
+        with open_regular(path) as opened:
+            file = pq.ParquetFile(opened)
+            groups, position = _groups_from(file, after)
+            wanted = [name for name in file.schema_arrow.names if name in columns]
+            for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=wanted):
+                for number, record in enumerate(batch.to_pylist(), start=position + 1):
+                    if number > after:
+                        yield number, record
+                position += len(batch)
+    except (OSError, ValueError, TypeError, LookupError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())}") from None
+
+
+def columns_of(path: str) -> list[str]:
+    """Return the names of the columns. Raises `DataError`."""
+    try:
+        with open_regular(path) as file:
+            return list(pq.ParquetFile(file).schema_arrow.names)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())}") from None
+
+
+def _groups_from(file: pq.ParquetFile, after: int) -> tuple[list[int], int]:
+    """Return the row groups that have rows behind row `after`, and the number of rows before them."""
+    position = 0
+    for group in range(file.num_row_groups):
+        count = file.metadata.row_group(group).num_rows
+        if position + count > after:
+            return list(range(group, file.num_row_groups)), position
+        position += count
+    return [], position
 
 
 def _without_dictionaries(table: pa.Table) -> pa.Table:

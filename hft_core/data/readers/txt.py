@@ -17,9 +17,9 @@ def read_file(path: str) -> Rows:
     return pack(iter([(1, {"text": read_text(path)})]), Source(path, "file"))
 
 
-def lines(path: str) -> NumberedRecords:
-    """Yield the non-blank lines. Raises `DataError`."""
+def lines(path: str, after: int = 0) -> NumberedRecords:
+    """Yield the non-blank lines behind line `after`. Raises `DataError`."""
     with open_bytes(path) as file:
-        for number, line in numbered_lines(path, file):
+        for number, line in numbered_lines(path, file, after=after):
             if line.strip():
                 yield number, {"text": line.rstrip("\r\n")}

@@ -50,6 +50,7 @@ SPECS = (
         factory="hft_plugins.heads.mlm:build",
         options="hft_plugins.heads.mlm:Options",
         needs_labels=False,
+        streams=True,
         source="Devlin et al. 2019, arXiv:1810.04805",
     ),
     HeadSpec(
@@ -58,6 +59,7 @@ SPECS = (
         factory="hft_plugins.heads.clm:build",
         options="hft_plugins.heads.clm:Options",
         needs_labels=False,
+        streams=True,
         source="Radford et al. 2018; transformers AutoModelForCausalLM",
     ),
     HeadSpec(

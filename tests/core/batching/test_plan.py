@@ -277,3 +277,23 @@ def test_the_order_of_lengths_is_that_of_a_shuffle(steps_of_rows: np.ndarray) ->
         means = np.array([np.flatnonzero(steps == step).mean() for step in range(SIMILAR_LENGTH_STEPS)])
         found.append(np.corrcoef(means[:-1], means[1:])[0, 1])
     assert abs(float(np.mean(found)) + 1 / SIMILAR_LENGTH_STEPS) < 3 / math.sqrt(SEEDS * SIMILAR_LENGTH_STEPS)
+
+
+def test_a_stream_is_taken_in_its_own_order_and_leaves_that_of_other_tasks_as_it_is() -> None:
+    """Also behind a change of the proportions: no number is left out or comes twice."""
+
+    def made() -> Plan:
+        lengths = {"lm": np.empty(0, np.int32), **lengths_of({"a": 90})}
+        mixture = Mixture({"lm": 1, "a": 90}, Sampling(temperature=math.inf))
+        return Plan(lengths, mixture, batch=8, total=320, seed=0, stage=0)
+
+    plan = made()
+    assert [i for step in rows_by_step(plan, "lm") for i in step] == list(range(160))
+    assert plan.taken("lm", 40) == 160
+    assert plan.passes("lm") == 0
+    changed = made()
+    changed.change(20, {"lm": 0.5, "a": 1.0})
+    taken = [i for step in rows_by_step(changed, "lm") for i in step]
+    assert taken == list(range(len(taken)))
+    assert as_lists(changed, range(20)) == as_lists(plan, range(20))
+    assert len(taken) == changed.taken("lm", 40) < 160

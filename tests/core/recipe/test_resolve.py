@@ -92,7 +92,7 @@ NEEDY = BackboneSpec(
     name="needy", **names("build", "Backbone"), opens=f"{HERE}:opens_all", requires=("no-such-distribution-xyz",)
 )
 CLASSIFICATION = HeadSpec(name="classification", **names("build", "Classification"))
-MLM = HeadSpec(name="mlm", **names("build", "Lax"), needs_labels=False)
+MLM = HeadSpec(name="mlm", **names("build", "Lax"), needs_labels=False, streams=True)
 LORA = StrategySpec(name="lora", **names("build", "Lora"))
 PREFIX = StrategySpec(name="prefix", **names("build", "Free"), merges=False)
 LOST = StrategySpec(name="lost", **names("build", "Missing"))
@@ -429,3 +429,10 @@ def test_a_recipe_equals_one_of_another_folder_with_the_same_content(tmp_path: P
     assert hash(one) == hash(two)
     assert (one.folder, two.folder) == (tmp_path, tmp_path / "other")
     assert one.model_copy(update={"seed": 1}).folder == tmp_path
+
+
+def test_a_head_that_reads_all_rows_at_once_cannot_learn_from_a_stream() -> None:
+    task = "{head: classification, data: {train: /news.csv, stream: true}, label: topic}"
+    text = f"backbone: {{model: tiny-1}}\ntasks:\n  topic: {task}\nstages: {{max_steps: 5}}\n"
+    with pytest.raises(RecipeError, match=r"'classification' reads all of its rows .* from a stream: 'mlm'"):
+        resolved(text)

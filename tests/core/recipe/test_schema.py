@@ -107,3 +107,44 @@ def test_every_field_says_what_it_means() -> None:
     for model in (Recipe, BackboneChoice, PluginChoice, Task, Data, Split, Stage, Sampling, Output):
         for name, field in model.model_fields.items():
             assert field.description, f"{model.__name__}.{name}"
+
+
+LANGUAGE = {"head": "mlm", "data": {"train": "a.txt", "stream": True}}
+TOPIC = {"head": "classification", "data": "news.csv"}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"files": "a.txt"}, "'stream' reads files in 'train'"),
+        ({"train": "a.txt", "split": {"dev": 0.2}}, "'split' and 'stream' cannot be combined"),
+        ({"train": "a.txt", "max_rows": 5}, "'max_rows' and 'stream' cannot be combined"),
+        ({"train": "a.txt", "stream": False, "shuffle_buffer": 5}, "'shuffle_buffer' goes with 'stream'"),
+    ],
+)
+def test_a_stream_is_not_split_or_sampled(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Data.model_validate({"stream": True, **data})
+
+
+@pytest.mark.parametrize(
+    ("tasks", "stage", "message"),
+    [
+        ({"lm": LANGUAGE}, {}, "the rows of the task 'lm' are a stream, and are not counted: give 'max_steps'"),
+        ({"lm": LANGUAGE}, {"epochs": 1}, "give 'max_steps', not epochs"),
+        ({"lm": LANGUAGE}, {"max_steps": 5, "sampling": {"max_epochs": {"lm": 1}}}, "nor are passes over them"),
+        ({"lm": LANGUAGE, "topic": TOPIC}, {"max_steps": 5}, "shares in proportion to rows are not known"),
+        ({"lm": LANGUAGE, "topic": TOPIC}, {"max_steps": 5, "sampling": "adaptive"}, "shares in proportion to rows"),
+    ],
+)
+def test_a_stage_with_a_stream_says_how_long_it_is_and_what_each_task_gets(
+    tasks: dict[str, Any], stage: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        recipe(tasks=tasks, stages=[stage])
+
+
+def test_a_stream_may_have_a_share_that_is_independent_of_counts() -> None:
+    for sampling in ("uniform", "round-robin", {"batch_size": {"lm": 4, "topic": 2}}):
+        assert recipe(tasks={"lm": LANGUAGE, "topic": TOPIC}, stages=[{"max_steps": 5, "sampling": sampling}])
+    assert recipe(tasks={"lm": {**LANGUAGE, "replay": 0.2}, "topic": TOPIC}, stages=[{"epochs": 2}])

@@ -31,7 +31,8 @@ class Memory:
         return batches_of(*[units] * (8 // units))
 
     def run(self, *units: int, world_size: int = 1) -> tuple[int, list[Batch], int]:
-        train = {"topic": SimpleNamespace(rows=np.array([10, 11, 12]))}
+        rows = np.array([10, 11, 12])
+        train = {"topic": SimpleNamespace(rows_of=lambda ids: rows[ids])}
         return fill_within_memory(
             self.fill,
             self.rebatch,

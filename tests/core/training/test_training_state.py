@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from hft_core.data.corpus import BlockStart
+from hft_core.data.streamed_examples import StreamPlace
 from hft_core.device.precision import Precision
 from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.pins import Pins, Place
@@ -65,6 +67,7 @@ STATE = TrainingState(
         learning_rates=[1 / 3, 0.0],
         proportion_changes=[(2, {"topic": 0.5})],
         adaptive_mixture={"first_loss": {"topic": 0.5}},
+        streams={"language": StreamPlace(BlockStart(epoch=1, file=2, after=30, block=4), portion=1, first=500)},
     ),
     random={"python": [3, [1, 2], None]},
     log_size=512,

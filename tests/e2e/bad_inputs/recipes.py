@@ -16,6 +16,12 @@ def stage(key: str) -> Change:
     return recipe("max_steps: 2\n", f"max_steps: 2\n    {key}\n")
 
 
+def streamed(task: str, file: str) -> Change:
+    """The rows of a task as a stream."""
+    old = {"topic": "news.csv", "language": "articles.txt"}[task]
+    return recipe(f"data: {old}", f"data: {{train: {file}, stream: true}}")
+
+
 YAML = [
     Case(
         what="empty",
@@ -420,4 +426,41 @@ PLUGINS = [
     ),
 ]
 
-CASES = [*YAML, *KEYS, *PLUGINS]
+STREAMS = [
+    Case(
+        what="a stream without max_steps",
+        given=every(streamed("language", "articles.txt"), recipe("max_steps: 2", "num_train_epochs: 1")),
+        command=CHECK,
+        says="recipe.yaml, line 14, stages.0.num_train_epochs: the rows of the task 'language' are a stream, and "
+        "are not counted: give 'max_steps', not epochs",
+    ),
+    Case(
+        what="a stream among tasks with shares by their rows",
+        given=streamed("language", "articles.txt"),
+        command=CHECK,
+        says="recipe.yaml, line 10, stages.0: the rows of the task 'language' are a stream, and are not counted, "
+        "so that shares in proportion to rows are not known: expected 'uniform' (with 'weights'), 'round-robin' or "
+        "'batch_size' here, or 'replay' in that task",
+    ),
+    Case(
+        what="a stream of a head that reads all rows before training",
+        given=every(streamed("topic", "news.csv"), stage("sampling: uniform")),
+        command=CHECK,
+        says="recipe.yaml, line 5, tasks.topic.data.stream: head 'classification' reads all of its rows before "
+        "training; heads that learn from a stream: 'clm', 'mlm'",
+    ),
+    Case(
+        what="a stream that is to be split",
+        given=recipe("data: articles.txt", "data: {train: articles.txt, stream: true, split: {dev: 0.2}}"),
+        command=CHECK,
+        says="recipe.yaml, line 8, tasks.language.data: 'split' and 'stream' cannot be combined: a stream is not split",
+    ),
+    Case(
+        what="a stream of a file without rows",
+        given=every(streamed("language", "none.txt"), stage("sampling: uniform"), write("none.txt", "\n")),
+        command=CHECK,
+        says="none.txt: no data in it, expected at least one line",
+    ),
+]
+
+CASES = [*YAML, *KEYS, *PLUGINS, *STREAMS]
