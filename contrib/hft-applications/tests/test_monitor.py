@@ -177,7 +177,7 @@ def test_a_growing_file_is_followed(run: Path, tweets: Lines, tmp_path: Path) ->
 
 
 def test_the_readme_names_options_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").partition("\n## Recommendation")[0]
     (code,) = re.findall(r"^### hft monitor\n+```sh\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     named = set(re.findall(r"--[a-z-]+", code)) | set(re.findall(r"`(--[a-z-]+)", readme))
     assert len(named) >= 10
