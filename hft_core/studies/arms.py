@@ -46,6 +46,7 @@ class Request:
     against: str = ""
     """The reference arm; the first by default."""
     seeds: tuple[int, ...] = ()
+    """Empty: five, or those of the study that is resumed."""
     controls: tuple[str, ...] | None = None
     """Kinds of controls; None: all."""
     tries: int = 0
@@ -94,7 +95,7 @@ def read(path: Path) -> Request:
         recipe=path.parent / recipe,
         arms=named | vary(listed),
         against=str(data.get("against") or ""),
-        seeds=seeds_of(data.get("seeds") or 5, f"{path}, seeds"),
+        seeds=seeds_of(data["seeds"], f"{path}, seeds") if data.get("seeds") is not None else (),
         controls=None if data.get("controls") is None else tuple(map(str, data["controls"] or ())),
         tries=_tries(data.get("tune"), path),
     )

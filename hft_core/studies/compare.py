@@ -92,10 +92,7 @@ def request(
                 "seeds, name its recipe too"
             )
         return None
-    if arms or not _names_arms(path):
-        asked = Request(path, dict(arms or {}), seeds=tuple(range(SEEDS)))
-    else:
-        asked = arm_module.read(path)
+    asked = Request(path, dict(arms or {})) if arms or not _names_arms(path) else arm_module.read(path)
     return replace(
         asked,
         against=against or asked.against,
@@ -174,11 +171,11 @@ def _asked(asked: Request | None, folder: Path, *, resume: bool) -> Request:
             raise UsageError(f"'{folder}' is not empty: name another folder, or give --resume to resume its study")
         if asked is None:
             raise UsageError("give a recipe, or --resume with the folder of a study")
-        return asked
+        return _begun(asked)
     if not plan.is_file():
         if asked is None or folder.exists():
             raise UsageError(f"'{folder}' holds no study to resume: it has no {PLAN_FILE}")
-        return asked
+        return _begun(asked)
     kept = json.loads(plan.read_text(encoding="utf-8"))
     known = Request(
         recipe=Path(kept["recipe"]),
@@ -193,6 +190,10 @@ def _asked(asked: Request | None, folder: Path, *, resume: bool) -> Request:
         return known
     _refuse_another(asked, known, folder)
     return replace(known, seeds=tuple(dict.fromkeys((*known.seeds, *asked.seeds))))
+
+
+def _begun(asked: Request) -> Request:
+    return replace(asked, seeds=asked.seeds or tuple(range(SEEDS)))
 
 
 def _refuse_another(asked: Request, known: Request, folder: Path) -> None:

@@ -17,7 +17,7 @@ from hft_core.predict.saved_run import SavedRun, open_run
 from hft_core.recipe import recipe_file
 from hft_core.recipe.resolve import resolve
 from hft_core.results import Scores
-from hft_core.runs import assembly, pinning
+from hft_core.runs import assembly, learned_facts, pinning
 from hft_core.runtime.run_folder import RunFolder
 from hft_core.studies import merged_run
 from hft_core.studies.merge import MergeSummary, summary
@@ -108,14 +108,18 @@ def _check_alike(runs: Sequence[SavedRun]) -> None:
                 f"{', '.join(first.model.heads)}: a soup is of runs of the same tasks"
             )
         shapes = {name: tensor.shape for name, tensor in run.model.heads.state_dict().items()}
-        facts = {task: run.model.head(task).facts for task in run.model.heads}
-        if shapes != {name: tensor.shape for name, tensor in first.model.heads.state_dict().items()} or facts != {
-            task: first.model.head(task).facts for task in facts
-        }:
-            raise UsageError(f"{run.folder} has other heads or labels than {first.folder}")
-        pins, others = (RunFolder(each.folder).pins() or Pins() for each in (run, first))
+        if shapes != {name: tensor.shape for name, tensor in first.model.heads.state_dict().items()}:
+            raise UsageError(f"{run.folder} has heads of other sizes than {first.folder}")
+        for task in run.model.heads:
+            facts, others = run.model.head(task).facts, first.model.head(task).facts
+            if differs := learned_facts.difference(facts, others, (f"in {run.folder}", f"in {first.folder}")):
+                raise UsageError(
+                    f"task '{task}' has learned other facts in its runs ({differs}): a soup has one head for all; "
+                    "temperatures and thresholds are fitted to each run (calibrate, tune_threshold)"
+                )
+        pins, of_first = (RunFolder(each.folder).pins() or Pins() for each in (run, first))
         for split in ("dev", "test"):
-            if pins.rows.get(split) != others.rows.get(split):
+            if pins.rows.get(split) != of_first.rows.get(split):
                 raise UsageError(
                     f"{run.folder} has other {split} rows than {first.folder}: a soup is chosen and judged by rows "
                     "that none of its runs has trained on (split.seed)"

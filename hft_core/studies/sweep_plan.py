@@ -17,6 +17,8 @@ PLAN_FILE = "plan.json"
 KEYS = ("recipe", "search", "trials", "pruner", "objective", "seeds", "minimize")
 """Of a `sweep.yaml`."""
 TRIALS = 20
+WILCOXON_SEEDS = 5
+"""Four runs give the signed-rank test the first p below 0.1; a trial of four has none left to save."""
 COSTS = ("seconds", "parameters", "memory")
 """Training time, trunk parameters that train in the last stage, and the most memory in bytes."""
 PRUNERS = ("median", "hyperband", "wilcoxon", "none")
@@ -67,7 +69,7 @@ def request(
     listed = search_space.assignments_of(data["search"], f"{path}, search") if "search" in data and not search else ()
     many = _count(data.get("trials", TRIALS) if trials is None else trials, f"{path}, trials")
     runs = _count(data.get("seeds", 1) if seeds is None else seeds, f"{path}, seeds")
-    costs = tuple(dict.fromkeys(minimize or data.get("minimize") or ()))
+    costs = tuple(dict.fromkeys(minimize or _names(data.get("minimize"), f"{path}, minimize")))
     for cost in costs:
         if cost not in COSTS:
             raise UsageError(f"there is no cost '{cost}' to minimize.{did_you_mean(cost, COSTS)}")
@@ -77,7 +79,7 @@ def request(
         (*search, *listed),
         many,
         _pruner(pruner or data.get("pruner"), runs, costs),
-        objective or data.get("objective"),
+        objective or next(iter(_names(data.get("objective"), f"{path}, objective")), None),
         runs,
         costs,
     )
@@ -89,16 +91,25 @@ def _count(found: Any, where: str) -> int:
     return found
 
 
+def _names(found: Any, where: str) -> list[str]:
+    """Return a name or a list of names. Raises `RecipeError`."""
+    names = [] if found is None else [found] if isinstance(found, str) else found
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RecipeError(f"{where}: found {found!r}, expected a name or a list of names")
+    return names
+
+
 def _pruner(name: str | None, seeds: int, costs: Sequence[str]) -> str:
     """Return the pruner, by default the one that goes with so many seeds and costs. Raises `UsageError`."""
-    default = "none" if costs else "wilcoxon" if seeds > 1 else "median"
+    default = "median" if seeds == 1 else "wilcoxon" if seeds >= WILCOXON_SEEDS else "none"
+    default = "none" if costs else default
     chosen = default if name is None else str(name)
     if chosen not in PRUNERS:
         raise UsageError(f"there is no pruner '{chosen}'.{did_you_mean(chosen, PRUNERS)}")
     if costs and chosen != "none":
         raise UsageError(f"'{chosen}' prunes by one value: with --minimize, the pruner is none")
-    if chosen == "wilcoxon" and seeds == 1:
-        raise UsageError("'wilcoxon' prunes by the runs of several seeds: give --seeds 3 or more")
+    if chosen == "wilcoxon" and seeds < WILCOXON_SEEDS:
+        raise UsageError(f"'wilcoxon' ends no trial before its fourth run: give --seeds {WILCOXON_SEEDS} or more")
     if chosen in ("median", "hyperband") and seeds > 1:
         raise UsageError(f"'{chosen}' prunes by the evaluations of one run: with --seeds, expected wilcoxon or none")
     return chosen

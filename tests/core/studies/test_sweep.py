@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from hft_core import Catalogue, HftError
+from hft_core import Catalogue, HftError, UsageError
 from hft_core.cli.app import main
 from hft_core.recipe import recipe_file
-from hft_core.studies import arms
+from hft_core.studies import arms, sweep_plan
 from hft_core.studies.compare import request as compare_request
 
 pytest.importorskip("optuna")
@@ -85,7 +85,7 @@ def test_trials_of_several_seeds_are_pruned_by_their_runs(driver: ModuleType, re
     found = driver.swept(recipe, tmp_path / "s", [f"{RATE}=1e-3,1e-4,1e-5"], **asked)
     whole = [trial for trial in found.trials if trial.state == "complete"]
     pruned = [trial for trial in found.trials if trial.state == "pruned"]
-    assert pruned and all(2 < trial.evaluations < 6 for trial in pruned)
+    assert pruned and all(3 < trial.evaluations < 6 for trial in pruned)
     assert sum(f"pruned after {trial.evaluations} runs" in line for trial in pruned[:1] for line in lines)
     assert {trial.evaluations for trial in whole} == {6}
     best = found.trials[found.best - 1]
@@ -108,6 +108,18 @@ def test_costs_give_a_front(driver: ModuleType, recipe: Path, tmp_path: Path) ->
     assert all(trial.costs["seconds"] == 2.0 for trial in found.trials)
     names = compare_request(tmp_path / "s/compare.yaml").arms
     assert list(names)[:2] == ["base", "best"] and len(names) <= 7
+
+
+def test_a_file_may_name_one_cost_and_anything_else_is_refused(recipe: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    text = f"recipe: recipe.yaml\nsearch: {{{RATE}: {{log: [1e-5, 1e-2]}}}}\n"
+    file.write_text(text + "minimize: seconds\nseeds: 3\n")
+    plan = sweep_plan.request(file, ())
+    assert (plan.minimize, plan.seeds, plan.pruner) == (("seconds",), 3, "none")
+    for line, said in (("minimize: 3", "minimize: found 3, expected a name"), ("objective: [[a]]", "objective: found")):
+        file.write_text(f"{text}{line}\n")
+        with pytest.raises(UsageError, match=said):
+            sweep_plan.request(file, ())
 
 
 def test_a_trial_that_fails_is_one_line_and_not_the_end(driver: ModuleType, recipe: Path, tmp_path: Path) -> None:
@@ -191,7 +203,7 @@ def test_two_workers_divide_the_trials(driver: ModuleType, recipe: Path, tmp_pat
         ),
         (
             ["recipe.yaml", "--out", "s", "--search", f"{RATE}=log:1:2", "--pruner", "wilcoxon"],
-            "give --seeds 3 or more",
+            "give --seeds 5 or more",
         ),
         (
             ["recipe.yaml", "--out", "s", "--search", f"{RATE}=log:1:2", "--seeds", "3", "--pruner", "hyperband"],

@@ -135,6 +135,8 @@ def test_a_study_is_resumed_as_it_was_begun(recipe: Path, tmp_path: Path) -> Non
         with pytest.raises(UsageError, match=said):
             study(asked, folder, plugins, launcher=Runs(), resume=True)
     runs = Runs()
+    again = study(request(recipe, varied), folder, plugins, launcher=runs, resume=True)
+    assert not runs.started and again.seeds == (0, 1)
     found = study(request(recipe, varied, seeds=(2,)), folder, plugins, launcher=runs, resume=True)
     assert len(runs.started) == 3 and found.seeds == (0, 1, 2)
     with pytest.raises(UsageError, match="leave them out; for more seeds, name its recipe"):
