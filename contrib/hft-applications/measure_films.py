@@ -4,9 +4,9 @@
     python measure_films.py scores.jsonl --lora 1 2 3
     python measure_films.py scores.jsonl
 
-`--lora` trains a LoRA too, with one pass over the rows. The last line prints means with 95 % intervals over the seeds
-(Student's t). A seed draws train, dev and test users and their rows, and everything that is random in training. Needs
-`hft-applications[films]` and recbole.
+`--lora` measures a LoRA instead, with one pass over the rows. The last line prints means with 95 % intervals over the
+seeds (Student's t). A seed draws train, dev and test users and their rows, and everything that is
+random in training. Needs `hft-applications[films]` and recbole.
 """
 
 from __future__ import annotations
@@ -106,8 +106,9 @@ def summary(out: Path) -> None:
         print(f"{arm}: seeds {[line['seed'] for line in lines]}, {seconds:.0f} s")
         for metric in METRICS:
             values = [line[metric] for line in lines]
-            half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-            print(f"  {metric}: {statistics.mean(values):.3f} ± {half:.3f}")
+            many = len(values) > 1
+            half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5 if many else 0
+            print(f"  {metric}: {statistics.mean(values):.3f}{f' ± {half:.3f}' if many else ''}")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,10 @@ class Index:
         self._files = IndexFiles(folder, facts)
         self._nearest: Nearest = self._files.graph() if facts.approximate and not exact else Exact(self._files.vectors)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return all rows in the order of their numbers."""
+        return list(self._files.rows(range(self.facts.rows)).values())
+
     def search(
         self, queries: Sequence[str], k: int = 5, *, rerank: str | None = None, candidates: int = CANDIDATES
     ) -> list[list[Hit]]:

@@ -120,10 +120,10 @@ def recommended(
 
 
 def scores(lists: Sequence[Sequence[int]], users: Sequence[User], items: Items, k: int) -> TopKScores:
-    """Score the lists of item numbers by what the users liked next; what is in no row of the index cannot be found."""
+    """Score lists of item numbers by what the users liked next; what is in no row of the index cannot be found."""
     from hft_applications.top_k_scores import score
 
-    numbers = {text: number for number, text in enumerate(items.texts)}
+    numbers = {text: number for number, text in reversed(list(enumerate(items.texts)))}  # the first, as `top`
     known = [user.seen.union(user.liked) for user in users]
     after = [
         {numbers.get(text, -place) for place, text in enumerate(user.after - own, start=1)}

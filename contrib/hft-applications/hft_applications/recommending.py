@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hft_core.errors import DataError, UsageError, did_you_mean
+from hft_core.search.reranking import check_reads_pairs, pair_scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from hft_core.predict import SavedRun
     from hft_core.search import Index
 
+DEFAULT_COLUMNS = ("disliked", "next")
+"""Columns of users that need not be there."""
 RECENT = 3
 """As many of the items that a user liked last are read by a ranking task."""
 
@@ -56,19 +59,22 @@ class Items:
     """The rows of an index in the order of their numbers."""
 
     def __init__(self, index: Index) -> None:
-        (hits,) = index.search([""], k=index.facts.rows)
-        self.rows = [hit.row for hit in sorted(hits, key=lambda hit: hit.number)]
+        self.rows = index.rows()
         self.texts = [str(row[index.facts.text]) for row in self.rows]
 
     def numbers(self, column: str) -> NDArray[np.float64]:
-        """Return a column of numbers `[items]`. Raises `UsageError` where the rows have none."""
+        """Return a column of numbers from 0 on `[items]`. Raises `UsageError` where a row has none."""
         if column not in self.rows[0]:
             hint = did_you_mean(column, self.rows[0])
             raise UsageError(f"--popularity: the rows of the index have no column '{column}'.{hint}")
-        try:
-            return np.array([float(row[column]) for row in self.rows])
-        except (TypeError, ValueError):
-            raise UsageError(f"--popularity {column}: expected numbers in the rows of the index") from None
+        found = np.array([_number(row.get(column)) for row in self.rows])
+        wrong = np.flatnonzero(~(np.isfinite(found) & (found >= 0)))
+        if len(wrong):
+            value = self.rows[wrong[0]].get(column)
+            raise UsageError(
+                f"--popularity {column}: row {wrong[0] + 1} of the index has {value!r}, expected a number of 0 or more"
+            )
+        return found
 
 
 class Nearness:
@@ -82,7 +88,9 @@ class Nearness:
         self._similar: dict[str, NDArray[np.float64]] = {}
 
     def prepare(self, users: Sequence[User]) -> None:
-        """Search for all that the users liked, at once."""
+        """Search for all that the users liked, at once, and forget what other users liked."""
+        wanted = {text for user in users for text in user.liked}
+        self._similar = {text: found for text, found in self._similar.items() if text in wanted}
         new = list(dict.fromkeys(text for user in users for text in user.liked if text not in self._similar))
         for text, hits in zip(new, self.index.search(new, k=self.neighbors) if new else [], strict=True):
             self._similar[text] = np.zeros(len(self.items.rows))
@@ -96,7 +104,8 @@ class Nearness:
         return user.liked[int(self._of(user)[:, number].argmax())]
 
     def _of(self, user: User) -> NDArray[np.float64]:
-        self.prepare([user])
+        if any(text not in self._similar for text in user.liked):
+            self.prepare([user])
         return np.stack([self._similar[text] for text in user.liked])
 
 
@@ -110,10 +119,17 @@ def by_tfidf(items: Items) -> Scores:
 
 
 def top(scores: NDArray[np.float64], user: User, texts: Sequence[str], k: int) -> list[int]:
-    """Return the numbers (from 0) of the `k` best items that the user has neither liked nor seen."""
-    known = user.seen.union(user.liked)
-    order = np.argsort(-scores, kind="stable")
-    return [int(i) for i in order[: k + len(known)] if texts[i] not in known][:k]
+    """Return the numbers (from 0) of the `k` best items that the user has neither liked nor seen; of items with one
+    text, the first."""
+    known = set(user.seen.union(user.liked))
+    found: list[int] = []
+    for number in np.argsort(-scores, kind="stable"):
+        if len(found) == k:
+            break
+        if texts[number] not in known:
+            known.add(texts[number])
+            found.append(int(number))
+    return found
 
 
 class Ranker:
@@ -121,34 +137,15 @@ class Ranker:
 
     def __init__(self, saved: SavedRun, task: str, items: Items) -> None:
         """Raises `UsageError` for a task that does not, and rows without the column that it reads."""
-        heads = saved.model.heads
-        if task not in heads:
-            raise UsageError(f"--rerank: the run has no task '{task}'.{did_you_mean(task, heads)}")
-        head = saved.model.head(task)
-        columns = [column.name for column in head.columns() if column.kind == "text" and not column.target]
-        if len(columns) != 2 or columns[1] not in items.rows[0]:
-            raise UsageError(
-                f"--rerank {task}: expected a ranking task that reads a history and a column of the index "
-                f"({', '.join(items.rows[0])}); it reads {', '.join(columns)}"
-            )
+        self.columns = check_reads_pairs(saved, task, list(items.rows[0]))
         self.saved, self.task, self.items = saved, task, items
-        (self.query, self.document), self.group = columns, head.group_column
 
     def order(self, users: Sequence[User], candidates: Sequence[Sequence[int]]) -> list[list[tuple[int, float]]]:
         """Return the candidates of each user with their scores, the best first."""
-        from hft_core.predict import predict
-
-        rows = [
-            {**({self.group: str(i)} if self.group else {}), self.document: self.items.rows[number][self.document]}
-            | {self.query: history_text(user.liked)}
-            for i, (user, own) in enumerate(zip(users, candidates, strict=True))
-            for number in own
-        ]
-        values = [answer.get("value") for answer in predict(self.saved, self.task, rows)] if rows else []
-        numbers = iter([float(value) for value in values if isinstance(value, int | float)])
-        if any(not isinstance(value, int | float) for value in values):
-            raise UsageError(f"--rerank {self.task}: expected a task that answers with a number, such as 'ranking'")
-        scored = [[(number, next(numbers)) for number in own] for own in candidates]
+        rows = self.items.rows
+        pairs = [(history_text(u.liked), rows[n]) for u, own in zip(users, candidates, strict=True) for n in own]
+        scores = iter(pair_scores(self.saved, self.task, self.columns, pairs) if pairs else [])
+        scored = [[(number, next(scores)) for number in own] for own in candidates]
         return [sorted(own, key=lambda pair: -pair[1]) for own in scored]
 
 
@@ -157,6 +154,9 @@ def users_of(path: str, *, liked: str, seen: Sequence[str], after: str) -> list[
     from hft_core.predict import rows_from_file
 
     rows, users = rows_from_file(path, "input"), []
+    for flag, name in (*(("--seen", name) for name in seen), ("--next", after)):
+        if name not in DEFAULT_COLUMNS and not rows.has(name):
+            raise UsageError(f"{flag}: {path} has no column '{name}'.{did_you_mean(name, rows.columns)}")
     for indices, columns in rows.batches(1024):
         for i, values in zip(indices, zip(*columns.values(), strict=True), strict=True):
             row = dict(zip(columns, values, strict=True))
@@ -171,6 +171,13 @@ def users_of(path: str, *, liked: str, seen: Sequence[str], after: str) -> list[
             kept = {name: value for name, value in row.items() if name not in lists}
             users.append(User(kept, lists[liked], others, frozenset(lists.get(after, ()))))
     return users
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def _texts(value: Any, place: str, column: str) -> list[str]:

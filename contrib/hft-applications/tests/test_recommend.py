@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from hft_applications.recommend import scores
+from hft_applications.recommending import User, top
 from hft_core.cli import main
 
 NOUNS, GENRES = ("horse", "dog", "river", "bank"), ("old", "early")
@@ -105,14 +109,20 @@ def test_a_ranking_task_orders_the_candidates(
         ({"likes": ["a"]}, [], "users.jsonl, line 1: has no 'liked' (--liked). Did you mean 'likes'?"),
         ({"liked": []}, [], "column 'liked': expected texts of items that the user liked; found none"),
         ({"liked": "a"}, [], "column 'liked': expected a list of texts; found 'a'"),
-        ({"liked": ["a"]}, ["--rerank", "ranks"], "--rerank: the run has no task 'ranks'. Did you mean 'rank'?"),
-        ({"liked": ["a"]}, ["--rerank", "match"], "--rerank match: expected a ranking task that reads a history and"),
+        ({"liked": ["a"]}, ["--rerank", "ranks"], "the run has no task 'ranks'. Did you mean 'rank'?"),
+        (
+            {"liked": ["a"]},
+            ["--rerank", "match"],
+            "task 'match' reads text: expected one that reads two texts",
+        ),
         (
             {"liked": ["a"]},
             ["--popularity", "like"],
             "the rows of the index have no column 'like'. Did you mean 'likes'?",
         ),
-        ({"liked": ["a"]}, ["--popularity", "text"], "--popularity text: expected numbers in the rows of the index"),
+        ({"liked": ["a"]}, ["--popularity", "text"], "row 1 of the index has 'horse old', expected a number of 0 or"),
+        ({"liked": ["a"], "disliked": []}, ["--seen", "dislikd"], "no column 'dislikd'. Did you mean 'disliked'?"),
+        ({"liked": ["a"]}, ["--next", "nxt"], "--next: "),
         ({"liked": ["a"]}, ["--output", "no/folder/x"], "--output no/folder/x: cannot be written to: No such file"),
     ],
 )
@@ -132,6 +142,13 @@ def test_a_wrong_request_ends_with_one_line(
     assert message in shown.err
     assert len(shown.err.splitlines()) == 1
     assert shown.out == ""
+
+
+def test_items_of_one_text_are_one_item() -> None:
+    texts, user = ["a", "a", "b", "c", "b", "d"], User({}, ["a"], after=frozenset({"b"}))
+    assert top(np.array([6.0, 5, 4, 2, 3, 1]), user, texts, 3) == [2, 3, 5]
+    items = SimpleNamespace(texts=texts, rows=texts)
+    assert scores([[2]], [user], items, 1).recall == 1  # type: ignore[arg-type]
 
 
 def test_the_readme_names_options_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
