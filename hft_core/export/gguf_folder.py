@@ -93,9 +93,8 @@ class GgufFolder(PlainFolders):
             finally:
                 writer.close()
         shutil.rmtree(weights)
-        text = gguf_readme.text(
-            {task: _file(task) for task in tasks}, self.outtype, chats=bool(tokenizer.chat_template)
-        )
+        writing = {task: saved.model.head(task).writing() for task in tasks}
+        text = gguf_readme.text({task: _file(task) for task in tasks}, self.outtype, writing)
         (folder / README).write_text(text, encoding="utf-8")
 
     def open(self, saved: SavedRun, tasks: Sequence[str], folder: Path) -> Exported:

@@ -23,6 +23,8 @@ _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 SPLITS = {"llama-bpe": rf"{_WORDS}|\p{{N}}{{1,3}}{_REST}", "qwen2": rf"{_WORDS}|\p{{N}}{_REST}"}
 """Expressions that split a text before its bytes are merged, by the names that llama.cpp has for them."""
+WHOLE_WORDS = "llama-bpe"
+"""The split after which llama.cpp takes a part that is in the vocabulary as it is, without merges."""
 WHOLE_BYTES = "gpt-2"
 """The split of GPT-2, which is that of the byte-level pre-tokenizer itself."""
 SINGLE_DIGITS = "smollm"
@@ -75,7 +77,10 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
         prefix = _begins_with_space(facts)
         return Vocabulary("llama", PIECES, tokens, types, [], _scores(tokens, merges), prefix, add_bos, add_eos)
     types = _types(tokens, facts, set(tokenizer.get_vocab().values()))
-    return Vocabulary("gpt2", _split_name(facts), tokens, types, merges, add_bos=add_bos, add_eos=add_eos)
+    split = _split_name(facts)
+    if model.get("ignore_merges") and split != WHOLE_WORDS:
+        raise NotInGguf(f"its tokenizer takes whole words without merges, which llama.cpp does for {WHOLE_WORDS} only")
+    return Vocabulary("gpt2", split, tokens, types, merges, add_bos=add_bos, add_eos=add_eos)
 
 
 def add_vocabulary(writer: GGUFWriter, found: Vocabulary, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -121,6 +126,7 @@ def split_as(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
         backend.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", SPACE)])
         backend.pre_tokenizer = None
         return
+    backend.model.ignore_merges = pre == WHOLE_WORDS
     parts: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if pre == SINGLE_DIGITS else []
     if pre in SPLITS:
         parts.append(pre_tokenizers.Split(Regex(SPLITS[pre]), behavior="isolated"))

@@ -88,6 +88,21 @@ def test_pieces_of_sentences_are_read_from_the_file_as_they_were(tmp_path: Path)
     assert found.types[:3] == [UNKNOWN, CONTROL, CONTROL]
 
 
+def test_whole_words_without_merges_are_those_of_llama_3(tmp_path: Path) -> None:
+    for split in ("llama-bpe", "qwen2"):
+        tokenizer = bytes_merged(split)
+        plain = tokenizer("the bank")["input_ids"]
+        facts = json.loads(tokenizer.backend_tokenizer.to_str())
+        facts["model"] |= {"ignore_merges": True, "merges": facts["model"]["merges"][:1]}
+        whole = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(facts)), eos_token="</s>")
+        assert whole("the bank")["input_ids"] != plain or split
+        if split == "llama-bpe":
+            check_read(whole, config(whole), tmp_path)
+        else:
+            with pytest.raises(NotInGguf, match="whole words without merges"):
+                gguf_folder.check_readable(config(whole, Qwen2Config), whole, "f16")
+
+
 def check_read(tokenizer: PreTrainedTokenizerFast, model: PretrainedConfig, folder: Path) -> None:
     gguf_folder.check_readable(model, tokenizer, "f16")
     writer = gguf_folder.writer_of(folder / "x.gguf", "x", model, tokenizer, "f16")
