@@ -4,7 +4,8 @@ python tests/benchmarks/gpu.py [--rounds N] [--steps N] [--json PATH]
 
 Random weights, bfloat16, rows of equal length. `mfu` is the share of the GPU's dense bfloat16 rate that the model's own
 products reach (PaLM, arXiv:2204.02311, appendix B: six operations a parameter and token, four where the trunk's weights
-are frozen, and those of attention); empty for a GPU whose rate is not listed here. `MiB` is the most that torch
+are frozen, and those of attention; an encoder's LM head is left out, which hft computes where tokens are masked only);
+empty for a GPU whose rate is not listed here. `MiB` is the most that torch
 allocated. The goals: an MFU of 0.45 for full and 0.40 for LoRA on the decoder, 1.1 times PEFT with Trainer, an exact
 combiner of four tasks within 1.25 times the sum. With `HFT_GPU_REHEARSAL=1` on a CPU, with tiny sizes: figures without
 a meaning.
@@ -187,8 +188,8 @@ def mfu(size: Size, strategy: str, tokens_a_second: float) -> float | None:
     weights = size.layers * size.hidden * ((2 + grouped) * size.hidden + gated * size.inner)
     passes = 4 if strategy == "lora" else 6
     head = 6 if strategy == "full" else 4
-    attention = passes * 2 * size.layers * size.hidden * size.tokens * (0.5 if size.kind == "hf-decoder" else 1)
-    vocabulary = 32_000 * size.hidden
+    attention = 6 * 2 * size.layers * size.hidden * size.tokens * (0.5 if size.kind == "hf-decoder" else 1)
+    vocabulary = 32_000 * size.hidden if size.kind == "hf-decoder" else 0
     return tokens_a_second * (passes * weights + head * vocabulary + attention) / peak
 
 
