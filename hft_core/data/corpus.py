@@ -27,7 +27,7 @@ from hft_core.recipe import schema
 if TYPE_CHECKING:
     from hft_core.head import Column
 
-SAMPLE_ROWS = 1000
+SAMPLE_ROWS, SAMPLE_CHARACTERS = 1000, 4_000_000
 """First rows that are checked before training; the others are checked when they are read."""
 BLOCK_CHARACTERS = 32_000_000
 """A block ends with the row that reaches so many characters, whatever `shuffle_buffer` says; bounds memory."""
@@ -118,8 +118,9 @@ class Corpus:
         return hashlib.sha256(repr([file.digest for file in self.files]).encode()).hexdigest()
 
     def sample(self) -> Rows:
-        """Return the first `SAMPLE_ROWS` rows, checked. Raises `DataError`."""
-        return self._rows(list(islice(self._read(self.files, BlockStart()), SAMPLE_ROWS)), self.files)
+        """Return the first `SAMPLE_ROWS` rows, or fewer of `SAMPLE_CHARACTERS`, checked. Raises `DataError`."""
+        first = self._read(self.files, BlockStart())
+        return self._rows(_up_to(first, SAMPLE_ROWS, SAMPLE_CHARACTERS), self.files)
 
     def blocks(self, seed: Sequence[int], start: BlockStart) -> Iterator[Block]:
         """Yield the blocks from `start` on, pass after pass, without end.
@@ -129,7 +130,7 @@ class Corpus:
         while True:
             files = [self.files[i] for i in _random(seed, 0, start.epoch).permutation(len(self.files))]
             read = self._read(files, start)
-            while part := self._next(read):
+            while part := _up_to(read, self.buffer, BLOCK_CHARACTERS):  # none at the end of the pass
                 last_file, last_row, _ = part[-1]
                 files[last_file].check_unchanged()
                 rows = self._rows(part, files)
@@ -148,16 +149,6 @@ class Corpus:
                 yield place, number, {name: record.get(name) for name in self._names}
             file.check_unchanged()
 
-    def _next(self, read: Iterator[_Read]) -> list[_Read]:
-        """Return the rows of the next block; none at the end of the pass."""
-        part, characters = list[_Read](), 0
-        for row in islice(read, self.buffer):
-            part.append(row)
-            characters += sum(len(cell) for cell in row[2].values() if isinstance(cell, str))
-            if characters >= BLOCK_CHARACTERS:
-                break
-        return part
-
     def _rows(self, part: Sequence[_Read], files: Sequence[CorpusFile]) -> Rows:
         """Return the rows, checked, with the places that they come from."""
         first = part[0][0]
@@ -166,6 +157,17 @@ class Corpus:
         rows = from_columns(columns, sources, [place - first for place, *_ in part], [number for _, number, _ in part])
         check(rows, self.columns, task=self.task, split="train")
         return rows
+
+
+def _up_to(read: Iterator[_Read], rows: int, characters: int) -> list[_Read]:
+    """Return the next rows: as many as `rows`, or up to the one that reaches so many characters."""
+    part, reached = list[_Read](), 0
+    for row in islice(read, rows):
+        part.append(row)
+        reached += sum(len(cell) for cell in row[2].values() if isinstance(cell, str))
+        if reached >= characters:
+            break
+    return part
 
 
 def check_size(paths: Sequence[str], *, task: str, split: str) -> None:
@@ -196,6 +198,8 @@ def _opened(path: str, data: schema.Data, columns: Sequence[Column], task: str) 
         digest = _digest(path, now.st_size)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if format == "txt" and data.row == "file":  # the whole file would be read for nothing: its column is known
+        return CorpusFile(reader, now.st_size, now.st_mtime_ns, digest), {"text": ""}
     first = reader.first({part for column in columns for part in (column.name, column.name.partition(".")[0])})
     for column in columns:
         if column.name not in first:

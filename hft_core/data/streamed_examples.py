@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from hft_core.data.corpus import Block, BlockStart, Corpus
 from hft_core.data.examples import Examples, table_of
-from hft_core.errors import PluginError
+from hft_core.errors import PluginError, UsageError
 from hft_core.head import Head
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class StreamPlace:
     """In the block, 0 for the first."""
     first: int = 0
     """The number of its first example."""
+    files: int = 0
+    """How many files the corpus has, whose order follows from their number; 0 at the beginning."""
 
     def to_json(self) -> dict[str, Any]:
         """Convert to values that JSON can hold."""
@@ -98,8 +100,14 @@ class StreamedExamples:
         self.go_to(StreamPlace())
 
     def go_to(self, place: StreamPlace) -> None:
-        """Continue with the portion at `place`."""
-        self._begin = place
+        """Continue with the portion at `place`. Raises `UsageError` where the corpus had another number of files."""
+        count = len(self._corpus.files)
+        if place.files not in (0, count):
+            raise UsageError(
+                f"task '{self._head.task}': its stream has {count} files and had {place.files} when the checkpoint was "
+                "saved: the order of all rows is another one; resume with the same files, or start a new run"
+            )
+        self._begin, self._dropped = place, place
         self._left = self._portions(place)
         self._kept: list[_Portion] = []
 
@@ -110,6 +118,8 @@ class StreamedExamples:
         """
         if start < (self._kept[0].place if self._kept else self._begin).first:
             self.go_to(StreamPlace())
+        if gone := [portion for portion in self._kept if portion.end <= start]:
+            self._dropped = gone[-1].place
         self._kept = [portion for portion in self._kept if portion.end > start]
         while not self._kept or self._kept[-1].end < stop:
             portion = next(self._left)
@@ -120,7 +130,9 @@ class StreamedExamples:
     def place(self, number: int) -> StreamPlace:
         """Return the place from which the example `number`, the first that is not used yet, is found again."""
         found = [portion.place for portion in self._kept if portion.place.first <= number]
-        return found[-1] if found else self._begin
+        if found:
+            return found[-1]
+        return self._dropped if self._dropped.first <= number else self._begin
 
     def _portions(self, place: StreamPlace) -> Iterator[_Portion]:
         """Yield the portions from `place` on, without end."""
@@ -130,7 +142,7 @@ class StreamedExamples:
                 if number < skipped:
                     continue
                 table = self._tokenized(block, indices, number)
-                yield _Portion(StreamPlace(block.start, number, first), table)
+                yield _Portion(StreamPlace(block.start, number, first, len(self._corpus.files)), table)
                 first += table.num_rows
             skipped = 0
 

@@ -30,6 +30,9 @@ def check(index: int, stage: Stage, *, streamed: Sequence[str], replayed: Collec
     if stage.max_steps is None:
         keys = ("num_train_epochs",) if stage.num_train_epochs is not None else ()
         raise KeyPathError((*path, *keys), f"{uncounted}: give 'max_steps', not epochs")
+    if stage.early_stopping_patience is not None and stage.eval_steps is None:
+        why = f"{uncounted}, so that they have no epochs to evaluate after: give 'eval_steps'"
+        raise KeyPathError((*path, "early_stopping_patience"), why)
     alone = all(task == name or task in replayed for task in stage.tasks)
     if not alone and not _shares_without_counts(stage.sampling):
         raise KeyPathError(

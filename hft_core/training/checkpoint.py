@@ -25,7 +25,7 @@ from hft_core.errors import RunError, UsageError
 from hft_core.runtime.files import file_hash, follow_umask, read_json, sync, write_text
 from hft_core.training.training_state import TrainingState
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST, STATE, LATEST = "manifest.json", "state.json", "LATEST"
 _BEFORE = "~"
 """Suffix of a checkpoint's name while another one replaces it."""

@@ -21,12 +21,13 @@ def fill_within_memory(
     *,
     position: str,
     world_size: int,
-    train: Mapping[str, Examples],
+    train: Callable[[], Mapping[str, Examples]],
 ) -> tuple[Result, list[Batch], int]:
     """Call `fill(batches)`; while it runs out of memory, halve `units` and try again with `rebatch(units)`.
 
-    `units`: how many a batch has at most. `position`: stage and step, for messages. `train`: to name the row that is
-    too long. Returns the result, the batches that it was computed from, and the units in one of them.
+    `units`: how many a batch has at most. `position`: stage and step, for messages. `train`: returns the examples of
+    the step, to name the row that is too long. Returns the result, the batches that it was computed from, and the
+    units in one of them.
 
     Raises `RunError` when a single unit does not fit, or with several processes: the others would wait for this one.
     """
@@ -42,9 +43,8 @@ def fill_within_memory(
                     "max_rows_per_batch"
                 ) from error
             if units == 1:
-                raise RunError(
-                    f"{position}: out of memory with a single row, {_longest_row(batches, train)}: lower its max_length"
-                ) from error
+                row = _longest_row(batches, train())
+                raise RunError(f"{position}: out of memory with a single row, {row}: lower its max_length") from error
         # Outside of `except`, where the error's traceback would keep the tensors of the failed pass alive.
         units //= 2
         batches = rebatch(units)

@@ -114,7 +114,7 @@ class TrainingStep:
             units,
             position=f"stage '{setup.stage.name}', step {step + 1}",
             world_size=setup.machine.group.world_size,
-            train=setup.batcher.examples(slices),
+            train=lambda: setup.batcher.examples(slices),
         )
         if fitting_units < units:
             progress.max_units = fitting_units

@@ -339,7 +339,7 @@ def test_a_manifest_says_what_the_checkpoint_is_of(stopped: tuple[dict[str, Any]
     manifest = json.loads((place / "manifest.json").read_text())
     files = manifest.pop("files")
     recipe_hash = hashlib.sha256((folder / "recipe.yaml").read_bytes()).hexdigest()
-    assert manifest == {"format": 5, "recipe": recipe_hash, "stage": 0, "step": 5, "world_size": 1}
+    assert manifest == {"format": checkpoint.FORMAT, "recipe": recipe_hash, "stage": 0, "step": 5, "world_size": 1}
     assert files.keys() == {path.name for path in place.iterdir()} - {"manifest.json"}
     for name, facts in files.items():
         content = (place / name).read_bytes()

@@ -39,6 +39,7 @@ _SELECT = re.compile(r"(?>\s|--[^\n]*|/\*.*?\*/)*+(?:select|with)\b", re.IGNOREC
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _INNER = re.compile(r"\([^()]*\)")
 _ORDER = re.compile(r"\border\s+by\b", re.IGNORECASE)
+_RANDOM_ORDER = re.compile(r"\border\s+by\b[^()]*\brandom\s*\(\s*\)", re.IGNORECASE)
 
 
 def read(database: str, statement: str, split: str) -> Rows:
@@ -61,6 +62,8 @@ def _refuse_other(statement: str, where: str) -> None:
     if not _SELECT.match(statement):
         raise DataError(f"{where}: expected one SELECT statement, found {statement.strip()[:40]!r}")
     outer = _QUOTED.sub(" ", statement)
+    if _RANDOM_ORDER.search(outer):
+        raise DataError(f"{where}: ORDER BY random() gives another order each time; expected columns")
     while (less := _INNER.sub(" ", outer)) != outer:
         outer = less
     if not _ORDER.search(outer):
@@ -122,15 +125,22 @@ def _records(result: Result, where: str) -> NumberedRecords:
         raise DataError(f"{where}: two columns are called {twice!r}; name one of them otherwise (AS)")
     for number, values in enumerate(result, start=1):
         cells = {name: _plain(value) for name, value in zip(names, values, strict=True)}
-        if blob := next((name for name, cell in cells.items() if isinstance(cell, bytes)), None):
+        if blob := next((name for name, cell in cells.items() if _holds_bytes(cell)), None):
             raise DataError(f"{where}, row {number}: column {blob!r} holds bytes, expected text (CAST({blob} AS TEXT))")
         yield number, cells
+
+
+def _holds_bytes(cell: Any) -> bool:
+    inner = cell.values() if isinstance(cell, dict) else cell if isinstance(cell, list) else ()
+    return isinstance(cell, bytes | bytearray | memoryview) or any(map(_holds_bytes, inner))
 
 
 def _plain(value: Any) -> Any:
     """Return a value as JSON has it: a decimal as a number, a date as `2026-05-01`."""
     if isinstance(value, decimal.Decimal):
         return float(value) if int(value.as_tuple().exponent) < 0 else int(value)
+    if isinstance(value, dt.datetime) and value.tzinfo is not None:  # in the time zone of the machine
+        value = value.astimezone(dt.UTC)
     if isinstance(value, dt.date | dt.time):
         return value.isoformat()
     if isinstance(value, uuid.UUID | dt.timedelta):

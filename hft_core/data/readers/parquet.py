@@ -34,6 +34,13 @@ def read(path: str) -> Rows:
 
 def parts(path: str, start: int, stop: int, size: int) -> Iterator[Rows]:
     """Yield the rows `start` to `stop` (exclusive), at most `size` at a time. Raises `DataError`."""
+    try:
+        yield from _parts(path, start, stop, size)
+    except (OSError, ValueError, TypeError, LookupError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())}") from None
+
+
+def _parts(path: str, start: int, stop: int, size: int) -> Iterator[Rows]:
     source, position = Source(path, "row"), 0
     with open_regular(path) as file:
         for batch in pq.ParquetFile(file).iter_batches(size):

@@ -30,8 +30,8 @@ class Options(WindowedOptions):
 
     loss: Literal["cross_entropy", "bce", "focal"] = Field(
         default="cross_entropy",
-        description="bce: for two classes, binary cross-entropy on one logit; focal: cross-entropy that counts a row "
-        "less the surer the model is of its class",
+        description="bce: for two classes, binary cross-entropy on one logit; focal: cross-entropy that "
+        "down-weights rows that are already classified with confidence",
     )
     gamma: float | None = GAMMA_FIELD
     labels: LabelNames | None = Field(

@@ -47,7 +47,7 @@ class Options(WindowedOptions):
     label_smoothing: float = LABEL_SMOOTHING_FIELD
     loss: Literal["bce", "focal"] = Field(
         default="bce",
-        description="bce: binary cross-entropy; focal: that counts a label less the surer the model is of it",
+        description="bce: binary cross-entropy; focal: down-weights labels that are already predicted with confidence",
     )
     gamma: float | None = GAMMA_FIELD
 

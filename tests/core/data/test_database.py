@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,7 @@ def test_a_task_reads_one_statement_that_is_split_or_one_for_each_split(news: st
         ("SELECT * FROM new ORDER BY id", "(sql): "),
         ("SELECT id, id FROM news ORDER BY id", "two columns are called 'id'; name one of them otherwise (AS)"),
         ("SELECT CAST(text AS BLOB) AS text FROM news ORDER BY id", "(sql), row 1: column 'text' holds bytes"),
+        ("SELECT * FROM news ORDER BY id, random( )", "ORDER BY random() gives another order each time"),
         ("SELECT * FROM news WHERE id > 99 ORDER BY id", "(sql): no data in it, expected at least one row"),
     ],
 )
@@ -158,3 +160,20 @@ def test_the_path_of_a_database_starts_from_the_recipes_folder(tmp_path: Path) -
     given = recipe_file.override(recipe_file.parse(text, "r", tmp_path), ["tasks.topic.data.database=other.db"])
     changed = recipe_file.validate(given).tasks["topic"].data
     assert changed is not None and changed.database == str(Path.cwd() / "other.db")
+
+
+def test_what_duckdb_gives_does_not_depend_on_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    path = str(tmp_path / "times.duckdb")
+    with duckdb.connect(path) as made:
+        made.execute("CREATE TABLE t AS SELECT TIMESTAMPTZ '2026-05-01 00:00:00+00' AS moment, ['a'::BLOB] AS words")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        rows = database.read(path, "SELECT moment FROM t ORDER BY moment", "")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert list(rows["moment"]) == ["2026-05-01T00:00:00+00:00"]
+    with pytest.raises(DataError, match="row 1: column 'words' holds bytes"):
+        database.read(path, "SELECT words FROM t ORDER BY 1", "")

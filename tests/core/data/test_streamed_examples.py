@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from hft_core.data import streamed_examples
 from hft_core.data.corpus import Corpus
 from hft_core.data.streamed_examples import StreamedExamples, StreamPlace
+from hft_core.errors import DataError, UsageError
 from hft_core.head import Column, Draw, Encoded, Head, Targets
 from hft_core.recipe.schema import Data
 
@@ -99,3 +100,29 @@ def test_examples_of_a_step_may_be_asked_for_again_and_earlier_ones_too(stream: 
     one, whole = stream(), sequences(stream(), [0, 60])
     assert sequences(one, [20, 30]) == sequences(one, [20, 30]) == whole[20:30]
     assert sequences(one, [0, 10]) == whole[:10]
+
+
+def test_a_row_that_cannot_be_used_does_not_lose_the_place(stream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, one = sequences(stream(), [0, 20]), stream()
+    edge = next(portion.end for portion in one._portions(StreamPlace()) if portion.end > 10)
+    sequences(one, [0, edge])
+
+    def fails() -> Iterator[Any]:
+        raise DataError("a bad row")
+        yield
+
+    monkeypatch.setattr(one, "_left", fails())
+    with pytest.raises(DataError):
+        one.window(edge, edge + 3)
+    assert one.place(edge).first > 0
+    again = stream()
+    again.go_to(one.place(edge))
+    assert sequences(again, [edge, 20]) == whole[edge:]
+
+
+def test_a_corpus_of_other_files_is_not_resumed(stream: Any, write: Write) -> None:
+    place = stream()
+    sequences(place, [0, 12])
+    write("c.jsonl", json.dumps({"text": "z"}) + "\n")
+    with pytest.raises(UsageError, match="its stream has 3 files and had 2 when the checkpoint was saved"):
+        stream().go_to(place.place(12))

@@ -133,6 +133,11 @@ def test_a_stream_is_not_split_or_sampled(data: dict[str, Any], message: str) ->
         ({"lm": LANGUAGE}, {}, "the rows of the task 'lm' are a stream, and are not counted: give 'max_steps'"),
         ({"lm": LANGUAGE}, {"epochs": 1}, "give 'max_steps', not epochs"),
         ({"lm": LANGUAGE}, {"max_steps": 5, "sampling": {"max_epochs": {"lm": 1}}}, "nor are passes over them"),
+        (
+            {"lm": LANGUAGE},
+            {"max_steps": 5, "early_stopping_patience": 2},
+            "no epochs to evaluate after: give 'eval",
+        ),
         ({"lm": LANGUAGE, "topic": TOPIC}, {"max_steps": 5}, "shares in proportion to rows are not known"),
         ({"lm": LANGUAGE, "topic": TOPIC}, {"max_steps": 5, "sampling": "adaptive"}, "shares in proportion to rows"),
     ],

@@ -40,7 +40,7 @@ class Memory:
             max(units),
             position="stage 's', step 3",
             world_size=world_size,
-            train=cast("Any", train),
+            train=lambda: cast("Any", train),
         )
 
 

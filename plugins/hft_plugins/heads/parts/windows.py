@@ -107,7 +107,8 @@ def divide(
     position = _positions(rows)
     kept = [i for i, at in enumerate(position) if at < overlap.most]
     note = f"it has more than {overlap.most} windows of {max_length} tokens; what is behind them is cut (window.most)"
-    notes |= {rows[i]: note for i, at in enumerate(position) if at >= overlap.most}
+    for row in dict.fromkeys(rows[i] for i, at in enumerate(position) if at >= overlap.most):
+        notes[row] = f"{notes[row]}\n{note}" if row in notes else note
     return Divided(encoding, kept, [rows[i] for i in kept], [position[i] for i in kept], notes)
 
 
@@ -121,9 +122,19 @@ def _first_halves(
     found, notes = list(texts), {}
     for row, places in enumerate(encoding["offset_mapping"]):
         if len(places) > room:
-            found[row] = texts[row][: places[room - 1][1]]
+            found[row] = _beginning(texts[row], places, tokenizer, room)
             notes[row] = f"its first text has more than the {room} tokens that a window has for it; the rest is cut"
     return found, notes
+
+
+def _beginning(text: str, places: Sequence[tuple[int, int]], tokenizer: PreTrainedTokenizerBase, room: int) -> str:
+    """Return the beginning of a text that has at most `room` tokens: cut inside of a character of several tokens, or of
+    a word, it may have more of them than it had there."""
+    for last in range(room, 0, -1):
+        cut = text[: places[last - 1][1]]
+        if len(tokenizer(cut, add_special_tokens=False)["input_ids"]) <= room:
+            return cut
+    return ""
 
 
 def most_context(places: Sequence[Mapping[int, tuple[int, int]]], lengths: Sequence[int]) -> list[dict[int, int]]:
