@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FRONT_DOOR = {path.stem for path in (ROOT / "hft_core").glob("[!_]*.py")}
-PACKAGES = ("recipe", "data", "predict", "testing")
+PACKAGES = ("recipe", "data", "predict", "search", "testing")
 """Packages whose `__init__` is public."""
 FILES = [
     *(ROOT / "plugins").rglob("*.py"),

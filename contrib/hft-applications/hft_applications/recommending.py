@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hft_core.errors import DataError, UsageError, did_you_mean
-from hft_core.search.reranking import check_reads_pairs, pair_scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,15 +136,34 @@ class Ranker:
 
     def __init__(self, saved: SavedRun, task: str, items: Items) -> None:
         """Raises `UsageError` for a task that does not, and rows without the column that it reads."""
-        self.columns = check_reads_pairs(saved, task, list(items.rows[0]))
+        heads = saved.model.heads
+        if task not in heads:
+            raise UsageError(f"--rerank: the run has no task '{task}'.{did_you_mean(task, heads)}")
+        head = saved.model.head(task)
+        columns = [column.name for column in head.columns() if column.kind == "text" and not column.target]
+        if len(columns) != 2 or columns[1] not in items.rows[0]:
+            raise UsageError(
+                f"--rerank {task}: expected a ranking task that reads a history and a column of the index "
+                f"({', '.join(items.rows[0])}); it reads {', '.join(columns)}"
+            )
         self.saved, self.task, self.items = saved, task, items
+        (self.query, self.document), self.group = columns, head.group_column
 
     def order(self, users: Sequence[User], candidates: Sequence[Sequence[int]]) -> list[list[tuple[int, float]]]:
         """Return the candidates of each user with their scores, the best first."""
-        rows = self.items.rows
-        pairs = [(history_text(u.liked), rows[n]) for u, own in zip(users, candidates, strict=True) for n in own]
-        scores = iter(pair_scores(self.saved, self.task, self.columns, pairs) if pairs else [])
-        scored = [[(number, next(scores)) for number in own] for own in candidates]
+        from hft_core.predict import predict
+
+        rows = [
+            {**({self.group: str(i)} if self.group else {}), self.document: self.items.rows[number][self.document]}
+            | {self.query: history_text(user.liked)}
+            for i, (user, own) in enumerate(zip(users, candidates, strict=True))
+            for number in own
+        ]
+        values = [answer.get("value") for answer in predict(self.saved, self.task, rows)] if rows else []
+        numbers = iter([float(value) for value in values if isinstance(value, int | float)])
+        if any(not isinstance(value, int | float) for value in values):
+            raise UsageError(f"--rerank {self.task}: expected a task that answers with a number, such as 'ranking'")
+        scored = [[(number, next(numbers)) for number in own] for own in candidates]
         return [sorted(own, key=lambda pair: -pair[1]) for own in scored]
 
 

@@ -109,11 +109,11 @@ def test_a_ranking_task_orders_the_candidates(
         ({"likes": ["a"]}, [], "users.jsonl, line 1: has no 'liked' (--liked). Did you mean 'likes'?"),
         ({"liked": []}, [], "column 'liked': expected texts of items that the user liked; found none"),
         ({"liked": "a"}, [], "column 'liked': expected a list of texts; found 'a'"),
-        ({"liked": ["a"]}, ["--rerank", "ranks"], "the run has no task 'ranks'. Did you mean 'rank'?"),
+        ({"liked": ["a"]}, ["--rerank", "ranks"], "--rerank: the run has no task 'ranks'. Did you mean 'rank'?"),
         (
             {"liked": ["a"]},
             ["--rerank", "match"],
-            "task 'match' reads text: expected one that reads two texts",
+            "--rerank match: expected a ranking task that reads a history and",
         ),
         (
             {"liked": ["a"]},
