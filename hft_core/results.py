@@ -160,6 +160,9 @@ class RunResult:
     peak_memory: int = 0
     """The most memory in bytes that the process held, since it began: on the GPU where it computes there, in RAM
     otherwise; 0 where the system does not tell, and in results of older versions."""
+    predicted_memory: int = 0
+    """The same as predicted before the stages trained; 0 where these were small beside what is free, and in results of
+    older versions."""
     greater_is_better: dict[str, bool] = field(default_factory=dict)
     """The direction of each task's main metric; empty in results of older versions."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 
@@ -55,6 +55,33 @@ class Collator:
         self, slices: Sequence[TaskSlice], *, max_units: int, max_tokens: int | None, one_task_per_batch: bool = False
     ) -> list[Batch]:
         """Collate one step into batches of at most `max_units` units and `max_tokens` padded tokens."""
+        parts = self._step_parts(slices, max_units, max_tokens, one_task_per_batch)
+        return [self._batch(sources, units) for sources, units in parts]
+
+    def largest_batch(
+        self,
+        steps: Iterable[Sequence[TaskSlice]],
+        max_units: int,
+        max_tokens: int | None,
+        one_task_per_batch: bool,
+    ) -> tuple[Batch, int]:
+        """Collate the one batch of some steps that has the most padded tokens; return also the most batches of one of
+        these steps."""
+        largest, most, batches = None, 0, 0
+        for slices in steps:
+            parts = self._step_parts(slices, max_units, max_tokens, one_task_per_batch)
+            batches = max(batches, len(parts))
+            for part in parts:
+                tokens = int(part[1].lengths.max()) * int(part[1].sizes.sum())
+                if tokens > most:
+                    largest, most = part, tokens
+        assert largest is not None, "steps have units"
+        return self._batch(*largest), batches
+
+    def _step_parts(
+        self, slices: Sequence[TaskSlice], max_units: int, max_tokens: int | None, one_task_per_batch: bool
+    ) -> list[tuple[Sequence[_Source], _Units]]:
+        """The units of each batch of a step."""
         if not slices:
             return []
         aligned = [[one] for one in slices] if one_task_per_batch else _with_equal_units(slices)
@@ -68,7 +95,7 @@ class Collator:
         kinds = [str(i) if one_task_per_batch else self._kind(source.tasks[0]) for i, source in enumerate(sources)]
         kind = np.asarray(kinds)[units.source]
         groups = group_by_length(units.lengths, units.sizes, kind, max_units, max_tokens)
-        return [self._batch(sources, units.at(np.sort(group))) for group in groups]
+        return [(sources, units.at(np.sort(group))) for group in groups]
 
     def in_length_order(
         self, *, max_rows: int, max_tokens: int, rank: int = 0, world_size: int = 1, same_count: bool = False

@@ -38,7 +38,6 @@ HEADINGS = (
     "heads",
     "learning rate: trunk",
     "heads",
-    "memory, about",
 )
 
 
@@ -62,6 +61,7 @@ def validate(
     catalogue = ctx.obj.catalogue
     source = tracked(source_of(recipe, backbone, task, strategy, combiner, set_, catalogue), track)
     resolved = resolved_of(source, catalogue)
+    from hft_core.memory.advice import describe
     from hft_core.recipe import recipe_file
     from hft_core.runs.validate import inspect
 
@@ -93,6 +93,9 @@ def validate(
     print_data(report.data)
     say()
     print_table(HEADINGS, [_row(stage) for stage in report.stages])
+    say()
+    for stage in report.stages:
+        say(f"memory of stage '{stage.name}': {describe(stage.memory, stage.room)}")
     for warning in report.warnings:
         say_error(f"warning: {warning}")
     if whole_recipe:
@@ -112,5 +115,4 @@ def _row(stage: StageForecast) -> tuple[object, ...]:
         f"{stage.heads:,}",
         f"{stage.learning_rate:g}",
         f"{stage.head_learning_rate:g}",
-        f"{stage.memory / 2**30:.2f} GiB",
     )

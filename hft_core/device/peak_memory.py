@@ -1,10 +1,14 @@
-"""The most memory that this process has held."""
+"""The most memory that this process has held, and what it holds."""
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import torch
+
+PAGES_OF_PROCESS = Path("/proc/self/statm")
 
 
 def peak_memory(device: torch.device) -> int:
@@ -18,3 +22,14 @@ def peak_memory(device: torch.device) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def held_memory(device: torch.device) -> int:
+    """Return the bytes that this process holds: on the device if it is a GPU, in RAM otherwise; 0 where the system does
+    not tell."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    try:
+        return int(PAGES_OF_PROCESS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # not Linux
+        return 0

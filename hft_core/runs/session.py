@@ -183,6 +183,7 @@ def _result(
         floors=found,
         pins=stages.pins,
         peak_memory=peak_memory(machine.device),
+        predicted_memory=stages.predicted_memory,
         greater_is_better={task: head.greater_is_better for task, head in built.heads.items()},
         calibration=kept.calibration,
         decisions={task: asdict(head.decision()) for task, head in built.heads.items() if head.fits_decision},

@@ -14,8 +14,11 @@ from hft_core.batching.plan import Plan
 from hft_core.combiner import Combiner
 from hft_core.device.clock import SAVING
 from hft_core.device.machine import Machine
+from hft_core.device.peak_memory import peak_memory
 from hft_core.gradients import one_pass
 from hft_core.head import Head
+from hft_core.memory import advice
+from hft_core.memory.forecast import Held, forecast, may_take_much
 from hft_core.model import frozen_weights, fsdp, tied_weights
 from hft_core.model.execution_plan import PLAIN, ExecutionChoices, ExecutionPlan
 from hft_core.pins import Pins
@@ -69,6 +72,8 @@ class Stages:
     """Where runs that begin alike leave their first stages for each other."""
     done: list[StageResult] = field(default_factory=list)
     """The results of the stages before."""
+    predicted_memory: int = 0
+    """The most bytes that this process was predicted to hold; 0 where no stage was predicted."""
     _own: frozenset[int] = frozenset()
     """The ids of the parameters that the trunk was opened with."""
     _resume_from: Checkpoint | None = None
@@ -140,6 +145,7 @@ class Stages:
             self.measure([task for task in model.heads if model.head(task).pretrained])
         before = dict(self.scores)
         setup = self._setup(index, resolved, strategy, combiner, plan, an_epoch)
+        too_large = self._predict_memory(setup)
         step = 0 if resume_from is None else resume_from.step
         stages = len(self.material.resolved.stages)
         told = stage_report.announcement(index, stages, resolved, setup, counts, before, step)
@@ -156,6 +162,7 @@ class Stages:
         self.scores = {**still_true, **at_best}
         self.measure([*before, *stage.tasks], progress.best_step)
         result = stage_report.result(resolved, setup, progress, counts, before, self.scores, cache)
+        result = replace(result, warnings=(*too_large, *result.warnings))
         division.undo()
         if fold:
             result = replace(result, warnings=(*result.warnings, *model.fold_strategy()))
@@ -163,6 +170,19 @@ class Stages:
             self.trunk_changed = self.trunk_changed or moves
         self.observers.emit("stage_finished", events.StageFinished(result=result))
         return result
+
+    def _predict_memory(self, setup: StageSetup) -> tuple[str, ...]:
+        """Predict the memory of a stage that may take much of what is free, and warn where it does not fit."""
+        if self.machine.sharded or not may_take_much(setup.batcher, setup.plan):
+            return ()
+        held = Held.now(setup.model, self.machine)
+        memory = forecast(setup.batcher, setup.plan, rest=held.rest)
+        self.predicted_memory = max(self.predicted_memory, peak_memory(self.machine.device), memory.total)
+        warning = advice.warning(setup.batcher, setup.plan, memory, held.room)
+        if not warning:
+            return ()
+        self.observers.emit("noticed", events.Noticed(stage=self.name, step=0, text=warning))
+        return (warning,)
 
     def _checkpoints(self, index: int, before: Scores, links: Mapping[str, Path]) -> StageCheckpoints | None:
         """Prepare the checkpoints of stage `index`."""

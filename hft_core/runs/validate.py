@@ -1,13 +1,16 @@
-"""Validate a recipe without training: count rows, parameters and steps, and estimate memory."""
+"""Validate a recipe without training: count rows, parameters and steps, and predict memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 
-import numpy as np
-
-from hft_core.device.machine import find_machine
+from hft_core.acceleration import fast_paths, frozen_prefix
+from hft_core.device.machine import Machine, find_machine
+from hft_core.memory import advice
+from hft_core.memory.forecast import Held, StageMemory, forecast
+from hft_core.model import frozen_weights
+from hft_core.model.execution_plan import ExecutionPlan
 from hft_core.recipe.batch_size import rows_per_pass, rows_per_step, with_batch_sizes
 from hft_core.recipe.resolve import Resolved
 from hft_core.recipe.schema import Recipe
@@ -21,12 +24,7 @@ from hft_core.runs.stage_report import plugin_name
 from hft_core.runs.trials import try_run
 from hft_core.runtime.run_lock import exclusive
 from hft_core.training.learning_rates import learning_rates
-
-BYTES = 4
-"""Of a float32 value."""
-ACTIVATION_BYTES = 68
-"""Kept for the backward pass, by token, layer and hidden unit, in float32: twice the 34 of 16-bit values in Korthikanti
-et al. 2022, arXiv:2205.05198, without attention scores, which fused attention does not keep."""
+from hft_core.training.micro_batches import Batcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +47,10 @@ class StageForecast:
     """Number of trunk parameters that are updated."""
     trunk: int
     heads: int
-    memory: int
-    """Bytes, estimated: weights, gradients, optimizer state and activations of one batch."""
+    memory: StageMemory
+    """What a process is predicted to hold at most."""
+    room: int | None
+    """The bytes that it may hold, what it holds already included; None if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,8 @@ def inspect(
     built = assembly.assemble(resolved, host_data=host_data or {}, trust_remote_code=trust_remote_code)
     _check_metrics(built)
     machine = find_machine(resolved.recipe.precision)
-    findings, _ = try_run(built, machine, wanted=resolved.recipe.precision, kernels=True)
+    findings, machine = try_run(built, machine, wanted=resolved.recipe.precision, kernels=True)
+    stages, too_large = _stages(built, machine, processes)
     return ValidationReport(
         recipe=built.resolved.recipe,
         rows={task: _counts(built, task, splits) for task, splits in built.rows.items()},
@@ -111,8 +112,8 @@ def inspect(
             for task, corpus in built.streams.items()
         },
         data=data_of(built),
-        stages=_stages(built, processes),
-        warnings=(*built.warnings, *findings.warnings, *findings.left_out),
+        stages=stages,
+        warnings=(*built.warnings, *findings.warnings, *findings.left_out, *too_large),
     )
 
 
@@ -131,14 +132,28 @@ def _counts(built: BuiltRun, task: str, splits: Mapping[str, Sized]) -> dict[str
     return {split: len(part) for split, part in splits.items() if split != "train" or task not in built.streams}
 
 
-def _stages(built: BuiltRun, processes: int) -> tuple[StageForecast, ...]:
-    forecasts = []
-    model = built.model
+def _stages(built: BuiltRun, machine: Machine, processes: int) -> tuple[tuple[StageForecast, ...], list[str]]:
+    """Return the forecasts, and what to warn of."""
+    forecasts, warnings = [], []
+    model = built.model.to(machine.device)
+    held = Held.now(model, machine)
     for index, resolved in enumerate(built.resolved.stages):
         stage = resolved.stage
-        strategy, _, counts = begin(resolved, model)
+        strategy, combiner, counts = begin(resolved, model)
         rates = learning_rates(stage, strategy.learning_rate)
         plan, _ = plan_of(stage, built, index)
+        batcher = Batcher(
+            stage=stage,
+            model=model.to(machine.device),
+            execution=_execution(built, stage, machine),
+            combiner=combiner,
+            train=built.examples["train"],
+            machine=machine,
+            seed=built.resolved.recipe.seed,
+        )
+        memory = forecast(batcher, plan, rest=held.rest, processes=processes)
+        warning = advice.warning(batcher, plan, memory, held.room, processes=processes)
+        warnings += [warning] if warning else []
         forecasts.append(
             StageForecast(
                 name=stage.name,
@@ -153,26 +168,28 @@ def _stages(built: BuiltRun, processes: int) -> tuple[StageForecast, ...]:
                 trainable=counts.trainable,
                 trunk=counts.trunk,
                 heads=counts.heads,
-                memory=_memory(built, stage, counts.trainable, counts.heads, processes),
+                memory=memory,
+                room=held.room,
             )
         )
         if built.resolved.folds_after(index):
             model.fold_strategy()
-    return tuple(forecasts)
+    return tuple(forecasts), warnings
+
+
+def _execution(built: BuiltRun, stage: Stage, machine: Machine) -> ExecutionPlan:
+    """Return how the stage is likely to compute, as far as that changes its memory."""
+    model = built.model
+    probe = frozen_prefix.probe(model, stage.tasks, built.examples["train"], seed=built.resolved.recipe.seed)
+    exact = frozen_weights.representable(model) if machine.precision.name == "bf16" else []
+    return ExecutionPlan(
+        strategy=model.strategy,
+        frozen=frozen_prefix.find(model, probe, machine),
+        fast_kernels=fast_paths.KERNELS,
+        bfloat16_weights=tuple(exact),
+    )
 
 
 def _rows_at_once(stage: Stage, processes: int) -> int:
     """Return the most rows that one process computes at once: its share of a step, or less where passes are limited."""
     return min(rows_per_pass(stage), -(-rows_per_step(stage) // processes))
-
-
-def _memory(built: BuiltRun, stage: Stage, trainable: int, heads: int, processes: int) -> int:
-    model = built.model
-    weights = BYTES * sum(parameter.numel() for parameter in model.parameters())
-    learning = 3 * BYTES * (trainable + heads)  # a gradient and AdamW's two moments
-    lengths = np.concatenate([built.examples["train"][task].lengths for task in stage.tasks])
-    tokens = _rows_at_once(stage, processes) * int(np.quantile(lengths, 0.95))
-    if stage.max_tokens_per_batch:
-        tokens = min(tokens, stage.max_tokens_per_batch)
-    depth = len(model.backbone.layers) if trainable else 1
-    return weights + learning + ACTIVATION_BYTES * tokens * depth * model.backbone.hidden_size

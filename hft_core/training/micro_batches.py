@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from hft_core.batching.batch import Batch, idle_batch
@@ -47,23 +47,43 @@ class Batcher:
 
         With FSDP, all processes get equally many: batches without targets are added.
         """
-        per_task_gradients = self.combiner.per_task_gradients and self.combiner.at == "shared"
-        collator = Collator(
-            self.examples(slices),
-            {task: self.model.head(task) for task in self.stage.tasks},
-            seed=self.seed,
-            pad=self.model.backbone.tokenizer.pad_token_id,
-            dedupe_inputs=not per_task_gradients and not self.model.strategy.routes_rows,
-        )
-        collate = partial(
-            collator.step_batches,
-            max_units=max_units or rows_per_pass(self.stage),
-            max_tokens=self.stage.max_tokens_per_batch,
-            one_task_per_batch=per_task_gradients and not self.execution.one_pass,
-        )
+        units, tokens, alone = self._limits(max_units)
+        collator = self._collator(self.examples(slices))
+        collate = partial(collator.step_batches, max_units=units, max_tokens=tokens, one_task_per_batch=alone)
         group = self.machine.group
         batches = collate(slices_of_process(slices, group.rank, group.world_size))
         if self.machine.sharded and len(batches) < (most := group.all_reduce_max(len(batches))):
             (any_batch, *_) = batches or collate(slices)
             batches += [idle_batch(any_batch)] * (most - len(batches))
         return [self.execution.with_stored(batch).to(self.machine.device) for batch in batches]
+
+    def largest(self, steps: Iterable[Sequence[TaskSlice]], processes: int) -> tuple[Batch, int]:
+        """Return the batch with the most padded tokens of those that the first of some processes makes in some steps,
+        and the most batches of one of these steps."""
+        own = (slices_of_process(self._of_first_examples(slices), 0, processes) for slices in steps)
+        return self._collator(self.train).largest_batch(own, *self._limits(None))
+
+    def _of_first_examples(self, slices: Sequence[TaskSlice]) -> list[TaskSlice]:
+        """Return the slices with the first examples of streams, which are in memory, in place of later ones."""
+        return [
+            replace(one, units=one.units % len(self.train[one.task])) if one.task in self.streams else one
+            for one in slices
+        ]
+
+    def _collator(self, examples: Mapping[str, Examples]) -> Collator:
+        return Collator(
+            examples,
+            {task: self.model.head(task) for task in self.stage.tasks},
+            seed=self.seed,
+            pad=self.model.backbone.tokenizer.pad_token_id,
+            dedupe_inputs=not self._per_task_gradients and not self.model.strategy.routes_rows,
+        )
+
+    def _limits(self, max_units: int | None) -> tuple[int, int | None, bool]:
+        """Return the most units and tokens of a batch, and whether each has rows of one task."""
+        alone = self._per_task_gradients and not self.execution.one_pass
+        return max_units or rows_per_pass(self.stage), self.stage.max_tokens_per_batch, alone
+
+    @property
+    def _per_task_gradients(self) -> bool:
+        return self.combiner.per_task_gradients and self.combiner.at == "shared"
