@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 MOST_COMPUTED = 1 << 20
 """Values of the largest tensor that is computed."""
@@ -31,6 +31,8 @@ class Event:
     """Bytes; 0 where it was freed."""
     backward: bool
     """In a backward pass."""
+    graph: bool = True
+    """Of an operation that autograd records: it makes small objects that stay until the backward pass."""
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -59,10 +61,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 args = (args[0], _as_numbers(args[1]))
             with self._fake:
                 result = func(*args, **kwargs)
-        tree_map(self._see, result)
+        given = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        graph = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+        for value in tree_leaves(result):
+            self._see(value, graph)
         return result
 
-    def _see(self, value: object) -> None:
+    def _see(self, value: object, graph: bool) -> None:
         if not isinstance(value, Tensor):
             return
         storage = value.untyped_storage()
@@ -71,7 +76,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         self._count += 1
         self._blocks[address] = self._count
-        self.events.append(Event(self._count, storage.nbytes(), _in_backward()))
+        self.events.append(Event(self._count, storage.nbytes(), _in_backward(), graph))
         weakref.finalize(storage, self._freed, address).atexit = False
 
     def _freed(self, address: int) -> None:

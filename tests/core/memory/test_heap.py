@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hft_core.memory.allocations import Event
 from hft_core.memory.heap import heap_peak, live_peak
 
@@ -36,6 +38,12 @@ def test_remnants_come_free_in_the_backward_pass() -> None:
     backward = [Event(number, 0, True) for number in reversed(range(8))]
     again = [Event(8 + number, 4 * MIB, True) for number in range(8)]
     assert heap_peak([*forward, *backward, *again], kept=1)[0] < 1.1 * 32 * MIB
+
+
+def test_nothing_holds_the_edges_where_autograd_records_nothing() -> None:
+    events = temporaries(4 * MIB, 8)
+    silent = [replace(event, graph=False) for event in events]
+    assert heap_peak(silent, kept=1) == heap_peak(events, kept=0)
 
 
 def test_large_blocks_are_mapped_and_given_back() -> None:
