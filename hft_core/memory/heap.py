@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from hft_core.memory.allocations import Event
 
 KEPT = 0.65
-"""Share of the remnants that small objects of the forward pass take until its backward pass. Measured, by comparing the
-peaks of `tests/benchmarks/memory_prediction.py`: between 0.5 and 0.8."""
+"""Share of the remnants that small objects of the forward pass take until its backward pass. Fitted to peaks of
+training steps on glibc 2.36, where shares between 0.2 and 0.7 fitted best; see docs/how-to/fit-large-models.md."""
 SMALL = 1024
 """Bytes; what is smaller comes from elsewhere, and is left out."""
 HEADER, ALIGNMENT, LEAST, PAGE = 16, 64, 32, 4096
