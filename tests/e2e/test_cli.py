@@ -100,7 +100,9 @@ def test_validate_shows_what_a_run_would_do_and_trains_nothing(folder: Path) -> 
     shown = hft(
         "validate", "recipe.yaml", "--set", "stages.0.per_device_train_batch_size=4", "--processes", 2, cwd=folder
     )
-    assert "memory of stage 'train': about" in shown.stdout and "100.00%" in shown.stdout and "null" not in shown.stdout
+    assert (
+        "memory of stage 'finetune': about" in shown.stdout and "100.00%" in shown.stdout and "null" not in shown.stdout
+    )
     heading, first, second = shown.stdout.splitlines()[-6:-3]
     assert [line[heading.index("rows a step") :].split()[0] for line in (first, second)] == ["8", "32"]
     rates = [line[heading.index("learning rate: trunk") :].split()[:2] for line in (first, second)]
