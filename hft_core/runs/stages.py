@@ -176,9 +176,10 @@ class Stages:
         if self.machine.sharded or not may_take_much(setup.batcher, setup.plan):
             return ()
         held = Held.now(setup.model, self.machine)
-        memory = forecast(setup.batcher, setup.plan, rest=held.rest)
+        processes = self.machine.group.world_size
+        memory = forecast(setup.batcher, setup.plan, rest=held.rest, processes=processes)
         self.predicted_memory = max(self.predicted_memory, peak_memory(self.machine.device), memory.total)
-        warning = advice.warning(setup.batcher, setup.plan, memory, held.room)
+        warning = advice.warning(setup.batcher, setup.plan, memory, held.room, processes=processes)
         if not warning:
             return ()
         self.observers.emit("noticed", events.Noticed(stage=self.name, step=0, text=warning))

@@ -19,7 +19,7 @@ from hft_core.recipe.trackers import trackers_of
 from hft_core.runs import assembly
 from hft_core.runs.assembly import BuiltRun, HostData
 from hft_core.runs.data_summary import TaskData, data_of
-from hft_core.runs.stage_parts import begin, plan_of, selection_of
+from hft_core.runs.stage_parts import begin, plan_of, selection_of, streams_of
 from hft_core.runs.stage_report import plugin_name
 from hft_core.runs.trials import try_run
 from hft_core.runtime.run_lock import exclusive
@@ -148,6 +148,7 @@ def _stages(built: BuiltRun, machine: Machine, processes: int) -> tuple[tuple[St
             execution=_execution(built, stage, machine),
             combiner=combiner,
             train=built.examples["train"],
+            streams=streams_of(stage, built, index),
             machine=machine,
             seed=built.resolved.recipe.seed,
         )
