@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,7 +62,6 @@ def validate(
     catalogue = ctx.obj.catalogue
     source = tracked(source_of(recipe, backbone, task, strategy, combiner, set_, catalogue), track)
     resolved = resolved_of(source, catalogue)
-    from hft_core.memory.advice import describe
     from hft_core.recipe import recipe_file
     from hft_core.runs.validate import inspect
 
@@ -92,16 +92,22 @@ def validate(
         )
     print_data(report.data)
     say()
-    print_table(HEADINGS, [_row(stage) for stage in report.stages])
-    say()
-    for stage in report.stages:
-        say(f"memory of stage '{stage.name}': {describe(stage.memory, stage.room)}")
+    _print_stages(report.stages)
     for warning in report.warnings:
         say_error(f"warning: {warning}")
     if whole_recipe:
         say()
         for line in recipe_file.dump(report.recipe).splitlines():
             say(line)
+
+
+def _print_stages(stages: Sequence[StageForecast]) -> None:
+    from hft_core.memory.advice import describe
+
+    print_table(HEADINGS, [_row(stage) for stage in stages])
+    say()
+    for stage in stages:
+        say(f"memory of stage '{stage.name}': {describe(stage.memory, stage.room)}")
 
 
 def _row(stage: StageForecast) -> tuple[object, ...]:
