@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +22,10 @@ BATCH_ROWS = 1000
 def read(path: str) -> Rows:
     """Read a Parquet file. Raises `DataError`."""
     source = Source(path, "row")
-    try:
-        with open_regular(path) as file:
-            table = _without_dictionaries(pq.read_table(file))
+    with _opened(path) as file:
+        table = _without_dictionaries(pq.read_table(file))
         refuse_odd_names(table.column_names, source)
         dataset = dataset_of(table)
-    except (OSError, ValueError, TypeError, LookupError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())}") from None
     if len(dataset) == 0 or not dataset.column_names:
         raise DataError(f"{path}: no data in it, expected at least one row")
     return Rows(dataset, [source], np.zeros(len(dataset), np.int32), np.arange(1, len(dataset) + 1))
@@ -34,15 +33,8 @@ def read(path: str) -> Rows:
 
 def parts(path: str, start: int, stop: int, size: int) -> Iterator[Rows]:
     """Yield the rows `start` to `stop` (exclusive), at most `size` at a time. Raises `DataError`."""
-    try:
-        yield from _parts(path, start, stop, size)
-    except (OSError, ValueError, TypeError, LookupError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())}") from None
-
-
-def _parts(path: str, start: int, stop: int, size: int) -> Iterator[Rows]:
     source, position = Source(path, "row"), 0
-    with open_regular(path) as file:
+    with _opened(path) as file:
         for batch in pq.ParquetFile(file).iter_batches(size):
             first, last = max(start - position, 0), min(stop - position, len(batch))
             if first < last:
@@ -57,26 +49,30 @@ def _parts(path: str, start: int, stop: int, size: int) -> Iterator[Rows]:
 
 def records(path: str, columns: Collection[str], after: int = 0) -> NumberedRecords:
     """Yield the rows behind row `after`, with those of `columns` that the file has. Raises `DataError`."""
-    try:
-        with open_regular(path) as opened:
-            file = pq.ParquetFile(opened)
-            groups, position = _groups_from(file, after)
-            wanted = [name for name in file.schema_arrow.names if name in columns]
-            for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=wanted):
-                for number, record in enumerate(batch.to_pylist(), start=position + 1):
-                    if number > after:
-                        yield number, record
-                position += len(batch)
-    except (OSError, ValueError, TypeError, LookupError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())}") from None
+    with _opened(path) as opened:
+        file = pq.ParquetFile(opened)
+        groups, position = _groups_from(file, after)
+        wanted = [name for name in file.schema_arrow.names if name in columns]
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=wanted):
+            for number, record in enumerate(batch.to_pylist(), start=position + 1):
+                if number > after:
+                    yield number, record
+            position += len(batch)
 
 
 def columns_of(path: str) -> list[str]:
     """Return the names of the columns. Raises `DataError`."""
+    with _opened(path) as file:
+        return list(pq.ParquetFile(file).schema_arrow.names)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    """Open a file. Raises `DataError` for whatever is wrong while it is open."""
     try:
         with open_regular(path) as file:
-            return list(pq.ParquetFile(file).schema_arrow.names)
-    except (OSError, ValueError, pa.ArrowException) as error:
+            yield file
+    except (OSError, ValueError, TypeError, LookupError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as parquet: {' '.join(str(error).split())}") from None
 
 
