@@ -1,7 +1,7 @@
 """Read the files of a task that streams, in blocks of shuffled rows that follow from the seed and the files alone.
 
 A pass reads every file once, in an order drawn for the pass. Consecutive rows, also of several files, form a block,
-which is shuffled: it begins at a row of a file, so that reading goes on from any block without those before it.
+which is shuffled. A block begins at a row of a file, so that a run resumes at any block without reading those before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model of glibc's heap: what comes again fits, what small objects hold does not, and large blocks go back."""
+"""Test the model of glibc's heap: freed blocks are reused, held remnants are not, and large blocks are unmapped."""
 
 from __future__ import annotations
 
